@@ -1,0 +1,1 @@
+"""What is to be processed: finding spectra, registering them, opening and dispatching jobs."""

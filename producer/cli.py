@@ -1,0 +1,245 @@
+"""The command ``astronn-stream``."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+import worker.cli
+from producer.run import (
+    Finished,
+    Outcome,
+    Plan,
+    collect,
+    enqueue_files,
+    register_files,
+    run_serial,
+    run_stream,
+)
+from worker import __version__
+from worker.cli import Corrections, Model, settings_with
+from worker.database.session import opened
+from worker.embedded import broker_answers, stopping_on_signals
+from worker.errors import FatalError, StreamError, UsageError
+from worker.results.export import check_output, write_table
+from worker.results.summary import Summary, summarise
+
+console = Console(highlight=False)
+#: Progress is for who watches; the summary alone is the output.
+progress_console = Console(stderr=True, highlight=False)
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="markdown",
+    help="APOGEE spectra in, stellar labels with uncertainties out.\n\n"
+    "`run` does all of it in one command. A survey runs `up` (or the services of "
+    "docker-compose.yml) and feeds it with `enqueue`.\n\n"
+    "Settings come from the environment, as ASTRONN_STREAM_DATABASE_URL, "
+    "ASTRONN_STREAM_BROKER_URL, ASTRONN_STREAM_MODEL and so on; see the README.",
+)
+
+
+class Wanted(StrEnum):
+    """Which spectra of a file are to be processed."""
+
+    COADD = "coadd"
+    VISIT = "visit"
+    BOTH = "both"
+
+
+class LaneName(StrEnum):
+    """How urgent spectra are."""
+
+    LIVE = "live"
+    BULK = "bulk"
+
+
+Paths = Annotated[
+    list[Path],
+    typer.Argument(metavar="PATH...", help="apStar files, and folders that hold them."),
+]
+WantedOption = Annotated[
+    Wanted, typer.Option("--kind", help="Process coadds, visits, or both.")
+]
+Tag = Annotated[
+    str, typer.Option("--tag", help="A name for this set of results; another one computes anew.")
+]
+
+
+@app.command()
+def run(
+    paths: Paths,
+    out: Annotated[
+        Path, typer.Option("--out", help="The table: .fits, .parquet, .csv or .ecsv.")
+    ] = Path("labels.fits"),
+    model: Model = None,
+    corrections: Corrections = None,
+    kind: WantedOption = Wanted.BOTH,
+    tag: Tag = "",
+    serial: Annotated[
+        bool, typer.Option("--serial", help="One process, without Redis and workers.")
+    ] = False,
+) -> None:
+    """Turn apStar files into a table of labels.
+
+    Brings up what is not there (an embedded redis-server, the workers, a SQLite database),
+    processes every spectrum that has no result yet, writes the table, prints a summary and
+    takes down what it brought up. After an interruption the same command goes on where it
+    stopped. A spectrum that cannot be processed becomes a row that says why.
+    """
+    check_output(out)
+    settings = settings_with(model, corrections)
+    plan = Plan.make(paths, settings, wanted=kind.value, tag=tag)
+    with stopping_on_signals(), opened(settings.database_url) as engine:
+        registered = register_files(engine, plan, _reading)
+        started = time.perf_counter()
+        if registered.open_jobs:
+            process = run_serial if serial else run_stream
+            with _bar("Processing", len(registered.open_jobs)) as advance:
+                process(engine, plan, registered.open_jobs, advance)
+        outcome = collect(engine, plan, registered, time.perf_counter() - started)
+    write_table(outcome.table, out)
+    _print_outcome(outcome, plan.tag)
+    console.print(f"{out}: {len(outcome.table)} rows", soft_wrap=True)
+
+
+@app.command()
+def enqueue(
+    paths: Paths,
+    model: Model = None,
+    kind: WantedOption = Wanted.BOTH,
+    tag: Tag = "",
+    lane: Annotated[
+        LaneName, typer.Option("--lane", help="`live` goes before `bulk` in every queue.")
+    ] = LaneName.BULK,
+) -> None:
+    """Give spectra to a running stack and return; see `astronn-stream up`."""
+    settings = settings_with(model)
+    if not broker_answers(settings):
+        raise FatalError(
+            "No stack answers: start `astronn-stream up` with the same database, or set "
+            "ASTRONN_STREAM_BROKER_URL."
+        )
+    plan = Plan.make(paths, settings, wanted=kind.value, tag=tag)
+    with opened(settings.database_url) as engine:
+        registered = register_files(engine, plan, _reading, lane=lane.value)
+        sent = enqueue_files(engine, plan, registered, lane=lane.value)
+    console.print(
+        f"{_count(len(registered.jobs), 'spectrum', 'spectra')} in "
+        f"{_count(len(plan.files), 'file')}: {sent} sent, "
+        f"{len(registered.jobs) - len(registered.open_jobs)} had results, "
+        f"{len(registered.open_jobs) - sent} were on their way already."
+    )
+
+
+def _reading(files: Sequence[Path]) -> Iterator[Path]:
+    with _bar("Reading headers", len(files)) as advance:
+        for file in files:
+            yield file
+            advance(1)
+
+
+@contextmanager
+def _bar(description: str, total: int) -> Iterator[Finished]:
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=progress_console, transient=True) as progress:
+        task = progress.add_task(description, total=total)
+        yield lambda count: progress.advance(task, count)
+
+
+def _print_outcome(outcome: Outcome, tag: str) -> None:
+    summary = summarise(outcome.table)
+    if outcome.processed == 0:
+        console.print(
+            f"Nothing to compute: all {summary.spectra} spectra have results"
+            f"{f' under the tag {tag!r}' if tag else ''} already."
+        )
+    else:
+        console.print(
+            f"Processed {_count(outcome.processed, 'spectrum', 'spectra')} in "
+            f"{outcome.seconds:.1f} s, {outcome.processed / outcome.seconds:.1f} per second"
+            f"{_kept(summary, outcome)}."
+        )
+    _print_summary(summary)
+    if outcome.other_provenance:
+        console.print(
+            f"[yellow]{outcome.other_provenance} results were made before with other "
+            "corrections, seed or number of MC samples and are kept as they are; use another "
+            "--tag to compute them anew.[/yellow]"
+        )
+
+
+def _kept(summary: Summary, outcome: Outcome) -> str:
+    kept = summary.spectra - outcome.processed
+    return f"; {kept} had results already" if kept else ""
+
+
+def _print_summary(summary: Summary) -> None:
+    console.print(
+        f"{_count(summary.spectra, 'spectrum', 'spectra')} ({_count(summary.coadds, 'coadd')}, "
+        f"{_count(summary.visits, 'visit')}): {summary.labelled} with labels, "
+        f"{summary.spectra - summary.labelled} without."
+    )
+    flags = ", ".join(f"{count} {name}" for name, count in summary.flagged.items())
+    console.print(f"Flagged: {summary.warn} flag_warn ({flags}), {summary.bad} flag_bad.")
+    for reason, count in summary.reasons.most_common():
+        console.print(f"  {count} without labels: {reason}", soft_wrap=True, markup=False)
+
+
+def _count(number: int, one: str, many: str | None = None) -> str:
+    return f"{number} {one if number == 1 else many or one + 's'}"
+
+
+@app.callback(invoke_without_command=True)
+def _version(
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+) -> None:
+    if version:
+        console.print(f"astronn-stream {__version__}")
+        raise typer.Exit
+
+
+worker.cli.mount(app)
+
+
+def main() -> None:
+    """Run the command; errors that are meant for the user become one sentence.
+
+    Exit codes: 0 done, 1 failed, 2 wrong use, 130 interrupted.
+    """
+    try:
+        app()
+    except UsageError as error:
+        _fail(error, 2)
+    except StreamError as error:
+        _fail(error, 1)
+    except KeyboardInterrupt:
+        _fail("interrupted; the same command goes on where it stopped.", 130)
+
+
+def _fail(error: object, status: int) -> None:
+    progress_console.print(f"Error: {error}", soft_wrap=True, markup=False)
+    sys.exit(status)

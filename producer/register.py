@@ -1,0 +1,116 @@
+"""Registering: catalogue rows for spectra and open jobs for what has no result yet.
+
+All of it may be done again at any time; what is there already stays.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from itertools import islice
+from typing import Any
+
+from sqlalchemy import select, update
+from sqlalchemy.orm import Session
+
+from producer.sources import CatalogueEntry
+from worker.database.tables import Job, JobState, Source, Spectrum, now
+from worker.database.upsert import upsert
+from worker.messages import Lane
+
+_AT_ONCE = 500
+
+
+@dataclass(frozen=True)
+class Registered:
+    """The jobs of the spectra given: all of them, and those that have no result yet."""
+
+    jobs: list[int]
+    open_jobs: list[int]
+
+
+def register(
+    session: Session, entries: Iterable[CatalogueEntry], *, weights: str, tag: str, lane: Lane
+) -> Registered:
+    """Register spectra and open a job for each under these weights and this tag.
+
+    A job that is done stays done, unless its file was rewritten since; then it is opened
+    again.
+    """
+    jobs: list[tuple[int, str]] = []
+    remaining = iter(entries)
+    while batch := list(islice(remaining, _AT_ONCE)):
+        pks = _register_spectra(session, batch)
+        jobs += _open_jobs(session, pks, batch, weights=weights, tag=tag, lane=lane)
+    return Registered([pk for pk, _ in jobs], [pk for pk, state in jobs if state != JobState.DONE])
+
+
+def _register_spectra(session: Session, entries: Sequence[CatalogueEntry]) -> list[int]:
+    moment = now()
+    sources = _register_sources(session, entries)
+    rows = []
+    for entry in entries:
+        row: dict[str, Any] = asdict(entry)
+        del row["ra"], row["dec"]
+        row |= {"source_pk": sources.get(entry.obj), "created": moment, "modified": moment}
+        rows.append(row)
+    upsert(session, Spectrum, rows, key=["path", "member"], keep=["created"])
+    paths = {entry.path for entry in entries}
+    found = {
+        (path, member): pk
+        for pk, path, member in session.execute(
+            select(Spectrum.pk, Spectrum.path, Spectrum.member).where(Spectrum.path.in_(paths))
+        )
+    }
+    return [found[entry.path, entry.member] for entry in entries]
+
+
+def _register_sources(session: Session, entries: Sequence[CatalogueEntry]) -> dict[str | None, int]:
+    stars = {entry.obj: entry for entry in entries if entry.obj is not None}
+    rows = [{"obj": obj, "ra": star.ra, "dec": star.dec} for obj, star in stars.items()]
+    upsert(session, Source, rows, key=["obj"], keep=["ra", "dec"])
+    found = session.execute(select(Source.obj, Source.pk).where(Source.obj.in_(stars)))
+    return {obj: pk for obj, pk in found}
+
+
+def _open_jobs(
+    session: Session,
+    spectra: list[int],
+    entries: Sequence[CatalogueEntry],
+    *,
+    weights: str,
+    tag: str,
+    lane: Lane,
+) -> list[tuple[int, str]]:
+    """Key and state of the job of each spectrum, in the order of the spectra."""
+    moment = now()
+    rows = [
+        {
+            "spectrum_pk": pk,
+            "weights_sha256": weights,
+            "tag": tag,
+            "lane": lane,
+            "state": JobState.WAITING,
+            "attempts": 0,
+            "file_version": entry.file_version,
+            "updated_at": moment,
+        }
+        for pk, entry in zip(spectra, entries, strict=True)
+    ]
+    key = ["spectrum_pk", "weights_sha256", "tag"]
+    upsert(session, Job, rows, key=key, keep=rows[0])
+    mine = (Job.spectrum_pk.in_(spectra), Job.weights_sha256 == weights, Job.tag == tag)
+    current = select(Spectrum.file_version).where(Spectrum.pk == Job.spectrum_pk).scalar_subquery()
+    session.execute(
+        update(Job)
+        .where(*mine, Job.file_version != current)
+        .values(state=JobState.WAITING, attempts=0, file_version=current, updated_at=moment)
+        .execution_options(synchronize_session=False)
+    )
+    jobs = {
+        spectrum: (pk, state)
+        for spectrum, pk, state in session.execute(
+            select(Job.spectrum_pk, Job.pk, Job.state).where(*mine)
+        )
+    }
+    return [jobs[pk] for pk in spectra]

@@ -1,0 +1,250 @@
+"""The main job: files in, a table of labels out, with whatever that needs brought up."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from astropy.table import Table
+from sqlalchemy import Engine, select
+
+from producer.dispatch import dispatch, load_messages
+from producer.register import Registered, register
+from producer.sources import Wanted, find_files, spectra_of
+from producer.stack import StackChild
+from worker.database.session import transaction
+from worker.database.tables import Job, JobState
+from worker.errors import FatalError, UsageError
+from worker.messages import STAGES, Failure, Lane, Stage
+from worker.network.checkpoint import weights_sha256
+from worker.results.export import read_table
+from worker.results.noise_model import read_noise_model
+from worker.results.record import record_failures
+from worker.settings import Settings, socket_broker_url, use_settings
+
+#: How often the ledger is asked what is done, and how much of it at a time.
+_POLL_SECONDS = 0.1
+_WINDOW = 2000
+#: After this long without any result the open jobs are sent again, at most so many times.
+_STALLED_SECONDS = 120.0
+_MOST_ATTEMPTS = 3
+
+#: Told of the spectra that got their row.
+Finished = Callable[[int], None]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a run came to.
+
+    ``processed`` counts the spectra that got their row in this run, within ``seconds``;
+    ``other_provenance`` the rows kept from before that other settings had made.
+    """
+
+    table: Table
+    processed: int
+    seconds: float
+    other_provenance: int
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run is to do; made before anything is brought up, so that mistakes show at once.
+
+    Raises
+    ------
+    UsageError, FatalError
+        Something given cannot be used.
+    """
+
+    settings: Settings
+    files: list[Path]
+    wanted: Wanted
+    weights: str
+    corrections: str | None
+    tag: str
+
+    @classmethod
+    def make(cls, paths: Sequence[Path], settings: Settings, *, wanted: Wanted, tag: str) -> Plan:
+        """Check all that can be checked before the work."""
+        return cls(
+            settings=settings,
+            files=find_files(paths, settings.data_root),
+            wanted=wanted,
+            weights=weights_sha256(required_model(settings)),
+            corrections=read_noise_model(settings.corrections).sha256,
+            tag=tag,
+        )
+
+
+def required_model(settings: Settings) -> Path:
+    """The weights to use.
+
+    Raises
+    ------
+    UsageError
+        None are configured.
+    """
+    if settings.model is None:
+        raise UsageError("No weights are given: use --model FILE or set ASTRONN_STREAM_MODEL.")
+    return settings.model
+
+
+def register_files(
+    engine: Engine,
+    plan: Plan,
+    progress: Callable[[Sequence[Path]], Iterator[Path]],
+    lane: Lane = "bulk",
+) -> Registered:
+    """Register the spectra of a plan's files and open their jobs."""
+    entries = (
+        entry
+        for file in progress(plan.files)
+        for entry in spectra_of(file, plan.settings.data_root, plan.wanted)
+    )
+    with transaction(engine) as session:
+        return register(session, entries, weights=plan.weights, tag=plan.tag, lane=lane)
+
+
+def enqueue_files(engine: Engine, plan: Plan, registered: Registered, lane: Lane) -> int:
+    """Send the jobs that wait to a running stack; returns how many spectra were sent."""
+    from worker.app import publish
+
+    with engine.connect() as connection:
+        statement = select(Job.pk).where(Job.state == JobState.WAITING)
+        waiting = set(connection.scalars(statement)).intersection(registered.open_jobs)
+    return dispatch(
+        engine,
+        sorted(waiting),
+        publish,
+        weights=plan.weights,
+        lane=lane,
+        chunk_size=plan.settings.chunk_size,
+    )
+
+
+def run_serial(engine: Engine, plan: Plan, jobs: list[int], finished: Finished) -> None:
+    """Process jobs in this process alone."""
+    from worker.serial import process
+
+    with transaction(engine) as session:
+        messages = load_messages(
+            session,
+            jobs,
+            weights=plan.weights,
+            lane="bulk",
+            chunk_size=plan.settings.chunk_size,
+        )
+    process(messages, engine, plan.settings, finished)
+
+
+def run_stream(engine: Engine, plan: Plan, jobs: list[int], finished: Finished) -> None:
+    """Process jobs through the stream: bring up what is not there, send, and wait."""
+    with _stack(plan.settings) as stack:
+        stack.wait_until_ready()
+        _drive(engine, plan, jobs, stack, finished)
+
+
+@contextmanager
+def _stack(settings: Settings) -> Iterator[StackChild]:
+    directory = Path(tempfile.mkdtemp(prefix="astronn-stream-"))
+    stages = STAGES
+    if settings.broker_url is None:
+        use_settings(settings.changed(broker_url=socket_broker_url(directory)))
+    else:
+        use_settings(settings)
+        stages = _stages_without_workers()
+    with StackChild(settings, directory, stages) as stack:
+        yield stack
+
+
+def _stages_without_workers() -> tuple[Stage, ...]:
+    from worker.app import QUEUES, app
+
+    served = {
+        queue["name"]
+        for queues in (app.control.inspect(timeout=2.0).active_queues() or {}).values()
+        for queue in queues
+    }
+    return tuple(stage for stage in STAGES if not served.issuperset(QUEUES[stage]))
+
+
+def _drive(
+    engine: Engine, plan: Plan, jobs: list[int], stack: StackChild, finished: Finished
+) -> None:
+    """Send jobs and wait until each has its row; what gets lost is sent again."""
+    from worker.app import publish
+
+    remaining = sorted(jobs)
+    for _ in range(_MOST_ATTEMPTS):
+        dispatch(
+            engine,
+            remaining,
+            publish,
+            weights=plan.weights,
+            lane="bulk",
+            chunk_size=plan.settings.chunk_size,
+        )
+        remaining = _wait(engine, remaining, stack, finished)
+        if not remaining:
+            return
+    _give_up(engine, remaining)
+    finished(len(remaining))
+
+
+def _wait(
+    engine: Engine, remaining: list[int], stack: StackChild, finished: Finished
+) -> list[int]:
+    """Wait until the jobs are done; returns those that are not, once they have to be sent again."""
+    last_result = time.monotonic()
+    while remaining:
+        done = _done(engine, remaining[:_WINDOW])
+        if done:
+            remaining = [job for job in remaining if job not in done]
+            finished(len(done))
+            last_result = time.monotonic()
+            continue
+        if stack.check() or time.monotonic() - last_result > _STALLED_SECONDS:
+            break
+        time.sleep(_POLL_SECONDS)
+    return remaining
+
+
+def _done(engine: Engine, jobs: list[int]) -> set[int]:
+    with engine.connect() as connection:
+        statement = select(Job.pk).where(Job.pk.in_(jobs), Job.state == JobState.DONE)
+        return set(connection.scalars(statement))
+
+
+def _give_up(engine: Engine, jobs: list[int]) -> None:
+    reason = f"No worker finished this spectrum in {_MOST_ATTEMPTS} attempts; see their logs."
+    with transaction(engine) as session:
+        spectra = session.execute(select(Job.pk, Job.spectrum_pk).where(Job.pk.in_(jobs)))
+        failures = [Failure(job=pk, spectrum=spectrum, reason=reason) for pk, spectrum in spectra]
+        record_failures(session, failures)
+
+
+def collect(engine: Engine, plan: Plan, registered: Registered, seconds: float) -> Outcome:
+    """Read the rows of a run's spectra."""
+    table = read_table(engine, jobs=registered.jobs)
+    if len(table) != len(registered.jobs):
+        raise FatalError(
+            f"{len(registered.jobs)} spectra were registered, but there are {len(table)} rows; "
+            "run the same command again."
+        )
+    return Outcome(table, len(registered.open_jobs), seconds, _of_other_settings(table, plan))
+
+
+def _of_other_settings(table: Table, plan: Plan) -> int:
+    """How many labelled rows other corrections, seed or number of passes had made."""
+    labelled = table[~table["flag_no_result"]]
+    same = (
+        (labelled["corrections_sha256"] == (plan.corrections or ""))
+        & (labelled["seed"] == plan.settings.seed)
+        & (labelled["mc_samples"] == plan.settings.mc_samples)
+    )
+    return int((~same).sum())

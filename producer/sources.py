@@ -1,0 +1,184 @@
+"""Where spectra come from: apStar files and folders, to rows of the catalogue."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+from worker.database.tables import Kind
+from worker.errors import SpectrumError, UsageError
+from worker.messages import COADD, natural_key
+from worker.spectra.apstar import ApStarFile, file_version, read_header
+
+Wanted = Literal["coadd", "visit", "both"]
+
+_ENDINGS = (".fits", ".fits.gz")
+#: Folders that the reduction pipeline fills with pictures and pages.
+_NOT_SPECTRA = {"plots", "html"}
+_TELESCOPES = ("apo25m", "lco25m", "apo1m")
+_STAR_NAME = re.compile(
+    rf"(?:ap|as)Star(?:-1m)?-(?P<apred>[^-]+)-(?:(?P<telescope>{'|'.join(_TELESCOPES)})-)?"
+    r"(?P<obj>.+?)(?:-(?P<starver>\d{5}))?"
+)
+_VISIT_NAME = re.compile(
+    rf"(?:ap|as)Visit-[^-]+-(?:(?P<telescope>{'|'.join(_TELESCOPES)})-)?"
+    r"(?P<plate>\w+)-(?P<mjd>\d{5})-(?P<fiber>\d{1,3})"
+)
+_ONE_METRE_VISIT_NAME = re.compile(r"(?:ap|as)Visit-[^-]+-(?P<mjd>\d{5})(?:\.\d+)?-.+")
+#: Reductions whose data release is known from their name.
+_RELEASES = {"r5": "dr12", "r6": "dr13", "r8": "dr14", "r12": "dr16", "dr17": "dr17"}
+
+
+@dataclass(frozen=True)
+class CatalogueEntry:
+    """One spectrum as the catalogue is to know it; the fields are the columns of its row."""
+
+    kind: Kind
+    path: str
+    member: str
+    natural_key: str
+    file_version: str
+    release: str | None = None
+    apred: str | None = None
+    telescope: str | None = None
+    field: str | None = None
+    healpix: int | None = None
+    obj: str | None = None
+    starver: str | None = None
+    ra: float | None = None
+    dec: float | None = None
+    plate: str | None = None
+    mjd: int | None = None
+    fiber: int | None = None
+    n_visits: int | None = None
+    snr: float | None = None
+    spectrum_flags: int | None = None
+
+
+def find_files(paths: Iterable[Path], data_root: Path) -> list[Path]:
+    """The files to process, symbolic links followed, each once, in order of their path.
+
+    A folder gives all that ends in ``.fits`` or ``.fits.gz`` below it, whatever it is: what
+    is no apStar file is to end as a row that says so. Hidden and temporary names, and the
+    folders ``plots`` and ``html``, are left out.
+
+    Raises
+    ------
+    UsageError
+        A path does not exist or lies outside the data root, or there is nothing to process.
+    """
+    root = data_root.resolve()
+    files: dict[Path, None] = {}
+    for path in paths:
+        if not path.exists():
+            raise UsageError(f"{path} does not exist.")
+        for file in _below(path) if path.is_dir() else [path]:
+            resolved = file.resolve()
+            if not resolved.is_relative_to(root):
+                raise UsageError(
+                    f"{file} lies outside the data root {root}; set ASTRONN_STREAM_DATA_ROOT."
+                )
+            files[resolved] = None
+    if not files:
+        raise UsageError("There is no .fits or .fits.gz file in the given folders.")
+    return sorted(files)
+
+
+def _below(folder: Path) -> Iterator[Path]:
+    for directory, names, files in os.walk(folder, followlinks=False):
+        # A folder that is called like a file is looked at as one, not into.
+        named_like_files = [name for name in names if name.endswith(_ENDINGS)]
+        names[:] = sorted(
+            name
+            for name in names
+            if not name.startswith(".") and name not in {*_NOT_SPECTRA, *named_like_files}
+        )
+        for name in [*files, *named_like_files]:
+            if name.endswith(_ENDINGS) and not name.startswith("."):
+                yield Path(directory) / name
+
+
+def spectra_of(file: Path, data_root: Path, wanted: Wanted) -> list[CatalogueEntry]:
+    """The spectra in a file: its coadd, its visits, or both.
+
+    A file that cannot be read stands for one spectrum, its coadd, so that it too ends as a
+    row, with the reason that the loader finds.
+
+    Parameters
+    ----------
+    file
+        As :func:`find_files` gives it.
+    """
+    path = str(file.relative_to(data_root.resolve()))
+    plain = CatalogueEntry(
+        kind=Kind.COADD,
+        path=path,
+        member=COADD,
+        natural_key=natural_key(path, COADD),
+        file_version=file_version(file),
+        **_from_star_name(file),
+    )
+    try:
+        header = read_header(file)
+    except SpectrumError:
+        return [plain]
+    star = replace(
+        plain,
+        telescope=header.telescope or plain.telescope,
+        field=header.field,
+        healpix=header.healpix,
+        obj=header.obj or plain.obj,
+        ra=header.ra,
+        dec=header.dec,
+        n_visits=len(header.visits),
+        snr=header.snr,
+        spectrum_flags=header.spectrum_flags,
+    )
+    coadd = [star] if wanted in ("coadd", "both") else []
+    return coadd + (_visits(star, header) if wanted in ("visit", "both") else [])
+
+
+def _visits(star: CatalogueEntry, header: ApStarFile) -> list[CatalogueEntry]:
+    return [
+        replace(
+            star,
+            kind=Kind.VISIT,
+            member=name,
+            natural_key=natural_key(star.path, name),
+            n_visits=None,
+            snr=snr,
+            spectrum_flags=flags,
+            **_from_visit_name(name),
+        )
+        for name, snr, flags in zip(
+            header.visits, header.visit_snr, header.visit_flags, strict=True
+        )
+    ]
+
+
+def _from_star_name(file: Path) -> dict[str, str | None]:
+    """What the name of an apStar file says; the telescope may also stand in the path."""
+    match = _STAR_NAME.fullmatch(file.name.removesuffix(".gz").removesuffix(".fits"))
+    if match is None:
+        return {}
+    named = match.groupdict()
+    in_path = next((name for name in _TELESCOPES if name in file.parts), None)
+    return named | {
+        "telescope": named["telescope"] or in_path,
+        "release": _RELEASES.get(named["apred"]),
+    }
+
+
+def _from_visit_name(name: str) -> dict[str, str | int | None]:
+    """Plate, MJD and fiber from the name of an apVisit file; one-metre visits have MJD alone."""
+    stem = name.removesuffix(".fits")
+    if match := _VISIT_NAME.fullmatch(stem):
+        plate, mjd, fiber = match.group("plate", "mjd", "fiber")
+        return {"plate": plate, "mjd": int(mjd), "fiber": int(fiber)}
+    if match := _ONE_METRE_VISIT_NAME.fullmatch(stem):
+        return {"mjd": int(match.group("mjd"))}
+    return {}

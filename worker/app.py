@@ -1,0 +1,127 @@
+"""The Celery application: its settings, its queues, and how a message is published.
+
+``celery -A worker.app worker -Q ...`` works as operators know it; ``astronn-stream worker
+STAGE`` does the same with the right queues and pool. The settings are read from the
+environment when Celery first needs them, not at import. ``docs/decisions.md`` gives the
+reasons for each Celery setting.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from celery import Celery
+
+from worker.messages import InferSpectra, Lane, LoadSpectra, NoResult, RecordLabels, Stage
+from worker.settings import get_settings
+
+#: Seconds after which Redis hands a message that a dead worker held to another one.
+VISIBILITY_TIMEOUT = 300
+
+#: The queues of each stage, the most urgent first.
+QUEUES: dict[Stage, tuple[str, ...]] = {
+    "load": ("load.live", "load.bulk"),
+    "infer": ("infer.live", "infer.bulk"),
+    "record": ("record",),
+}
+
+AnyMessage = LoadSpectra | InferSpectra | RecordLabels | NoResult
+
+
+def _celery_settings() -> dict[str, Any]:
+    settings = get_settings()
+    return {
+        "broker_url": settings.broker,
+        "include": ["worker.stages.load", "worker.stages.infer", "worker.stages.record"],
+        "task_serializer": "json",
+        "accept_content": ["json"],
+        "task_ignore_result": True,
+        "task_acks_late": True,
+        "task_reject_on_worker_lost": True,
+        "task_retry_on_worker_lost": True,
+        "task_default_queue": "load.bulk",
+        "task_create_missing_queues": True,
+        "task_publish_retry_policy": {
+            "max_retries": None,
+            "interval_start": 0.1,
+            "interval_step": 0.5,
+            "interval_max": 3.0,
+        },
+        "task_send_sent_event": True,
+        "worker_send_task_events": True,
+        "worker_prefetch_multiplier": 1,
+        "worker_eta_task_limit": 200,
+        "worker_hijack_root_logger": True,
+        "broker_pool_limit": settings.infer_threads + 4,
+        "broker_connection_retry_on_startup": True,
+        "broker_connection_max_retries": None,
+        "broker_transport_options": {
+            "visibility_timeout": VISIBILITY_TIMEOUT,
+            "unacked_restore_interval": 10,
+            "unacked_restore_throttle": 1,
+            "queue_order_strategy": "priority",
+            "socket_keepalive": True,
+            "socket_timeout": 30,
+            "health_check_interval": 25,
+        },
+    }
+
+
+app = Celery("astronn-stream")
+app.add_defaults(_celery_settings)
+
+
+def publish(message: AnyMessage) -> None:
+    """Send a message to its stage; returns once the broker has it.
+
+    Flower shows the numbers of the spectra as the task's arguments.
+    """
+    task, queue, spectra = _route(message)
+    app.send_task(
+        task,
+        args=(message.model_dump(mode="json"),),
+        queue=queue,
+        argsrepr=f"({_describe(spectra)})",
+    )
+
+
+def _route(message: AnyMessage) -> tuple[str, str, list[int]]:
+    """The task, the queue and the spectra of a message."""
+    match message:
+        case LoadSpectra(lane=lane, spectra=spectra):
+            return "load", lane_queue("load", lane), [each.spectrum for each in spectra]
+        case InferSpectra(lane=lane, spectra=spectra):
+            return "infer", lane_queue("infer", lane), [each.spectrum for each in spectra]
+        case RecordLabels(results=results):
+            return "record", "record", [each.spectrum for each in results]
+        case NoResult(failures=failures):
+            return "no_result", "record", [each.spectrum for each in failures]
+
+
+def lane_queue(stage: Stage, lane: Lane) -> str:
+    """The queue of a stage that has lanes."""
+    return f"{stage}.{lane}"
+
+
+def _describe(spectra: list[int]) -> str:
+    return f"{len(spectra)} spectra: {', '.join(map(str, spectra))}"
+
+
+def worker_arguments(stage: Stage) -> list[str]:
+    """What follows ``celery -A worker.app`` for a worker of this stage."""
+    settings = get_settings()
+    pools: dict[Stage, list[str]] = {
+        "load": ["--pool=prefork", f"--concurrency={settings.loaders}"],
+        # The device has one thread; these wait for their share of a batch.
+        "infer": ["--pool=threads", f"--concurrency={settings.infer_threads}"],
+        "record": ["--pool=threads", "--concurrency=1"],
+    }
+    return [
+        "worker",
+        f"--queues={','.join(QUEUES[stage])}",
+        f"--hostname={stage}@%h",
+        *pools[stage],
+        "--without-gossip",
+        "--without-mingle",
+        "--loglevel=INFO",
+    ]

@@ -1,0 +1,54 @@
+"""The array store: normalised flux under keys in Redis, so that messages stay small."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import cast
+
+import numpy as np
+import redis
+from numpy.typing import NDArray
+
+from worker.errors import TransientError
+from worker.spectra.pixels import N_PIXELS
+
+_FLOAT32 = np.dtype("<f4")
+
+
+class ArrayStore:
+    """Flux of chunks of spectra, each under its key until a time to live runs out.
+
+    Every method raises ``TransientError`` while the store cannot be reached.
+    """
+
+    def __init__(self, url: str, ttl: int) -> None:
+        self._redis = redis.Redis.from_url(url, socket_keepalive=True, health_check_interval=25)
+        self._ttl = ttl
+
+    def put(self, key: str, flux: NDArray[np.float32]) -> None:
+        """Store ``(n, 7514)`` flux as float32 bytes, little-endian, C order."""
+        with _reachable():
+            self._redis.set(key, flux.astype(_FLOAT32, copy=False).tobytes(), ex=self._ttl)
+
+    def get(self, key: str, n_spectra: int) -> NDArray[np.float32] | None:
+        """The flux under a key, ``(n_spectra, 7514)``; None where it is gone or another size."""
+        with _reachable():
+            content = cast(bytes | None, self._redis.get(key))
+        if content is None or len(content) != n_spectra * N_PIXELS * _FLOAT32.itemsize:
+            return None
+        return np.frombuffer(content, dtype=_FLOAT32).reshape(n_spectra, N_PIXELS)
+
+    def delete(self, key: str) -> None:
+        """Forget a key whose spectra have their labels."""
+        with _reachable():
+            self._redis.delete(key)
+
+
+@contextmanager
+def _reachable() -> Iterator[None]:
+    try:
+        yield
+    except (redis.ConnectionError, redis.TimeoutError, redis.ResponseError) as error:
+        # ResponseError: out of memory, still loading, a replica; all pass.
+        raise TransientError(f"The array store does not answer: {error}.") from error

@@ -1,0 +1,188 @@
+"""The part of the command line that needs no producer: workers, the stack, results."""
+
+from __future__ import annotations
+
+import json
+import time
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from worker.database.session import open_database, opened, upgrade
+from worker.embedded import (
+    EXIT_MISCONFIGURED,
+    LocalStack,
+    broker_answers,
+    stopping_on_signals,
+)
+from worker.errors import FatalError, UsageError
+from worker.messages import Stage
+from worker.settings import Settings, get_settings, use_settings
+
+console = Console()
+
+Model = Annotated[
+    Path | None,
+    typer.Option("--model", metavar="FILE", help="Weights of the network, a PyTorch checkpoint."),
+]
+Corrections = Annotated[
+    Path | None,
+    typer.Option(
+        "--corrections", metavar="FILE", help="Noise model: .pkl of the peers, .json or .toml."
+    ),
+]
+
+
+class Kind(StrEnum):
+    """Which spectra are meant."""
+
+    COADD = "coadd"
+    VISIT = "visit"
+
+
+class StageName(StrEnum):
+    """The stages that have workers."""
+
+    LOAD = "load"
+    INFER = "infer"
+    RECORD = "record"
+
+
+def settings_with(model: Path | None = None, corrections: Path | None = None) -> Settings:
+    """The settings of the environment with the command's options over them.
+
+    Raises
+    ------
+    UsageError
+        A file that an option names is not there.
+    """
+    for option, path in (("--model", model), ("--corrections", corrections)):
+        if path is not None and not path.is_file():
+            raise UsageError(f"{option} {path}: there is no such file.")
+    settings = get_settings().changed(model=model, corrections=corrections)
+    use_settings(settings)
+    return settings
+
+
+def up(
+    model: Model = None,
+    corrections: Corrections = None,
+    flower: Annotated[
+        bool, typer.Option("--flower", help="Also start Flower on http://127.0.0.1:5555.")
+    ] = False,
+) -> None:
+    """Run a local stack in the foreground: redis-server and one worker of each stage.
+
+    Ctrl-C stops it. Give it spectra from another terminal with `astronn-stream enqueue`. A
+    redis-server is started only where ASTRONN_STREAM_BROKER_URL names none.
+    """
+    settings = settings_with(model, corrections)
+    if settings.model is None:
+        raise UsageError("No weights are given: use --model FILE or set ASTRONN_STREAM_MODEL.")
+    if settings.broker_url is None and broker_answers(settings):
+        raise UsageError("A local stack for this database is running already.")
+    with opened(settings.database_url):
+        pass
+    try:
+        with (
+            stopping_on_signals(),
+            LocalStack(settings, settings.stack_directory, flower=flower) as stack,
+        ):
+            console.print("The stack is starting; stop it with Ctrl-C.")
+            while True:
+                for name in stack.check():
+                    console.print(f"{name} died and was started again.")
+                time.sleep(0.5)
+    except KeyboardInterrupt:
+        console.print("The stack is down.")
+
+
+def worker(
+    stage: Annotated[StageName, typer.Argument(help="The stage whose queues it serves.")],
+) -> None:
+    """Run one worker, configured by the environment, as docker-compose.yml starts it."""
+    try:
+        _prepare(stage)
+    except (FatalError, UsageError) as error:
+        # The last line of a worker's log is what the local stack shows.
+        typer.echo(f"Error: {error}", err=True)
+        raise typer.Exit(EXIT_MISCONFIGURED) from error
+    from worker.app import app, worker_arguments
+
+    name: Stage = stage.value
+    app.worker_main(worker_arguments(name))
+
+
+def _prepare(stage: StageName) -> None:
+    """Open what the stage needs, so that a mistake stops the worker before it takes messages."""
+    match stage:
+        case StageName.LOAD:
+            from worker.spectra.continuum import continuum_pixels
+
+            continuum_pixels()
+        case StageName.INFER:
+            from worker.stages.infer import open_inference
+
+            open_inference()
+        case StageName.RECORD:
+            from worker.stages.record import noise_model
+
+            noise_model()
+
+
+def status(
+    as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
+) -> None:
+    """Show queues, jobs and workers."""
+    from worker.status import read_status
+
+    settings = get_settings()
+    report = read_status(settings)
+    if as_json:
+        typer.echo(json.dumps(report, indent=2))
+        return
+    for title, part in report.items():
+        table = Table(title=title, title_justify="left", show_header=False)
+        for name, value in part.items():
+            table.add_row(name, str(value))
+        console.print(table if part else f"{title}: none")
+
+
+def export(
+    out: Annotated[
+        Path, typer.Option("--out", help="The table: .fits, .parquet, .csv or .ecsv.")
+    ],
+    kind: Annotated[Kind | None, typer.Option("--kind", help="Only these spectra.")] = None,
+    tag: Annotated[str | None, typer.Option("--tag", help="Only results under this tag.")] = None,
+) -> None:
+    """Write the results in the database as a table with units and descriptions."""
+    from worker.results.export import check_output, read_table, write_table
+
+    check_output(out)
+    with opened(get_settings().database_url) as engine:
+        table = read_table(engine, kind=kind, tag=tag)
+    write_table(table, out)
+    console.print(f"{out}: {len(table)} rows", highlight=False, soft_wrap=True)
+
+
+def database_upgrade() -> None:
+    """Bring the database's tables up to date; does nothing where they are."""
+    engine = open_database(get_settings().database_url)
+    try:
+        upgrade(engine)
+    finally:
+        engine.dispose()
+    console.print("The database is up to date.")
+
+
+def mount(app: typer.Typer) -> None:
+    """Add the commands of this module to a command line."""
+    for command in (up, worker, status, export):
+        app.command()(command)
+    database = typer.Typer(help="The database's tables.", no_args_is_help=True)
+    database.command("upgrade")(database_upgrade)
+    app.add_typer(database, name="db")

@@ -1,0 +1,106 @@
+"""Connections to the database, and bringing its tables up to date."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from alembic import command
+from alembic.config import Config
+from alembic.util import CommandError
+from sqlalchemy import Connection, Engine, create_engine, event, make_url
+from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
+from sqlalchemy.orm import Session
+
+from worker.errors import FatalError
+
+_SQLITE_BUSY_SECONDS = 30
+
+
+def open_database(url: str) -> Engine:
+    """An engine for a SQLite or PostgreSQL database.
+
+    Raises
+    ------
+    FatalError
+        The URL cannot be understood. The text leaves the URL out, which may bear a password.
+    """
+    try:
+        parsed = make_url(url)
+        if parsed.get_backend_name() == "postgresql":
+            engine = create_engine(parsed.set(drivername="postgresql+psycopg"), pool_pre_ping=True)
+        else:
+            engine = create_engine(parsed)
+    except (ArgumentError, NoSuchModuleError) as error:
+        raise FatalError(
+            "The database URL cannot be used; it looks like sqlite:///file.sqlite or "
+            "postgresql://user:password@host/database."
+        ) from error
+    if engine.dialect.name == "sqlite":
+        event.listen(engine, "connect", _configure_sqlite)
+        event.listen(engine, "begin", _begin_sqlite)
+    return engine
+
+
+def _configure_sqlite(connection: Any, _record: Any) -> None:
+    """Readers and one writer side by side; a second writer waits instead of failing."""
+    connection.isolation_level = None  # _begin_sqlite says BEGIN, not the driver
+    cursor = connection.cursor()
+    cursor.execute("PRAGMA journal_mode=WAL")
+    cursor.execute("PRAGMA synchronous=NORMAL")
+    cursor.execute(f"PRAGMA busy_timeout={_SQLITE_BUSY_SECONDS * 1000}")
+    cursor.execute("PRAGMA foreign_keys=ON")
+    cursor.close()
+
+
+def _begin_sqlite(connection: Connection) -> None:
+    """A writer takes its lock at once: one that has read first cannot wait for it any more."""
+    writes = connection.get_execution_options().get("writes", False)
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+
+
+def upgrade(engine: Engine) -> None:
+    """Bring the tables to the newest migration; an up-to-date database is left alone.
+
+    Raises
+    ------
+    FatalError
+        The database cannot be opened, or is of a newer version of this software.
+    """
+    config = Config()
+    config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
+    try:
+        with engine.execution_options(writes=True).begin() as connection:
+            config.attributes["connection"] = connection
+            command.upgrade(config, "head")
+    except CommandError as error:
+        raise FatalError(
+            f"The database cannot be brought up to date ({error}); was it made by a newer "
+            "version of astronn-stream?"
+        ) from error
+    except SQLAlchemyError as error:
+        reason = str(getattr(error, "orig", None) or error).strip().splitlines()[0]
+        raise FatalError(f"The database cannot be opened: {reason}.") from error
+
+
+@contextmanager
+def opened(url: str) -> Iterator[Engine]:
+    """An up-to-date database, its connections closed at the end.
+
+    Closing the last connection of a SQLite database also removes its ``-wal`` and ``-shm``.
+    """
+    engine = open_database(url)
+    try:
+        upgrade(engine)
+        yield engine
+    finally:
+        engine.dispose()
+
+
+@contextmanager
+def transaction(engine: Engine) -> Iterator[Session]:
+    """A session for writing, committed at the end, or rolled back when it raises."""
+    with Session(engine.execution_options(writes=True)) as session, session.begin():
+        yield session

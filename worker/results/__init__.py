@@ -1,0 +1,1 @@
+"""Results: the noise model, the flags, and tables of labels."""

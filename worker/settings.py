@@ -1,0 +1,130 @@
+"""Settings, read from the environment when a process first asks for them."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+from functools import lru_cache
+from pathlib import Path
+from typing import Literal, Self
+from urllib.parse import urlsplit, urlunsplit
+
+from pydantic import Field, ValidationError, field_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from worker.errors import FatalError
+
+PREFIX = "ASTRONN_STREAM_"
+_SQLITE = "sqlite:///"
+
+
+class Settings(BaseSettings):
+    """What can be configured. Each field is the variable ``ASTRONN_STREAM_<NAME>``."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, env_ignore_empty=True)
+
+    broker_url: str | None = Field(None, repr=False)
+    arrays_url: str | None = Field(None, repr=False)
+    database_url: str = Field(f"{_SQLITE}astronn-stream.sqlite", repr=False)
+    data_root: Path = Path("/")
+    model: Path | None = None
+    corrections: Path | None = None
+
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    mc_samples: int = Field(100, ge=2)
+    seed: int = Field(0, ge=0)
+    coadd_mask: Literal["and", "or"] = "and"
+
+    chunk_size: int = Field(32, ge=1, description="spectra per message")
+    batch_size: int = Field(64, ge=1, description="spectra per inference batch")
+    batch_wait: float = Field(0.0, ge=0, description="seconds that an idle device waits for more")
+    array_ttl: int = Field(3600, ge=1, description="seconds that normalised flux is kept")
+    load_processes: int = Field(0, ge=0, description="0: one per core, less one for inference")
+    infer_threads: int = Field(4, ge=1)
+
+    @field_validator("database_url")
+    @classmethod
+    def _absolute_database(cls, url: str) -> str:
+        # Every process of a stack must open the same file, wherever it was started.
+        if url.startswith(_SQLITE) and not url.startswith(_SQLITE + "/"):
+            return _SQLITE + str(Path(url.removeprefix(_SQLITE)).resolve())
+        return url
+
+    @field_validator("data_root", "model", "corrections")
+    @classmethod
+    def _absolute_path(cls, path: Path | None) -> Path | None:
+        return None if path is None else path.resolve()
+
+    @property
+    def broker(self) -> str:
+        """The broker's URL: the one configured, or the socket of the embedded redis-server."""
+        return self.broker_url or socket_broker_url(self.stack_directory)
+
+    @property
+    def arrays(self) -> str:
+        """The array store's URL for redis-py: the one configured, or the broker's database 1."""
+        return self.arrays_url or _second_database(self.broker)
+
+    @property
+    def stack_directory(self) -> Path:
+        """Where ``up`` keeps the socket of its embedded redis-server.
+
+        It depends on the user and the database alone, so that ``enqueue`` and ``status`` in
+        another terminal find it. Unix sockets want a short path.
+        """
+        database = hashlib.blake2b(self.database_url.encode(), digest_size=6).hexdigest()
+        return Path(tempfile.gettempdir()) / f"astronn-stream-{os.getuid()}-{database}"
+
+    @property
+    def loaders(self) -> int:
+        """How many processes the load worker forks."""
+        return self.load_processes or max(1, (os.cpu_count() or 2) - 1)
+
+    def changed(self, **values: object) -> Self:
+        """A copy with some values replaced and validated; None leaves a value as it is."""
+        given = {name: value for name, value in values.items() if value is not None}
+        return type(self)(**{**self.model_dump(), **given})
+
+    def environment(self) -> dict[str, str]:
+        """These settings as environment variables for a child process."""
+        return {
+            PREFIX + name.upper(): str(value)
+            for name, value in self.model_dump().items()
+            if value is not None
+        }
+
+
+def socket_broker_url(directory: Path) -> str:
+    """The Celery URL of a redis-server whose socket lies in ``directory``."""
+    return f"redis+socket://{directory / 'redis.sock'}?virtual_host=0"
+
+
+def _second_database(broker_url: str) -> str:
+    parts = urlsplit(broker_url)
+    if parts.scheme == "redis+socket":
+        return f"unix://{parts.path}?db=1"
+    return urlunsplit(parts._replace(path="/1"))
+
+
+@lru_cache(maxsize=1)
+def get_settings() -> Settings:
+    """The settings of this process, read once.
+
+    Raises
+    ------
+    FatalError
+        A variable has a value that cannot be used; the text names it.
+    """
+    try:
+        return Settings()
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = PREFIX + str(first["loc"][0]).upper()
+        raise FatalError(f"{name} cannot be used: {first['msg']}.") from error
+
+
+def use_settings(settings: Settings) -> None:
+    """Make these the settings of this process and of the children that it starts."""
+    os.environ.update(settings.environment())
+    get_settings.cache_clear()

@@ -1,0 +1,125 @@
+"""Loading: from references to spectra, to normalised flux that the network can read."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from worker.errors import SpectrumError
+from worker.messages import Failure, SpectrumReference
+from worker.spectra.apstar import Spectrum, read_spectra
+from worker.spectra.continuum import blank_chips, lost_chips, normalise, uncertainties
+from worker.spectra.pixels import N_PIXELS
+
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """Normalised spectra, and the ones that are none.
+
+    ``flux`` is ``(n, 7514)`` float32, one row for each of ``spectra``.
+    """
+
+    flux: NDArray[np.float32]
+    spectra: tuple[SpectrumReference, ...]
+    failures: tuple[Failure, ...]
+    seconds: float
+
+
+def load_spectra(spectra: Sequence[SpectrumReference], data_root: Path, coadd_mask: str) -> Loaded:
+    """Read and normalise spectra, each file opened once.
+
+    A spectrum that cannot be read or carries no information becomes a failure with its reason;
+    the others are not touched by it.
+    """
+    started = time.perf_counter()
+    good: list[SpectrumReference] = []
+    flux: list[NDArray[np.float32]] = []
+    failures: list[Failure] = []
+    for path, group in groupby(spectra, key=lambda spectrum: spectrum.path):
+        members = list(group)
+        outcomes = _load_file(data_root, path, [each.member for each in members], coadd_mask)
+        for spectrum, outcome in zip(members, outcomes, strict=True):
+            if isinstance(outcome, SpectrumError):
+                failures.append(
+                    Failure(job=spectrum.job, spectrum=spectrum.spectrum, reason=str(outcome))
+                )
+            else:
+                good.append(spectrum)
+                flux.append(outcome)
+    return Loaded(
+        np.stack(flux) if flux else np.empty((0, N_PIXELS), dtype=np.float32),
+        tuple(good),
+        tuple(failures),
+        time.perf_counter() - started,
+    )
+
+
+def resolve_inside(data_root: Path, path: str) -> Path:
+    """The file that a path relative to the data root names, symbolic links followed.
+
+    Raises
+    ------
+    SpectrumError
+        It lies outside the data root.
+    """
+    try:
+        resolved = (data_root / path).resolve()
+    except (OSError, ValueError, RuntimeError) as error:  # loops of links, NUL bytes
+        raise SpectrumError(f"{path!r} is not a usable path: {error}.") from error
+    if not resolved.is_relative_to(data_root.resolve()):
+        raise SpectrumError(f"{path} lies outside the data root.")
+    return resolved
+
+
+def _load_file(
+    data_root: Path, path: str, members: list[str], coadd_mask: str
+) -> list[NDArray[np.float32] | SpectrumError]:
+    try:
+        rows = read_spectra(resolve_inside(data_root, path), members, coadd_mask=coadd_mask)
+    except SpectrumError as error:
+        return [error] * len(members)
+    except Exception as error:  # noqa: BLE001 - one file's surprise must not cost its neighbours
+        logger.exception("action=load file=%s: unexpected error", path)
+        return [SpectrumError(f"{Path(path).name} cannot be read ({error!r}).")] * len(members)
+    read = [row for row in rows if isinstance(row, Spectrum)]
+    normalised = iter(_normalise_rows(Path(path).name, read) if read else [])
+    return [next(normalised) if isinstance(row, Spectrum) else row for row in rows]
+
+
+def _normalise_rows(
+    name: str, spectra: list[Spectrum]
+) -> list[NDArray[np.float32] | SpectrumError]:
+    flux = np.stack([spectrum.flux for spectrum in spectra])
+    e_flux = uncertainties(np.stack([spectrum.error for spectrum in spectra]))
+    normalised = normalise(flux, e_flux, np.stack([spectrum.mask for spectrum in spectra]))
+    lost = lost_chips(flux, e_flux)
+    blank = blank_chips(normalised)
+    return [
+        _outcome(name, row, *chips) for row, *chips in zip(normalised, lost, blank, strict=True)
+    ]
+
+
+def _outcome(
+    name: str, row: NDArray[np.float64], lost: tuple[str, ...], blank: tuple[str, ...]
+) -> NDArray[np.float32] | SpectrumError:
+    if lost:
+        return SpectrumError(
+            f"A spectrum of {name} has no usable flux in the continuum of {_chips(lost)}."
+        )
+    if blank:
+        return SpectrumError(f"A spectrum of {name} has every pixel masked in {_chips(blank)}.")
+    return row.astype(np.float32)
+
+
+def _chips(names: tuple[str, ...]) -> str:
+    return f"the {' and '.join(names)} chip{'s' if len(names) > 1 else ''}"

@@ -1,0 +1,1 @@
+"""The Celery tasks: thin adapters that hand messages to the plain functions."""

@@ -1,0 +1,58 @@
+"""What every task does around its plain function: parse, retry, and let nothing be lost."""
+
+from __future__ import annotations
+
+import logging
+import random
+from collections.abc import Callable
+from functools import wraps
+from typing import Any, TypeVar
+
+from celery.exceptions import Reject
+from sqlalchemy.exc import InterfaceError, OperationalError
+
+from worker.app import app
+from worker.errors import FatalError, TransientError
+from worker.messages import Message
+
+logger = logging.getLogger(__name__)
+
+_M = TypeVar("_M", bound=Message)
+
+#: Well below the visibility timeout: a longer countdown would be delivered again meanwhile.
+_LONGEST_COUNTDOWN = 30.0
+
+
+def task(name: str, message_type: type[_M]) -> Callable[[Callable[[_M], None]], Any]:
+    """Make a Celery task of a function that takes a message.
+
+    The task takes the message's JSON. What is away for now is tried again without end: a
+    job's row is promised, not that it comes before the database does.
+    """
+
+    def register(function: Callable[[_M], None]) -> Any:
+        @wraps(function)
+        def run(self: Any, message: dict[str, Any]) -> None:
+            try:
+                function(message_type.model_validate(message))
+            except FatalError as error:
+                logger.critical("action=%s: this worker stops: %s", name, error)
+                self.app.control.shutdown(destination=[self.request.hostname])
+                raise Reject(str(error), requeue=True) from error
+            except (TransientError, OperationalError, InterfaceError) as error:
+                raise self.retry(exc=error, countdown=_countdown(self.request.retries)) from error
+            except MemoryError as error:
+                # Celery never acknowledges a task that ends in MemoryError itself.
+                raise self.retry(
+                    exc=RuntimeError("out of memory"), countdown=_LONGEST_COUNTDOWN
+                ) from error
+
+        return app.task(run, name=name, bind=True, max_retries=None)
+
+    return register
+
+
+def _countdown(retries: int) -> float:
+    """Doubling from a quarter of a second, spread so that workers do not return together."""
+    delay: float = min(_LONGEST_COUNTDOWN, 0.25 * 2 ** min(retries, 10))
+    return delay * random.uniform(0.5, 1.0)  # noqa: S311 - no secret

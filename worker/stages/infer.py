@@ -1,0 +1,45 @@
+"""The infer stage: flux from the array store, through the network, to labels."""
+
+from __future__ import annotations
+
+import logging
+import threading
+
+from worker.app import publish
+from worker.messages import InferSpectra
+from worker.network.inference import Inference
+from worker.settings import get_settings
+from worker.stages.adapter import task
+from worker.stages.load import array_store
+
+logger = logging.getLogger(__name__)
+
+_lock = threading.Lock()
+_inference: Inference | None = None
+
+
+def open_inference() -> Inference:
+    """This process's network, loaded on first use; the pool's threads share it."""
+    global _inference  # noqa: PLW0603 - one network per process, whichever thread comes first
+    with _lock:
+        if _inference is None:
+            _inference = Inference(get_settings())
+        return _inference
+
+
+def infer(message: InferSpectra) -> None:
+    """Infer the labels of a message's spectra, then ask for them to be recorded."""
+    flux = array_store().get(message.array, len(message.spectra))
+    if flux is None:
+        logger.warning("action=infer array=%s: gone, spectra are loaded again", message.array)
+        publish(message.reload())
+        return
+    labels, failed = open_inference().infer(message, flux)
+    if labels.results:
+        publish(labels)
+    if failed.failures:
+        publish(failed)
+    array_store().delete(message.array)
+
+
+infer_task = task("infer", InferSpectra)(infer)

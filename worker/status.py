@@ -1,0 +1,59 @@
+"""What the stream is doing: queues, jobs and workers."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import redis
+from sqlalchemy import func, select
+from sqlalchemy.exc import OperationalError
+
+from worker.app import QUEUES, app
+from worker.database.session import open_database
+from worker.database.tables import AstroNN, Job
+from worker.embedded import broker_client
+from worker.settings import Settings
+
+_WORKERS_SECONDS = 1.0
+
+
+def read_status(settings: Settings) -> dict[str, dict[str, Any]]:
+    """Messages by queue, jobs by state, results, and the workers that answer.
+
+    What cannot be reached says so in its place.
+    """
+    return {"queues": _queues(settings), "jobs": _jobs(settings), "workers": _workers()}
+
+
+def _queues(settings: Settings) -> dict[str, Any]:
+    client = broker_client(settings)
+    try:
+        names = [queue for queues in QUEUES.values() for queue in queues]
+        depths = {name: cast(int, client.llen(name)) for name in names}
+        return depths | {"taken, not acknowledged": cast(int, client.hlen("unacked"))}
+    except (redis.ConnectionError, redis.TimeoutError):
+        return {"redis": "does not answer; is a stack up?"}
+    finally:
+        client.close()
+
+
+def _jobs(settings: Settings) -> dict[str, Any]:
+    engine = open_database(settings.database_url)
+    try:
+        with engine.connect() as connection:
+            states = connection.execute(select(Job.state, func.count()).group_by(Job.state))
+            jobs: dict[str, Any] = {state: count for state, count in states}
+            unlabelled = select(func.count()).where(AstroNN.flag_no_result)
+            return jobs | {"without labels": connection.scalar(unlabelled)}
+    except OperationalError:
+        return {"database": "cannot be read; has `astronn-stream db upgrade` been run?"}
+    finally:
+        engine.dispose()
+
+
+def _workers() -> dict[str, Any]:
+    try:
+        answers = app.control.inspect(timeout=_WORKERS_SECONDS).ping() or {}
+    except (app.connection_for_read().connection_errors, OSError):
+        return {}
+    return {name: "answers" for name in sorted(answers)}
