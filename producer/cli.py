@@ -47,6 +47,7 @@ progress_console = Console(stderr=True, highlight=False)
 app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
+    pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
     help="APOGEE spectra in, stellar labels with uncertainties out.\n\n"
     "`run` does all of it in one command. A survey runs `up` (or the services of "
@@ -75,9 +76,7 @@ Paths = Annotated[
     list[Path],
     typer.Argument(metavar="PATH...", help="apStar files, and folders that hold them."),
 ]
-WantedOption = Annotated[
-    Wanted, typer.Option("--kind", help="Process coadds, visits, or both.")
-]
+WantedOption = Annotated[Wanted, typer.Option("--kind", help="Process coadds, visits, or both.")]
 Tag = Annotated[
     str, typer.Option("--tag", help="A name for this set of results; another one computes anew.")
 ]
@@ -165,7 +164,10 @@ def _bar(description: str, total: int) -> Iterator[Finished]:
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=progress_console, transient=True) as progress:
+    watched = progress_console.is_terminal
+    with Progress(
+        *columns, console=progress_console, transient=True, disable=not watched
+    ) as progress:
         task = progress.add_task(description, total=total)
         yield lambda count: progress.advance(task, count)
 
@@ -201,10 +203,13 @@ def _print_summary(summary: Summary) -> None:
     console.print(
         f"{_count(summary.spectra, 'spectrum', 'spectra')} ({_count(summary.coadds, 'coadd')}, "
         f"{_count(summary.visits, 'visit')}): {summary.labelled} with labels, "
-        f"{summary.spectra - summary.labelled} without."
+        f"{summary.spectra - summary.labelled} without.",
+        soft_wrap=True,
     )
     flags = ", ".join(f"{count} {name}" for name, count in summary.flagged.items())
-    console.print(f"Flagged: {summary.warn} flag_warn ({flags}), {summary.bad} flag_bad.")
+    console.print(
+        f"Flagged: {summary.warn} flag_warn ({flags}), {summary.bad} flag_bad.", soft_wrap=True
+    )
     for reason, count in summary.reasons.most_common():
         console.print(f"  {count} without labels: {reason}", soft_wrap=True, markup=False)
 

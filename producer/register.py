@@ -70,7 +70,7 @@ def _register_sources(session: Session, entries: Sequence[CatalogueEntry]) -> di
     rows = [{"obj": obj, "ra": star.ra, "dec": star.dec} for obj, star in stars.items()]
     upsert(session, Source, rows, key=["obj"], keep=["ra", "dec"])
     found = session.execute(select(Source.obj, Source.pk).where(Source.obj.in_(stars)))
-    return {obj: pk for obj, pk in found}
+    return {row.obj: row.pk for row in found}
 
 
 def _open_jobs(

@@ -18,6 +18,7 @@ from producer.sources import Wanted, find_files, spectra_of
 from producer.stack import StackChild
 from worker.database.session import transaction
 from worker.database.tables import Job, JobState
+from worker.embedded import REDIS
 from worker.errors import FatalError, UsageError
 from worker.messages import STAGES, Failure, Lane, Stage
 from worker.network.checkpoint import weights_sha256
@@ -151,14 +152,15 @@ def run_stream(engine: Engine, plan: Plan, jobs: list[int], finished: Finished) 
 
 @contextmanager
 def _stack(settings: Settings) -> Iterator[StackChild]:
+    """The workers that are not there yet, and a redis-server where none is configured."""
     directory = Path(tempfile.mkdtemp(prefix="astronn-stream-"))
-    stages = STAGES
     if settings.broker_url is None:
-        use_settings(settings.changed(broker_url=socket_broker_url(directory)))
+        settings = settings.changed(broker_url=socket_broker_url(directory))
+        services = [REDIS, *STAGES]
     else:
-        use_settings(settings)
-        stages = _stages_without_workers()
-    with StackChild(settings, directory, stages) as stack:
+        services = [*_stages_without_workers()]
+    use_settings(settings)
+    with StackChild(settings, directory, services) as stack:
         yield stack
 
 
@@ -196,9 +198,7 @@ def _drive(
     finished(len(remaining))
 
 
-def _wait(
-    engine: Engine, remaining: list[int], stack: StackChild, finished: Finished
-) -> list[int]:
+def _wait(engine: Engine, remaining: list[int], stack: StackChild, finished: Finished) -> list[int]:
     """Wait until the jobs are done; returns those that are not, once they have to be sent again."""
     last_result = time.monotonic()
     while remaining:
@@ -242,9 +242,9 @@ def collect(engine: Engine, plan: Plan, registered: Registered, seconds: float) 
 def _of_other_settings(table: Table, plan: Plan) -> int:
     """How many labelled rows other corrections, seed or number of passes had made."""
     labelled = table[~table["flag_no_result"]]
-    same = (
-        (labelled["corrections_sha256"] == (plan.corrections or ""))
-        & (labelled["seed"] == plan.settings.seed)
-        & (labelled["mc_samples"] == plan.settings.mc_samples)
-    )
-    return int((~same).sum())
+    same = [
+        (row["corrections_sha256"], row["seed"], row["mc_samples"])
+        == (plan.corrections or "", plan.settings.seed, plan.settings.mc_samples)
+        for row in labelled
+    ]
+    return same.count(False)

@@ -11,7 +11,7 @@ from typing import Literal
 
 from worker.database.tables import Kind
 from worker.errors import SpectrumError, UsageError
-from worker.messages import COADD, natural_key
+from worker.messages import COADD, natural_key, stem
 from worker.spectra.apstar import ApStarFile, file_version, read_header
 
 Wanted = Literal["coadd", "visit", "both"]
@@ -120,8 +120,8 @@ def spectra_of(file: Path, data_root: Path, wanted: Wanted) -> list[CatalogueEnt
         member=COADD,
         natural_key=natural_key(path, COADD),
         file_version=file_version(file),
-        **_from_star_name(file),
     )
+    plain = _with_star_name(plain, file)
     try:
         header = read_header(file)
     except SpectrumError:
@@ -144,15 +144,16 @@ def spectra_of(file: Path, data_root: Path, wanted: Wanted) -> list[CatalogueEnt
 
 def _visits(star: CatalogueEntry, header: ApStarFile) -> list[CatalogueEntry]:
     return [
-        replace(
-            star,
-            kind=Kind.VISIT,
-            member=name,
-            natural_key=natural_key(star.path, name),
-            n_visits=None,
-            snr=snr,
-            spectrum_flags=flags,
-            **_from_visit_name(name),
+        _with_visit_name(
+            replace(
+                star,
+                kind=Kind.VISIT,
+                member=name,
+                natural_key=natural_key(star.path, name),
+                n_visits=None,
+                snr=snr,
+                spectrum_flags=flags,
+            )
         )
         for name, snr, flags in zip(
             header.visits, header.visit_snr, header.visit_flags, strict=True
@@ -160,25 +161,27 @@ def _visits(star: CatalogueEntry, header: ApStarFile) -> list[CatalogueEntry]:
     ]
 
 
-def _from_star_name(file: Path) -> dict[str, str | None]:
-    """What the name of an apStar file says; the telescope may also stand in the path."""
-    match = _STAR_NAME.fullmatch(file.name.removesuffix(".gz").removesuffix(".fits"))
+def _with_star_name(entry: CatalogueEntry, file: Path) -> CatalogueEntry:
+    """Add what the name of an apStar file says; the telescope may also stand in the path."""
+    match = _STAR_NAME.fullmatch(stem(file.name))
     if match is None:
-        return {}
-    named = match.groupdict()
+        return entry
     in_path = next((name for name in _TELESCOPES if name in file.parts), None)
-    return named | {
-        "telescope": named["telescope"] or in_path,
-        "release": _RELEASES.get(named["apred"]),
-    }
+    return replace(
+        entry,
+        apred=match["apred"],
+        release=_RELEASES.get(match["apred"]),
+        telescope=match["telescope"] or in_path,
+        obj=match["obj"],
+        starver=match["starver"],
+    )
 
 
-def _from_visit_name(name: str) -> dict[str, str | int | None]:
-    """Plate, MJD and fiber from the name of an apVisit file; one-metre visits have MJD alone."""
-    stem = name.removesuffix(".fits")
-    if match := _VISIT_NAME.fullmatch(stem):
-        plate, mjd, fiber = match.group("plate", "mjd", "fiber")
-        return {"plate": plate, "mjd": int(mjd), "fiber": int(fiber)}
-    if match := _ONE_METRE_VISIT_NAME.fullmatch(stem):
-        return {"mjd": int(match.group("mjd"))}
-    return {}
+def _with_visit_name(visit: CatalogueEntry) -> CatalogueEntry:
+    """Add plate, MJD and fiber from the visit's name; one-metre visits have the MJD alone."""
+    if match := _VISIT_NAME.fullmatch(stem(visit.member)):
+        plate, mjd, fiber = match["plate"], int(match["mjd"]), int(match["fiber"])
+        return replace(visit, plate=plate, mjd=mjd, fiber=fiber)
+    if match := _ONE_METRE_VISIT_NAME.fullmatch(stem(visit.member)):
+        return replace(visit, mjd=int(match["mjd"]))
+    return visit

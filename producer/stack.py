@@ -6,12 +6,12 @@ import os
 import subprocess
 import sys
 import threading
+from collections.abc import Collection
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 from worker.errors import FatalError
-from worker.messages import Stage
 from worker.settings import Settings
 
 
@@ -22,10 +22,10 @@ class StackChild:
     ends, the child stops the workers and the redis-server and removes ``directory``.
     """
 
-    def __init__(self, settings: Settings, directory: Path, stages: tuple[Stage, ...]) -> None:
+    def __init__(self, settings: Settings, directory: Path, services: Collection[str]) -> None:
         self._events: list[str] = []
         self._process = subprocess.Popen(  # noqa: S603 - our own module
-            [sys.executable, "-m", "worker.embedded", str(directory), *stages],
+            [sys.executable, "-m", "worker.embedded", str(directory), *services],
             env={**os.environ, **settings.environment()},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,

@@ -11,8 +11,10 @@ from __future__ import annotations
 from typing import Any
 
 from celery import Celery
+from kombu.exceptions import OperationalError
 
-from worker.messages import InferSpectra, Lane, LoadSpectra, NoResult, RecordLabels, Stage
+from worker.errors import TransientError
+from worker.messages import STAGES, InferSpectra, Lane, LoadSpectra, NoResult, RecordLabels, Stage
 from worker.settings import get_settings
 
 #: Seconds after which Redis hands a message that a dead worker held to another one.
@@ -32,7 +34,7 @@ def _celery_settings() -> dict[str, Any]:
     settings = get_settings()
     return {
         "broker_url": settings.broker,
-        "include": ["worker.stages.load", "worker.stages.infer", "worker.stages.record"],
+        "include": [task_module(stage) for stage in STAGES],
         "task_serializer": "json",
         "accept_content": ["json"],
         "task_ignore_result": True,
@@ -75,14 +77,22 @@ def publish(message: AnyMessage) -> None:
     """Send a message to its stage; returns once the broker has it.
 
     Flower shows the numbers of the spectra as the task's arguments.
+
+    Raises
+    ------
+    TransientError
+        The broker does not answer.
     """
     task, queue, spectra = _route(message)
-    app.send_task(
-        task,
-        args=(message.model_dump(mode="json"),),
-        queue=queue,
-        argsrepr=f"({_describe(spectra)})",
-    )
+    try:
+        app.send_task(
+            task,
+            args=(message.model_dump(mode="json"),),
+            queue=queue,
+            argsrepr=f"({_describe(spectra)})",
+        )
+    except OperationalError as error:
+        raise TransientError(f"The broker does not answer: {error}") from error
 
 
 def _route(message: AnyMessage) -> tuple[str, str, list[int]]:
@@ -105,6 +115,11 @@ def lane_queue(stage: Stage, lane: Lane) -> str:
 
 def _describe(spectra: list[int]) -> str:
     return f"{len(spectra)} spectra: {', '.join(map(str, spectra))}"
+
+
+def task_module(stage: Stage) -> str:
+    """The module that defines a stage's tasks; its name alone, so that nothing is imported."""
+    return f"worker.stages.{stage}"
 
 
 def worker_arguments(stage: Stage) -> list[str]:

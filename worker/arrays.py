@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from typing import cast
 
 import numpy as np
@@ -11,6 +12,7 @@ import redis
 from numpy.typing import NDArray
 
 from worker.errors import TransientError
+from worker.settings import get_settings
 from worker.spectra.pixels import N_PIXELS
 
 _FLOAT32 = np.dtype("<f4")
@@ -23,7 +25,9 @@ class ArrayStore:
     """
 
     def __init__(self, url: str, ttl: int) -> None:
-        self._redis = redis.Redis.from_url(url, socket_keepalive=True, health_check_interval=25)
+        # redis-py refuses keep-alive on a unix socket, which has no need of it.
+        network = {} if url.startswith("unix:") else {"socket_keepalive": True}
+        self._redis = redis.Redis.from_url(url, health_check_interval=25, **network)
         self._ttl = ttl
 
     def put(self, key: str, flux: NDArray[np.float32]) -> None:
@@ -43,6 +47,13 @@ class ArrayStore:
         """Forget a key whose spectra have their labels."""
         with _reachable():
             self._redis.delete(key)
+
+
+@lru_cache(maxsize=1)
+def array_store() -> ArrayStore:
+    """The array store that this process's settings name."""
+    settings = get_settings()
+    return ArrayStore(settings.arrays, settings.array_ttl)
 
 
 @contextmanager

@@ -12,15 +12,16 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from worker.database.session import open_database, opened, upgrade
 from worker.embedded import (
     EXIT_MISCONFIGURED,
+    FLOWER,
+    REDIS,
     LocalStack,
     broker_answers,
     stopping_on_signals,
 )
 from worker.errors import FatalError, UsageError
-from worker.messages import Stage
+from worker.messages import STAGES, Stage
 from worker.settings import Settings, get_settings, use_settings
 
 console = Console()
@@ -85,12 +86,16 @@ def up(
         raise UsageError("No weights are given: use --model FILE or set ASTRONN_STREAM_MODEL.")
     if settings.broker_url is None and broker_answers(settings):
         raise UsageError("A local stack for this database is running already.")
+    services = [*STAGES, *([REDIS] if settings.broker_url is None else [])]
+    services += [FLOWER] if flower else []
+    from worker.database.session import opened
+
     with opened(settings.database_url):
         pass
     try:
         with (
             stopping_on_signals(),
-            LocalStack(settings, settings.stack_directory, flower=flower) as stack,
+            LocalStack(settings, settings.stack_directory, services=services) as stack,
         ):
             console.print("The stack is starting; stop it with Ctrl-C.")
             while True:
@@ -111,9 +116,10 @@ def worker(
         # The last line of a worker's log is what the local stack shows.
         typer.echo(f"Error: {error}", err=True)
         raise typer.Exit(EXIT_MISCONFIGURED) from error
-    from worker.app import app, worker_arguments
+    from worker.app import app, task_module, worker_arguments
 
     name: Stage = stage.value
+    app.conf.include = [task_module(name)]  # the other stages' imports would only cost time
     app.worker_main(worker_arguments(name))
 
 
@@ -153,13 +159,12 @@ def status(
 
 
 def export(
-    out: Annotated[
-        Path, typer.Option("--out", help="The table: .fits, .parquet, .csv or .ecsv.")
-    ],
+    out: Annotated[Path, typer.Option("--out", help="The table: .fits, .parquet, .csv or .ecsv.")],
     kind: Annotated[Kind | None, typer.Option("--kind", help="Only these spectra.")] = None,
     tag: Annotated[str | None, typer.Option("--tag", help="Only results under this tag.")] = None,
 ) -> None:
     """Write the results in the database as a table with units and descriptions."""
+    from worker.database.session import opened
     from worker.results.export import check_output, read_table, write_table
 
     check_output(out)
@@ -171,11 +176,10 @@ def export(
 
 def database_upgrade() -> None:
     """Bring the database's tables up to date; does nothing where they are."""
-    engine = open_database(get_settings().database_url)
-    try:
-        upgrade(engine)
-    finally:
-        engine.dispose()
+    from worker.database.session import opened
+
+    with opened(get_settings().database_url):
+        pass
     console.print("The database is up to date.")
 
 

@@ -18,7 +18,7 @@ import stat
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Self, TextIO
@@ -26,8 +26,8 @@ from typing import Self, TextIO
 import redis
 
 from worker.errors import FatalError
-from worker.messages import STAGES, Stage
-from worker.settings import Settings, get_settings, socket_broker_url, use_settings
+from worker.messages import STAGES
+from worker.settings import Settings, get_settings, socket_broker_url
 
 #: The exit status of a worker that cannot work as it is configured (EX_CONFIG of sysexits.h).
 EXIT_MISCONFIGURED = 78
@@ -38,9 +38,13 @@ _GRACE_SECONDS = 30
 _CHECK_SECONDS = 0.1
 
 
-def worker_command(stage: Stage) -> list[str]:
-    """The command that starts the worker of a stage, here and in docker-compose.yml."""
-    return ["astronn-stream", "worker", stage]
+REDIS = "redis"
+FLOWER = "flower"
+#: The commands of the services, here and in docker-compose.yml.
+COMMANDS: dict[str, list[str]] = {
+    **{stage: ["astronn-stream", "worker", stage] for stage in STAGES},
+    FLOWER: ["celery", "-A", "worker.app", "flower", "--address=127.0.0.1", "--port=5555"],
+}
 
 
 def redis_server() -> Path:
@@ -74,10 +78,8 @@ class LocalStack:
     directory
         A private directory for the redis-server's socket and, with ``logs``, the workers'
         logs. It is removed at the end.
-    stages
-        The stages to start a worker for.
-    flower
-        Whether to start Flower on http://127.0.0.1:5555.
+    services
+        What to start: ``redis``, the stages' workers, ``flower`` on http://127.0.0.1:5555.
     logs
         Write each worker's output to a file in ``directory`` instead of the terminal.
     """
@@ -87,30 +89,26 @@ class LocalStack:
         settings: Settings,
         directory: Path,
         *,
-        stages: tuple[Stage, ...] = STAGES,
-        flower: bool = False,
+        services: Collection[str],
         logs: bool = False,
     ) -> None:
         self._settings = settings
         self._directory = directory
+        self._services = services
         self._logs = logs
-        self._own_redis = settings.broker_url is None
-        if self._own_redis:
+        if REDIS in services:
             self._settings = settings.changed(broker_url=socket_broker_url(directory))
-        self._commands: dict[str, list[str]] = {s: worker_command(s) for s in stages}
-        if flower:
-            self._commands["flower"] = ["celery", "-A", "worker.app", "flower"]
-            self._commands["flower"] += ["--address=127.0.0.1", "--port=5555"]
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
         self._restarts = 0
 
     def __enter__(self) -> Self:
         make_private(self._directory)
         try:
-            if self._own_redis:
+            if REDIS in self._services:
                 self._start_redis()
-            for name in self._commands:
-                self._start(name)
+            for name in self._services:
+                if name != REDIS:
+                    self._start(name)
         except BaseException:
             self.stop()
             raise
@@ -137,7 +135,7 @@ class LocalStack:
         for name in dead:
             status = self._processes.pop(name).returncode
             self._restarts += 1
-            if name == "redis" or status == EXIT_MISCONFIGURED or self._restarts > _MOST_RESTARTS:
+            if name == REDIS or status == EXIT_MISCONFIGURED or self._restarts > _MOST_RESTARTS:
                 raise FatalError(self._last_words(name, status))
             self._start(name)
         return dead
@@ -149,7 +147,7 @@ class LocalStack:
         """
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, signal.SIG_IGN)
-        redis_process = self._processes.pop("redis", None)
+        redis_process = self._processes.pop(REDIS, None)
         _terminate(list(self._processes.values()))
         if redis_process is not None:
             _terminate([redis_process])
@@ -160,17 +158,17 @@ class LocalStack:
         command = [str(redis_server()), "--port", "0", "--unixsocket", str(socket)]
         command += ["--unixsocketperm", "700", "--dir", str(self._directory), "--save", ""]
         command += ["--appendonly", "no", "--maxmemory-policy", "noeviction"]
-        self._processes["redis"] = self._spawn("redis", command, quiet=True)
+        process = self._processes[REDIS] = self._spawn(REDIS, command, quiet=True)
         deadline = time.monotonic() + _REDIS_SECONDS
         client = redis.Redis(unix_socket_path=str(socket))
         while not _answers(client):
-            if time.monotonic() > deadline or self._processes["redis"].poll() is not None:
-                raise FatalError(self._last_words("redis", self._processes["redis"].poll()))
+            if time.monotonic() > deadline or process.poll() is not None:
+                raise FatalError(self._last_words(REDIS, process.poll()))
             time.sleep(0.01)
         client.close()
 
     def _start(self, name: str) -> None:
-        executable, *arguments = self._commands[name]
+        executable, *arguments = COMMANDS[name]
         # The scripts beside this Python, whatever the PATH says.
         here = Path(sys.executable).parent / executable
         self._processes[name] = self._spawn(name, [str(here), *arguments], quiet=False)
@@ -189,7 +187,7 @@ class LocalStack:
                 stdout=output,
                 stderr=subprocess.STDOUT if output else None,
                 start_new_session=True,
-                preexec_fn=_die_with_parent,  # noqa: PLW1509 - no threads here yet
+                preexec_fn=_die_with_parent,
             )
 
     def _log(self, name: str) -> Path:
@@ -292,14 +290,11 @@ def _tell(events: TextIO, line: str) -> None:
 
 
 def main() -> None:
-    """Serve ``python -m worker.embedded DIRECTORY STAGE...``."""
-    directory, *names = sys.argv[1:]
-    stages = tuple(stage for stage in STAGES if stage in names)
-    settings = get_settings()
-    use_settings(settings)
+    """Serve ``python -m worker.embedded DIRECTORY SERVICE...``."""
+    directory, *services = sys.argv[1:]
     try:
         with stopping_on_signals(), contextlib.suppress(KeyboardInterrupt):
-            stack = LocalStack(settings, Path(directory), stages=stages, logs=True)
+            stack = LocalStack(get_settings(), Path(directory), services=services, logs=True)
             serve_until_closed(stack, sys.stdin, sys.stdout)
     except FatalError as error:
         _tell(sys.stdout, "failed " + str(error).replace("\n", "\t"))

@@ -33,10 +33,11 @@ def natural_key(path: str, member: str) -> str:
     str
         For example ``apStar-r6-2M00452143+1634446/apVisit-r6-6561-56587-131``.
     """
-    return f"{_stem(path)}/{_stem(member)}"
+    return f"{stem(path)}/{stem(member)}"
 
 
-def _stem(name: str) -> str:
+def stem(name: str) -> str:
+    """The name of a FITS file without its folder and endings."""
     return PurePosixPath(name).name.removesuffix(".gz").removesuffix(".fits")
 
 

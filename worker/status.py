@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import Any
 
 import redis
 from sqlalchemy import func, select
@@ -29,8 +29,8 @@ def _queues(settings: Settings) -> dict[str, Any]:
     client = broker_client(settings)
     try:
         names = [queue for queues in QUEUES.values() for queue in queues]
-        depths = {name: cast(int, client.llen(name)) for name in names}
-        return depths | {"taken, not acknowledged": cast(int, client.hlen("unacked"))}
+        depths = {name: client.llen(name) for name in names}
+        return depths | {"taken, not acknowledged": client.hlen("unacked")}
     except (redis.ConnectionError, redis.TimeoutError):
         return {"redis": "does not answer; is a stack up?"}
     finally:
@@ -41,8 +41,10 @@ def _jobs(settings: Settings) -> dict[str, Any]:
     engine = open_database(settings.database_url)
     try:
         with engine.connect() as connection:
-            states = connection.execute(select(Job.state, func.count()).group_by(Job.state))
-            jobs: dict[str, Any] = {state: count for state, count in states}
+            states = connection.execute(
+                select(Job.state, func.count().label("number")).group_by(Job.state)
+            )
+            jobs: dict[str, Any] = {row.state: row.number for row in states}
             unlabelled = select(func.count()).where(AstroNN.flag_no_result)
             return jobs | {"without labels": connection.scalar(unlabelled)}
     except OperationalError:
@@ -56,4 +58,4 @@ def _workers() -> dict[str, Any]:
         answers = app.control.inspect(timeout=_WORKERS_SECONDS).ping() or {}
     except (app.connection_for_read().connection_errors, OSError):
         return {}
-    return {name: "answers" for name in sorted(answers)}
+    return dict.fromkeys(sorted(answers), "answers")

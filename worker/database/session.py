@@ -7,14 +7,17 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from alembic import command
-from alembic.config import Config
-from alembic.util import CommandError
 from sqlalchemy import Connection, Engine, create_engine, event, make_url
-from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
+from sqlalchemy.exc import (
+    ArgumentError,
+    InterfaceError,
+    NoSuchModuleError,
+    OperationalError,
+    SQLAlchemyError,
+)
 from sqlalchemy.orm import Session
 
-from worker.errors import FatalError
+from worker.errors import FatalError, TransientError
 
 _SQLITE_BUSY_SECONDS = 30
 
@@ -69,6 +72,11 @@ def upgrade(engine: Engine) -> None:
     FatalError
         The database cannot be opened, or is of a newer version of this software.
     """
+    # Only the commands that make tables pay for importing Alembic, not every worker.
+    from alembic import command
+    from alembic.config import Config
+    from alembic.util import CommandError
+
     config = Config()
     config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
     try:
@@ -101,6 +109,15 @@ def opened(url: str) -> Iterator[Engine]:
 
 @contextmanager
 def transaction(engine: Engine) -> Iterator[Session]:
-    """A session for writing, committed at the end, or rolled back when it raises."""
-    with Session(engine.execution_options(writes=True)) as session, session.begin():
-        yield session
+    """A session for writing, committed at the end, or rolled back when it raises.
+
+    Raises
+    ------
+    TransientError
+        The database is away, or another writer held it too long.
+    """
+    try:
+        with Session(engine.execution_options(writes=True)) as session, session.begin():
+            yield session
+    except (OperationalError, InterfaceError) as error:
+        raise TransientError(f"The database does not answer: {error.orig}.") from error

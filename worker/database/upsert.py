@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from sqlalchemy.dialects import postgresql, sqlite
@@ -12,6 +12,12 @@ from worker.database.tables import Base
 
 #: SQLite takes 32,766 parameters a statement; a result row has about a hundred.
 _PARAMETERS_AT_ONCE = 30_000
+
+#: The two dialects' INSERT have the same methods, but no common type.
+_INSERTS: dict[str, Callable[[type[Base]], Any]] = {
+    "sqlite": sqlite.insert,
+    "postgresql": postgresql.insert,
+}
 
 
 def upsert(
@@ -36,7 +42,7 @@ def upsert(
     """
     if not rows:
         return
-    insert = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}[_dialect(session)]
+    insert = _INSERTS[session.get_bind().dialect.name]
     at_once = max(1, _PARAMETERS_AT_ONCE // len(rows[0]))
     changing = [name for name in rows[0] if name not in {*key, *keep}]
     for first in range(0, len(rows), at_once):
@@ -46,7 +52,3 @@ def upsert(
             session.execute(statement.on_conflict_do_update(index_elements=list(key), set_=updates))
         else:
             session.execute(statement.on_conflict_do_nothing(index_elements=list(key)))
-
-
-def _dialect(session: Session) -> str:
-    return session.get_bind().dialect.name

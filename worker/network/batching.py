@@ -114,7 +114,7 @@ class MicroBatcher:
     def _serve(self, batch: list[_Request]) -> None:
         try:
             outcomes = self._run_batch(batch)
-        except Exception as error:  # whatever it is, it belongs to the spectra of this batch
+        except Exception as error:  # noqa: BLE001 - whatever it is, these spectra get to know
             if len(batch) == 1:
                 batch[0].outcome.set_exception(error)
                 return

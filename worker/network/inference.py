@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import logging
 from concurrent.futures import Future
-from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
 
 from worker.errors import FatalError, TransientError
+from worker.labels import LABEL_NAMES
 from worker.messages import (
     Failure,
     InferSpectra,
@@ -17,12 +20,7 @@ from worker.messages import (
 )
 from worker.network.batching import InferredSpectrum, MicroBatcher
 from worker.network.checkpoint import read_checkpoint, weights_sha256
-from worker.results.record import unusable_label
 from worker.settings import Settings
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
 
 logger = logging.getLogger(__name__)
 
@@ -106,7 +104,7 @@ def _outcome(
         logger.warning("action=infer spectrum=%d: %r", spectrum.spectrum, error)
         return _failure(spectrum, f"The network failed on {spectrum.natural_key}: {error!r}.")
     labels, e_labels = inferred.raw_labels.tolist(), inferred.raw_e_labels.tolist()
-    if (name := unusable_label(labels, e_labels)) is not None:
+    if (name := _unusable_label(inferred)) is not None:
         return _failure(spectrum, f"The network gave no finite {name} for {spectrum.natural_key}.")
     return SpectrumLabels(
         job=spectrum.job,
@@ -116,6 +114,12 @@ def _outcome(
         t_elapsed=load_seconds + inferred.seconds,
         t_overhead=load_seconds,
     )
+
+
+def _unusable_label(inferred: InferredSpectrum) -> str | None:
+    """The first label whose value or uncertainty is not finite, if there is one."""
+    finite = np.isfinite(inferred.raw_labels) & np.isfinite(inferred.raw_e_labels)
+    return None if finite.all() else LABEL_NAMES[int(np.argmin(finite))]
 
 
 def _failure(spectrum: SpectrumReference, reason: str) -> Failure:

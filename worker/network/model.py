@@ -28,6 +28,7 @@ _KERNEL = 8
 _POOL = 4
 #: 'same' padding of an even kernel: three pixels left, four right.
 _PADDING = ((_KERNEL - 1) // 2, _KERNEL // 2)
+_CONVOLVED = (_FILTERS[0], N_PIXELS)
 N_POOLED = N_PIXELS // _POOL * _FILTERS[1]
 
 #: A dropout site's name, and what comes to it, to what leaves it.
@@ -145,7 +146,7 @@ class ApogeeBCNNCensored(nn.Module):
         With the shared part of one spectrum and a ``dropout`` that multiplies by masks of
         ``passes`` rows, each row of the result is a pass.
         """
-        convolved = dropout("conv1", shared.convolved.flatten(1)).unflatten(1, (_FILTERS[0], -1))
+        convolved = dropout("conv1", shared.convolved.flatten(1)).reshape(-1, *_CONVOLVED)
         convolved = functional.relu(self.conv2(functional.pad(convolved, _PADDING)))
         # Position-major, as the Keras network that this port follows flattens it.
         pooled = functional.max_pool1d(convolved, _POOL).transpose(1, 2).flatten(1)

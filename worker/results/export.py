@@ -197,14 +197,20 @@ def _write_fits(table: Table, path: Path) -> None:
     """FITS has ASCII alone: a reason may quote a file name that is more."""
     plain = table.copy(copy_data=False)
     for name in plain.colnames:
+        plain[name].unit = None
         if plain[name].dtype.kind == "U":
             plain[name] = [text.encode("ascii", "backslashreplace") for text in plain[name]]
-            plain[name].description = table[name].description
     flags = plain.meta.pop("result_flags")
     hdu = fits.table_to_hdu(plain)
     hdu.name = "ASTRONN"
     for number, name in enumerate(plain.colnames, start=1):
-        hdu.header[f"TCOMM{number}"] = table[name].description
+        unit, description = table[name].unit, table[name].description
+        # FITS knows no "dex": readers warn of each such column, so the comment says it.
+        if unit == "dex":
+            description += " [dex]"
+        elif unit is not None:
+            hdu.header[f"TUNIT{number}"] = unit.to_string("fits")
+        hdu.header[f"TCOMM{number}"] = description
     for bit, meaning in flags.items():
         hdu.header["COMMENT"] = f"result_flags {bit}: {meaning}"
     fits.HDUList([fits.PrimaryHDU(), hdu]).writeto(path)

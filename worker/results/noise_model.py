@@ -80,7 +80,7 @@ def _parse(path: Path, content: bytes) -> Mapping[str, Any]:
         raise FatalError(f"The corrections {path.name} are no .pkl, .json or .toml file.")
     try:
         factors = readers[path.suffix](content)
-    except _Refused as error:
+    except _RefusedError as error:
         raise FatalError(
             f"The corrections {path.name} are refused: the pickle asks for {error}, which no "
             "corrections file needs. Nothing of it was run."
@@ -105,7 +105,7 @@ def _pair(path: Path, factors: Mapping[str, Any], *names: str) -> tuple[float, f
     return pair
 
 
-class _Refused(Exception):
+class _RefusedError(Exception):
     """The pickle asks for a name that is not on the list."""
 
 
@@ -130,12 +130,12 @@ class _Unpickler(pickle.Unpickler):
         try:
             return _numpy_names()[module, name]
         except KeyError:
-            raise _Refused(f"{module}.{name}") from None
+            raise _RefusedError(f"{module}.{name}") from None
 
     def persistent_load(self, pid: Any) -> Any:
-        raise _Refused(f"a persistent object {pid!r}")
+        raise _RefusedError(f"a persistent object {pid!r}")
 
 
 def _read_pickle(content: bytes) -> Any:
-    corrections, _meta = _Unpickler(io.BytesIO(content)).load()  # noqa: S301 - exact allow-list
+    corrections, _meta = _Unpickler(io.BytesIO(content)).load()
     return corrections

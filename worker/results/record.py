@@ -19,7 +19,6 @@ from worker.database.tables import (
     now,
 )
 from worker.database.upsert import upsert
-from worker.labels import LABEL_NAMES
 from worker.messages import Failure, RecordLabels
 from worker.results.flags import ResultFlag, flag_uncertain
 from worker.results.noise_model import NoiseModel
@@ -108,9 +107,3 @@ def _open_jobs(session: Session, pks: Iterable[int]) -> list[tuple[Job, int | No
         .with_for_update(of=Job)
     )
     return [(job, source_pk) for job, source_pk in session.execute(statement)]
-
-
-def unusable_label(labels: Sequence[float], e_labels: Sequence[float]) -> str | None:
-    """The name of the first label whose value or uncertainty is not finite, if there is one."""
-    finite = np.isfinite(labels) & np.isfinite(e_labels)
-    return None if finite.all() else LABEL_NAMES[int(np.argmin(finite))]

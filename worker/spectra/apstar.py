@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import gzip
 import io
-import os
 import warnings
 import zlib
 from collections.abc import Iterator, Sequence
@@ -150,7 +149,7 @@ def _coadd_mask(mask: NDArray[Any], kind: str) -> NDArray[Any]:
     has_or_mask = mask.dtype.itemsize == 2 and len(mask) > _VISITS_FROM_ROW
     if kind == "and" and has_or_mask:
         return np.asarray(np.bitwise_and.reduce(mask[_VISITS_FROM_ROW:], axis=0))
-    return mask[0]
+    return np.asarray(mask[0])
 
 
 def _spectrum(flux: NDArray[Any], error: NDArray[Any], mask: NDArray[Any]) -> Spectrum:
@@ -196,7 +195,8 @@ def _source(path: Path) -> tuple[Path | io.BytesIO, int]:
             raise SpectrumError(f"{path.name} is empty.")
         if start[:2] == b"\x1f\x8b":
             content = _unpack(path)
-            start, source, size = content[:10], io.BytesIO(content), len(content)
+            source: Path | io.BytesIO = io.BytesIO(content)
+            start, size = content[:10], len(content)
         else:
             source, size = path, path.stat().st_size
     except (OSError, EOFError, zlib.error) as error:
@@ -289,7 +289,7 @@ def _integer(header: fits.Header, key: str) -> int | None:
 def file_version(path: Path) -> str:
     """Size and modification time: what changes when a reduction rewrites a file."""
     try:
-        stat = os.stat(path)
+        status = path.stat()
     except OSError:
         return "absent"
-    return f"{stat.st_size}-{stat.st_mtime_ns}"
+    return f"{status.st_size}-{status.st_mtime_ns}"

@@ -136,7 +136,7 @@ def _chips_where(per_chip: list[NDArray[np.bool_]], n_spectra: int) -> list[tupl
 
 @lru_cache(maxsize=1)
 def continuum_pixels() -> NDArray[np.bool_]:
-    """astroNN's DR17 continuum pixels, ``(7514,)``.
+    """AstroNN's DR17 continuum pixels, ``(7514,)``.
 
     Read from astroNN's data folder without importing astroNN, whose import takes seconds and
     brings matplotlib along.

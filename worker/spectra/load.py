@@ -18,7 +18,6 @@ from worker.spectra.apstar import Spectrum, read_spectra
 from worker.spectra.continuum import blank_chips, lost_chips, normalise, uncertainties
 from worker.spectra.pixels import N_PIXELS
 
-
 logger = logging.getLogger(__name__)
 
 
@@ -88,7 +87,7 @@ def _load_file(
         rows = read_spectra(resolve_inside(data_root, path), members, coadd_mask=coadd_mask)
     except SpectrumError as error:
         return [error] * len(members)
-    except Exception as error:  # noqa: BLE001 - one file's surprise must not cost its neighbours
+    except Exception as error:
         logger.exception("action=load file=%s: unexpected error", path)
         return [SpectrumError(f"{Path(path).name} cannot be read ({error!r}).")] * len(members)
     read = [row for row in rows if isinstance(row, Spectrum)]

@@ -9,11 +9,10 @@ from functools import wraps
 from typing import Any, TypeVar
 
 from celery.exceptions import Reject
-from sqlalchemy.exc import InterfaceError, OperationalError
 
-from worker.app import app
+from worker.app import app, publish
 from worker.errors import FatalError, TransientError
-from worker.messages import Message
+from worker.messages import InferSpectra, LoadSpectra, Message, NoResult
 
 logger = logging.getLogger(__name__)
 
@@ -27,25 +26,33 @@ def task(name: str, message_type: type[_M]) -> Callable[[Callable[[_M], None]], 
     """Make a Celery task of a function that takes a message.
 
     The task takes the message's JSON. What is away for now is tried again without end: a
-    job's row is promised, not that it comes before the database does.
+    job's row is promised, not that it comes before the database does. A surprise ends the
+    message's spectra as rows without labels, so that they do not wait for ever.
     """
 
     def register(function: Callable[[_M], None]) -> Any:
         @wraps(function)
         def run(self: Any, message: dict[str, Any]) -> None:
+            parsed = message_type.model_validate(message)
             try:
-                function(message_type.model_validate(message))
+                function(parsed)
             except FatalError as error:
                 logger.critical("action=%s: this worker stops: %s", name, error)
                 self.app.control.shutdown(destination=[self.request.hostname])
                 raise Reject(str(error), requeue=True) from error
-            except (TransientError, OperationalError, InterfaceError) as error:
+            except TransientError as error:
                 raise self.retry(exc=error, countdown=_countdown(self.request.retries)) from error
             except MemoryError as error:
                 # Celery never acknowledges a task that ends in MemoryError itself.
                 raise self.retry(
                     exc=RuntimeError("out of memory"), countdown=_LONGEST_COUNTDOWN
                 ) from error
+
+            except Exception as error:
+                if not isinstance(parsed, LoadSpectra | InferSpectra):
+                    raise
+                logger.exception("action=%s: unexpected error", name)
+                publish(NoResult.of(parsed.spectra, f"The {name} stage failed: {error!r}."))
 
         return app.task(run, name=name, bind=True, max_retries=None)
 

@@ -6,11 +6,11 @@ import logging
 import threading
 
 from worker.app import publish
+from worker.arrays import array_store
 from worker.messages import InferSpectra
 from worker.network.inference import Inference
 from worker.settings import get_settings
 from worker.stages.adapter import task
-from worker.stages.load import array_store
 
 logger = logging.getLogger(__name__)
 
@@ -20,7 +20,7 @@ _inference: Inference | None = None
 
 def open_inference() -> Inference:
     """This process's network, loaded on first use; the pool's threads share it."""
-    global _inference  # noqa: PLW0603 - one network per process, whichever thread comes first
+    global _inference
     with _lock:
         if _inference is None:
             _inference = Inference(get_settings())

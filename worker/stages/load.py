@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import logging
-from functools import lru_cache
 
 from worker.app import publish
-from worker.arrays import ArrayStore
+from worker.arrays import array_store
 from worker.messages import LoadSpectra, NoResult
 from worker.settings import get_settings
 from worker.spectra.load import load_spectra
@@ -26,13 +25,6 @@ def load(message: LoadSpectra) -> None:
     if loaded.spectra:
         array_store().put(message.array_key, loaded.flux)
         publish(message.loaded(loaded.spectra, loaded.seconds))
-
-
-@lru_cache(maxsize=1)
-def array_store() -> ArrayStore:
-    """This process's connection to the array store."""
-    settings = get_settings()
-    return ArrayStore(settings.arrays, settings.array_ttl)
 
 
 load_task = task("load", LoadSpectra)(load)

@@ -16,10 +16,10 @@ depends_on = None
 
 # A migration is history: it says what the columns were called then, whatever
 # ``worker.labels`` says today.
-LABELS = (
-    "teff logg c_h c_1_h n_h o_h na_h mg_h al_h si_h p_h s_h k_h ca_h ti_h ti_2_h v_h cr_h "
-    "mn_h fe_h co_h ni_h"
-).split()
+LABELS = """
+    teff logg c_h c_1_h n_h o_h na_h mg_h al_h si_h p_h s_h k_h ca_h ti_h ti_2_h v_h cr_h mn_h fe_h
+    co_h ni_h
+"""
 
 
 def _key() -> sa.types.TypeEngine[int]:
@@ -110,7 +110,7 @@ def upgrade() -> None:
         *(
             sa.Column(prefix + label, sa.Double())
             for prefix in ("", "e_", "raw_", "raw_e_")
-            for label in LABELS
+            for label in LABELS.split()
         ),
         sa.PrimaryKeyConstraint("task_pk", name="pk_astronn"),
         sa.ForeignKeyConstraint(["task_pk"], ["job.pk"], name="fk_astronn_task_pk_job"),
