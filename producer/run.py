@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -160,8 +161,11 @@ def _stack(settings: Settings) -> Iterator[StackChild]:
     else:
         services = [*_stages_without_workers()]
     use_settings(settings)
-    with StackChild(settings, directory, services) as stack:
-        yield stack
+    try:
+        with StackChild(settings, directory, services) as stack:
+            yield stack
+    finally:
+        shutil.rmtree(directory, ignore_errors=True)  # where the child could not even start
 
 
 def _stages_without_workers() -> tuple[Stage, ...]:

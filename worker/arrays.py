@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from enum import Enum
 from functools import lru_cache
 from typing import cast
 
@@ -16,6 +17,16 @@ from worker.settings import get_settings
 from worker.spectra.pixels import N_PIXELS
 
 _FLOAT32 = np.dtype("<f4")
+
+
+_FINISHED = b"finished"
+
+
+class Absent(Enum):
+    """Why there is no flux under a key: it is gone, or it has served."""
+
+    GONE = "gone"
+    FINISHED = "finished"
 
 
 class ArrayStore:
@@ -35,18 +46,24 @@ class ArrayStore:
         with _reachable():
             self._redis.set(key, flux.astype(_FLOAT32, copy=False).tobytes(), ex=self._ttl)
 
-    def get(self, key: str, n_spectra: int) -> NDArray[np.float32] | None:
-        """The flux under a key, ``(n_spectra, 7514)``; None where it is gone or another size."""
+    def get(self, key: str, n_spectra: int) -> NDArray[np.float32] | Absent:
+        """The flux under a key, ``(n_spectra, 7514)``, or why there is none."""
         with _reachable():
             content = cast(bytes | None, self._redis.get(key))
+        if content == _FINISHED:
+            return Absent.FINISHED
         if content is None or len(content) != n_spectra * N_PIXELS * _FLOAT32.itemsize:
-            return None
+            return Absent.GONE
         return np.frombuffer(content, dtype=_FLOAT32).reshape(n_spectra, N_PIXELS)
 
-    def delete(self, key: str) -> None:
-        """Forget a key whose spectra have their labels."""
+    def finish(self, key: str) -> None:
+        """Free the memory of a key whose spectra have their labels.
+
+        A mark stays in its place: a message that is delivered once more then ends there. Were
+        the key gone, each such message would have its spectra loaded again.
+        """
         with _reachable():
-            self._redis.delete(key)
+            self._redis.set(key, _FINISHED, ex=self._ttl)
 
 
 @lru_cache(maxsize=1)

@@ -6,7 +6,7 @@ import logging
 import threading
 
 from worker.app import publish
-from worker.arrays import array_store
+from worker.arrays import Absent, array_store
 from worker.messages import InferSpectra
 from worker.network.inference import Inference
 from worker.settings import get_settings
@@ -30,7 +30,10 @@ def open_inference() -> Inference:
 def infer(message: InferSpectra) -> None:
     """Infer the labels of a message's spectra, then ask for them to be recorded."""
     flux = array_store().get(message.array, len(message.spectra))
-    if flux is None:
+    if flux is Absent.FINISHED:
+        logger.info("action=infer array=%s: delivered again, its labels are sent", message.array)
+        return
+    if flux is Absent.GONE:
         logger.warning("action=infer array=%s: gone, spectra are loaded again", message.array)
         publish(message.reload())
         return
@@ -39,7 +42,7 @@ def infer(message: InferSpectra) -> None:
         publish(labels)
     if failed.failures:
         publish(failed)
-    array_store().delete(message.array)
+    array_store().finish(message.array)
 
 
 infer_task = task("infer", InferSpectra)(infer)

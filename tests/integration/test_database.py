@@ -1,0 +1,223 @@
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from sqlalchemy import Engine, func, select
+from sqlalchemy.exc import IntegrityError
+
+from producer.register import Registered, register
+from producer.sources import CatalogueEntry
+from worker.database.session import opened, transaction, upgrade
+from worker.database.tables import AstroNN, Base, Job, JobState, Kind, Source, Spectrum
+from worker.errors import FatalError, TransientError
+from worker.labels import LABEL_NAMES
+from worker.messages import Failure, RecordLabels, SpectrumLabels
+from worker.results.flags import ResultFlag
+from worker.results.noise_model import NoiseModel, identity
+from worker.results.record import record_failures, record_labels
+
+N_LABELS = len(LABEL_NAMES)
+
+
+@pytest.fixture
+def engine(database_url: str) -> Iterator[Engine]:
+    with opened(database_url) as engine:
+        yield engine
+
+
+def entries(number: int, version: str = "1-1") -> list[CatalogueEntry]:
+    return [
+        CatalogueEntry(
+            kind=Kind.COADD,
+            path=f"folder/apStar-r6-star{n}.fits",
+            member="coadd",
+            natural_key=f"apStar-r6-star{n}/coadd",
+            file_version=version,
+            obj=f"star{n}",
+        )
+        for n in range(number)
+    ]
+
+
+def registered(engine: Engine, number: int, *, tag: str = "", version: str = "1-1") -> Registered:
+    with transaction(engine) as session:
+        return register(session, entries(number, version), weights="w", tag=tag, lane="bulk")
+
+
+def labels_of(jobs: list[int], value: float = 1.0) -> RecordLabels:
+    results = tuple(
+        SpectrumLabels(
+            job=job,
+            spectrum=job,
+            raw_labels=tuple(value + job + n for n in range(N_LABELS)),
+            raw_e_labels=tuple(0.01 * (n + 1) for n in range(N_LABELS)),
+            t_elapsed=0.5,
+            t_overhead=0.1,
+        )
+        for job in jobs
+    )
+    return RecordLabels(weights="w", mc_samples=100, seed=0, results=results)
+
+
+def count(engine: Engine, model: type[Base]) -> int:
+    with engine.connect() as connection:
+        return connection.scalar(select(func.count()).select_from(model)) or 0
+
+
+def test_migrations_make_exactly_the_models(engine: Engine) -> None:
+    with engine.connect() as connection:
+        context = MigrationContext.configure(connection, opts={"compare_type": True})
+        assert compare_metadata(context, Base.metadata) == []
+
+
+def test_upgrading_twice_changes_nothing(engine: Engine) -> None:
+    registered(engine, 1)
+    upgrade(engine)
+    assert count(engine, Spectrum) == 1
+
+
+def test_a_database_of_a_newer_version_is_refused(engine: Engine) -> None:
+    with engine.execution_options(writes=True).begin() as connection:
+        connection.exec_driver_sql("UPDATE alembic_version SET version_num = '9999'")
+    with pytest.raises(FatalError, match="newer"):
+        upgrade(engine)
+
+
+def test_registering_twice_adds_nothing(engine: Engine) -> None:
+    first, second = registered(engine, 1200), registered(engine, 1200)
+    assert first == second
+    assert len(set(first.jobs)) == 1200
+    assert [count(engine, model) for model in (Source, Spectrum, Job)] == [1200] * 3
+
+
+def test_jobs_come_back_in_the_order_of_the_spectra(engine: Engine) -> None:
+    jobs = registered(engine, 700).jobs
+    with transaction(engine) as session:
+        reverse = register(session, entries(700)[::-1], weights="w", tag="", lane="bulk")
+    assert reverse.jobs == jobs[::-1]
+
+
+def test_another_tag_opens_another_job(engine: Engine) -> None:
+    assert set(registered(engine, 3).jobs).isdisjoint(registered(engine, 3, tag="b").jobs)
+    assert count(engine, Spectrum) == 3
+
+
+def test_a_job_that_is_done_opens_again_only_when_its_file_is_rewritten(engine: Engine) -> None:
+    jobs = registered(engine, 2).jobs
+    with transaction(engine) as session:
+        record_labels(session, labels_of(jobs), identity())
+    assert registered(engine, 2).open_jobs == []
+    assert registered(engine, 2, version="2-2").open_jobs == jobs
+    with transaction(engine) as session:
+        record_labels(session, labels_of(jobs, value=7.0), identity())
+    with transaction(engine) as session:
+        rows = session.scalars(select(AstroNN).order_by(AstroNN.task_pk)).all()
+        assert [row.raw_teff for row in rows] == [7.0 + job for job in jobs]
+        assert all(row.created < row.modified for row in rows)
+
+
+def test_labels_become_one_row_with_noise_model_and_provenance(engine: Engine) -> None:
+    (job,) = registered(engine, 1).jobs
+    model = NoiseModel(np.full(N_LABELS, 2.0), np.arange(N_LABELS) * 0.5, "abc")
+    with transaction(engine) as session:
+        assert record_labels(session, labels_of([job]), model) == 1
+    with transaction(engine) as session:
+        row = session.scalars(select(AstroNN)).one()
+        for n, name in enumerate(LABEL_NAMES):
+            assert getattr(row, name) == getattr(row, f"raw_{name}") == 1.0 + job + n
+            assert getattr(row, f"raw_e_{name}") == 0.01 * (n + 1)
+            assert getattr(row, f"e_{name}") == 2.0 * 0.01 * (n + 1) + 0.5 * n
+        assert (row.corrections_sha256, row.mc_samples, row.seed) == ("abc", 100, 0)
+        assert row.source_pk is not None
+        assert session.get_one(Job, job).state == JobState.DONE
+
+
+@pytest.mark.parametrize("times", [1, 2, 5])
+def test_a_message_delivered_again_gives_one_row(engine: Engine, times: int) -> None:
+    jobs = registered(engine, 40).jobs
+    finished = []
+    for _ in range(times):
+        with transaction(engine) as session:
+            finished.append(record_labels(session, labels_of(jobs), identity()))
+    assert finished == [40] + [0] * (times - 1)
+    assert count(engine, AstroNN) == 40
+
+
+def test_a_late_failure_does_not_replace_labels(engine: Engine) -> None:
+    (job,) = registered(engine, 1).jobs
+    with transaction(engine) as session:
+        record_labels(session, labels_of([job]), identity())
+        record_failures(session, [Failure(job=job, spectrum=1, reason="came too late")])
+    with transaction(engine) as session:
+        row = session.scalars(select(AstroNN)).one()
+        assert not row.flag_no_result
+        assert row.no_result_reason is None
+
+
+def test_a_failure_becomes_a_row_without_labels(engine: Engine) -> None:
+    (job,) = registered(engine, 1).jobs
+    reason = "apStar-é\0.fits is empty."
+    with transaction(engine) as session:
+        record_failures(session, [Failure(job=job, spectrum=1, reason=reason)])
+    with transaction(engine) as session:
+        row = session.scalars(select(AstroNN)).one()
+        assert row.result_flags == ResultFlag.NO_RESULT
+        assert row.no_result_reason == "apStar-é\N{REPLACEMENT CHARACTER}.fits is empty."
+        assert all(getattr(row, name) is None for name in LABEL_NAMES)
+
+
+def test_results_of_unknown_jobs_are_left_out(engine: Engine) -> None:
+    with transaction(engine) as session:
+        assert record_labels(session, labels_of([12345]), identity()) == 0
+
+
+def test_two_recorders_of_the_same_jobs_write_one_row_each(engine: Engine) -> None:
+    jobs = registered(engine, 200).jobs
+    finished: list[int] = []
+
+    def record() -> None:
+        for first in range(0, 200, 10):
+            with transaction(engine) as session:
+                message = labels_of(jobs[first : first + 10])
+                finished.append(record_labels(session, message, identity()))
+
+    threads = [threading.Thread(target=record) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sum(finished) == count(engine, AstroNN) == 200
+
+
+def test_a_transaction_that_raises_leaves_nothing(engine: Engine) -> None:
+    def fail_in_the_middle() -> None:
+        with transaction(engine) as session:
+            register(session, entries(5), weights="w", tag="", lane="bulk")
+            raise ValueError
+
+    with pytest.raises(ValueError):  # noqa: PT011 - the very one
+        fail_in_the_middle()
+    assert count(engine, Spectrum) == 0
+
+
+def test_the_database_refuses_a_second_row_for_a_job(engine: Engine) -> None:
+    (job,) = registered(engine, 1).jobs
+    with transaction(engine) as session:
+        record_failures(session, [Failure(job=job, spectrum=1, reason="x")])
+    with pytest.raises(IntegrityError), transaction(engine) as session:
+        session.execute(
+            AstroNN.__table__.insert().from_select(
+                [column.key for column in AstroNN.__table__.columns], select(AstroNN.__table__)
+            )
+        )
+
+
+def test_a_database_that_is_away_is_transient(postgres_url: str) -> None:
+    with opened(postgres_url) as engine:
+        with pytest.raises(TransientError), transaction(engine) as session:
+            session.connection().exec_driver_sql("SELECT pg_terminate_backend(pg_backend_pid())")
