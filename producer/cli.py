@@ -106,7 +106,7 @@ def run(
     check_output(out)
     settings = settings_with(model, corrections)
     plan = Plan.make(paths, settings, wanted=kind.value, tag=tag)
-    with stopping_on_signals(), opened(settings.database_url) as engine:
+    with _telling_interruption(), opened(settings.database_url) as engine:
         registered = register_files(engine, plan, _reading)
         started = time.perf_counter()
         if registered.open_jobs:
@@ -241,8 +241,16 @@ def main() -> None:
         _fail(error, 2)
     except StreamError as error:
         _fail(error, 1)
-    except KeyboardInterrupt:
-        _fail("interrupted; the same command goes on where it stopped.", 130)
+
+
+@contextmanager
+def _telling_interruption() -> Iterator[None]:
+    """Say how to go on after Ctrl-C; the command line's own handler would end without a word."""
+    with stopping_on_signals():
+        try:
+            yield
+        except KeyboardInterrupt:
+            _fail("interrupted; the same command goes on where it stopped.", 130)
 
 
 def _fail(error: object, status: int) -> None:

@@ -218,6 +218,9 @@ def test_the_database_refuses_a_second_row_for_a_job(engine: Engine) -> None:
 
 
 def test_a_database_that_is_away_is_transient(postgres_url: str) -> None:
-    with opened(postgres_url) as engine:
-        with pytest.raises(TransientError), transaction(engine) as session:
-            session.connection().exec_driver_sql("SELECT pg_terminate_backend(pg_backend_pid())")
+    with (
+        opened(postgres_url) as engine,
+        pytest.raises(TransientError),
+        transaction(engine) as session,
+    ):
+        session.connection().exec_driver_sql("SELECT pg_terminate_backend(pg_backend_pid())")

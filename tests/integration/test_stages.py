@@ -72,7 +72,7 @@ class Stream:
         )
 
     def drain(self, times: int = 1) -> int:
-        """Serve every queue until all are empty, each message ``times`` over; how many there were."""
+        """Serve all queues until they are empty, each message ``times`` over."""
         served = 0
         while taken := next(filter(None, map(self.take, self._queues())), None):
             message_type, function = STAGES[taken[0]]
@@ -208,7 +208,7 @@ def test_flux_frees_its_memory_once_it_is_used(stream: Stream) -> None:
 def test_a_live_lane_stays_live_through_the_stages(stream: Stream) -> None:
     stream.send(lane="live")
     assert stream.client.llen("load.live") == 2
-    task, body = stream.take("load.live") or ("", {})
+    _, body = stream.take("load.live") or ("", {})
     load_stage.load(LoadSpectra.model_validate(body))
     assert stream.client.llen("infer.live") == 1
     assert stream.client.llen("infer.bulk") == 0
@@ -233,7 +233,7 @@ def test_dispatching_again_leaves_done_jobs_alone(stream: Stream) -> None:
 
 
 def test_a_broker_that_fails_leaves_the_jobs_waiting(stream: Stream) -> None:
-    def fail(message: LoadSpectra) -> None:
+    def fail(_message: LoadSpectra) -> None:
         raise TransientError("away")
 
     with pytest.raises(TransientError):
