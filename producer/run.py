@@ -26,7 +26,7 @@ from worker.network.checkpoint import weights_sha256
 from worker.results.export import read_table
 from worker.results.noise_model import read_noise_model
 from worker.results.record import record_failures
-from worker.settings import Settings, socket_broker_url, use_settings
+from worker.settings import Settings, socket_broker_url, socket_folder, use_settings
 
 #: How often the ledger is asked what is done, and how much of it at a time.
 _POLL_SECONDS = 0.1
@@ -154,7 +154,7 @@ def run_stream(engine: Engine, plan: Plan, jobs: list[int], finished: Finished) 
 @contextmanager
 def _stack(settings: Settings) -> Iterator[StackChild]:
     """The workers that are not there yet, and a redis-server where none is configured."""
-    directory = Path(tempfile.mkdtemp(prefix="astronn-stream-"))
+    directory = Path(tempfile.mkdtemp(prefix="astronn-stream-", dir=socket_folder()))
     if settings.broker_url is None:
         settings = settings.changed(broker_url=socket_broker_url(directory))
         services = [REDIS, *STAGES]

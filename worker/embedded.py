@@ -174,7 +174,9 @@ class LocalStack:
         self._processes[name] = self._spawn(name, [str(here), *arguments], quiet=False)
 
     def _spawn(self, name: str, command: list[str], *, quiet: bool) -> subprocess.Popen[bytes]:
-        environment = {**os.environ, **self._settings.environment()}
+        # What a killed worker leaves in its folder for temporary files goes with ours.
+        temporary = {"TMPDIR": str(self._directory)}
+        environment = {**os.environ, **self._settings.environment(), **temporary}
         # Each process in a session of its own: Ctrl-C is for the one that looks after them.
         with contextlib.ExitStack() as files:
             output = (

@@ -17,6 +17,8 @@ from worker.errors import FatalError
 
 PREFIX = "ASTRONN_STREAM_"
 _SQLITE = "sqlite:///"
+#: A socket's path has some 100 characters, of which our own names below the folder take half.
+_LONGEST_SOCKET_FOLDER = 50
 
 
 class Settings(BaseSettings):
@@ -71,10 +73,10 @@ class Settings(BaseSettings):
         """Where ``up`` keeps the socket of its embedded redis-server.
 
         It depends on the user and the database alone, so that ``enqueue`` and ``status`` in
-        another terminal find it. Unix sockets want a short path.
+        another terminal find it.
         """
         database = hashlib.blake2b(self.database_url.encode(), digest_size=6).hexdigest()
-        return Path(tempfile.gettempdir()) / f"astronn-stream-{os.getuid()}-{database}"
+        return socket_folder() / f"astronn-stream-{os.getuid()}-{database}"
 
     @property
     def loaders(self) -> int:
@@ -93,6 +95,12 @@ class Settings(BaseSettings):
             for name, value in self.model_dump().items()
             if value is not None
         }
+
+
+def socket_folder() -> Path:
+    """The folder for temporary files, or /tmp where its path is too long for a unix socket's."""
+    folder = Path(tempfile.gettempdir())
+    return folder if len(str(folder)) <= _LONGEST_SOCKET_FOLDER else Path("/tmp")  # noqa: S108
 
 
 def socket_broker_url(directory: Path) -> str:

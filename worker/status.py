@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import redis
+from kombu.exceptions import OperationalError as BrokerError
 from sqlalchemy import func, select
 from sqlalchemy.exc import OperationalError
 
@@ -56,6 +57,6 @@ def _jobs(settings: Settings) -> dict[str, Any]:
 def _workers() -> dict[str, Any]:
     try:
         answers = app.control.inspect(timeout=_WORKERS_SECONDS).ping() or {}
-    except (app.connection_for_read().connection_errors, OSError):
+    except BrokerError:
         return {}
     return dict.fromkeys(sorted(answers), "answers")

@@ -1,0 +1,222 @@
+"""The main job, as a user runs it."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import signal
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.acceptance.command import Workplace, assert_same_rows
+from tests.conftest import shared, wait_for
+from worker.labels import LABEL_NAMES
+
+DONE = "SELECT count(*) FROM job WHERE state = 'done'"
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Workplace:
+    return Workplace(tmp_path / "work")
+
+
+@pytest.fixture(scope="module")
+def job(apstar_folder: Path, astra_weights: Path, corrections_pickle: Path) -> list[object]:
+    """The README's main job."""
+    return ["run", apstar_folder, "--model", astra_weights, "--corrections", corrections_pickle]
+
+
+@pytest.fixture(scope="module")
+def streamed(tmp_path_factory: pytest.TempPathFactory, job: list[object]) -> Workplace:
+    """The main job, done through the stream."""
+    place = Workplace(tmp_path_factory.mktemp("streamed") / "work")
+    (place.folder / "output.txt").write_text(place.run(*job))
+    return place
+
+
+def test_every_spectrum_of_the_real_files_gets_its_row(streamed: Workplace) -> None:
+    table = streamed.table()
+    assert len(table) == 44
+    assert (table["kind"] == b"coadd").sum() == 10
+    assert (table["kind"] == b"visit").sum() == 34
+    assert not table["flag_no_result"].any()
+    for name in LABEL_NAMES:
+        assert np.isfinite(table[name]).all()
+        assert (table[f"e_{name}"] > 0).all()
+
+
+def test_the_summary_says_what_came_out(streamed: Workplace) -> None:
+    output = (streamed.folder / "output.txt").read_text()
+    assert re.search(r"Processed 44 spectra in [\d.]+ s, [\d.]+ per second", output)
+    assert "44 spectra (10 coadds, 34 visits): 44 with labels, 0 without." in output
+    assert re.search(
+        r"Flagged: \d+ flag_warn \(\d+ flag_uncertain_logg, .*\), \d+ flag_bad", output
+    )
+    assert "labels.fits: 44 rows" in output
+
+
+def test_only_the_table_and_the_database_stay(streamed: Workplace) -> None:
+    assert streamed.files() == {"labels.fits", "astronn-stream.sqlite", "output.txt"}
+    assert streamed.left_behind() == []
+
+
+def test_the_noise_model_is_applied(streamed: Workplace) -> None:
+    table = streamed.table()
+    np.testing.assert_allclose(table["e_teff"], table["raw_e_teff"] + 21.54434690031882, rtol=1e-6)
+    np.testing.assert_allclose(table["e_o_h"], 2 * table["raw_e_o_h"] + 0.0278255940, rtol=1e-5)
+
+
+def test_serial_mode_gives_the_same_rows(
+    streamed: Workplace, place: Workplace, job: list[object]
+) -> None:
+    place.run(*job, "--serial")
+    assert_same_rows(streamed.table(), place.table())
+    assert place.files() == {"labels.fits", "astronn-stream.sqlite"}
+    assert place.left_behind() == []
+
+
+def test_run_again_computes_nothing_and_says_so(streamed: Workplace, job: list[object]) -> None:
+    output = streamed.run(*job, "--out", "again.fits")
+    assert "Nothing to compute: all 44 spectra have results already" in output
+    again = streamed.table("again.fits")
+    assert_same_rows(streamed.table(), again)
+    assert (again["modified"] == streamed.table()["modified"]).all()
+    (streamed.folder / "again.fits").unlink()
+
+
+def test_other_settings_under_the_same_tag_are_pointed_out(
+    streamed: Workplace, job: list[object]
+) -> None:
+    output = streamed.run(*job[:-2], "--out", "again.fits")
+    assert "44 results were made before with other corrections" in output
+    (streamed.folder / "again.fits").unlink()
+
+
+def test_another_tag_computes_all_anew_with_the_same_values(
+    streamed: Workplace, job: list[object]
+) -> None:
+    output = streamed.run(*job, "--tag", "b", "--out", "b.fits")
+    assert "Processed 44 spectra" in output
+    assert_same_rows(streamed.table(), streamed.table("b.fits"), besides={"tag", "task_pk"})
+    (streamed.folder / "b.fits").unlink()
+
+
+@pytest.fixture
+def slow(place: Workplace) -> Workplace:
+    """A workplace where the main job takes long enough to be disturbed."""
+    place.environment |= {"ASTRONN_STREAM_MC_SAMPLES": "600", "ASTRONN_STREAM_CHUNK_SIZE": "4"}
+    return place
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory, job: list[object]) -> Workplace:
+    """The slow main job, done in peace."""
+    place = Workplace(tmp_path_factory.mktemp("undisturbed") / "work")
+    place.environment |= {"ASTRONN_STREAM_MC_SAMPLES": "600", "ASTRONN_STREAM_CHUNK_SIZE": "4"}
+    place.run(*job, "--serial")
+    return place
+
+
+@pytest.mark.parametrize(
+    ("mode", "number"),
+    [
+        ([], signal.SIGINT),
+        ([], signal.SIGTERM),
+        ([], signal.SIGKILL),
+        (["--serial"], signal.SIGINT),
+        (["--serial"], signal.SIGKILL),
+    ],
+)
+def test_an_interrupted_run_goes_on_where_it_stopped(
+    slow: Workplace,
+    undisturbed: Workplace,
+    job: list[object],
+    mode: list[str],
+    number: signal.Signals,
+) -> None:
+    process = slow.start(*job, *mode)
+    wait_for(lambda: slow.count(DONE) >= 4, "the first results")
+    status = -signal.SIGKILL if number == signal.SIGKILL else 130
+    output = slow.stop(process, number, status)
+    assert number == signal.SIGKILL or "goes on where it stopped" in output
+    wait_for(lambda: not slow.left_behind(), "the workers to stop", 40)
+    before = slow.count(DONE)
+    assert 4 <= before < 44
+    assert f"; {before} had results already" in slow.run(*job, *mode)
+    assert_same_rows(undisturbed.table(), slow.table(), besides={"task_pk"})
+    assert slow.files() == {"labels.fits", "astronn-stream.sqlite"}
+
+
+@pytest.mark.parametrize("stage", ["load", "infer", "record"])
+def test_a_worker_that_is_killed_is_replaced_and_nothing_is_lost(
+    slow: Workplace, undisturbed: Workplace, job: list[object], stage: str
+) -> None:
+    process = slow.start(*job)
+    wait_for(lambda: slow.count(DONE) >= 1, "the first result")
+    (worker,) = slow.workers(stage)
+    worker.kill()
+    slow.finish(process)
+    assert_same_rows(undisturbed.table(), slow.table())
+    assert slow.left_behind() == []
+
+
+@pytest.mark.parametrize("mode", [[], ["--serial"]], ids=["stream", "serial"])
+def test_bad_files_get_one_reason_each_and_the_good_one_its_labels(
+    place: Workplace, apstar_folder: Path, astra_weights: Path, mode: list[str]
+) -> None:
+    folder = place.folder / "spectra"
+    folder.mkdir()
+    good, other = sorted(apstar_folder.iterdir())[:2]
+    shutil.copy(good, folder)
+    shutil.copy(shared("apVisit-r13-5095-55844-128.fits"), folder)
+    (folder / other.name).write_bytes(other.read_bytes()[:150_000])
+    (folder / "text.fits").write_text("not FITS at all\n")
+    (folder / "x.fits").mkdir()
+    output = place.run("run", folder, "--model", astra_weights, *mode)
+    assert "4 with labels, 4 without" in output
+    table = place.table()
+    failed = table[table["flag_no_result"]]
+    reasons = sorted(str(reason) for reason in failed["no_result_reason"])
+    beginnings = [f"{other.name} is incomplete", "apVisit-r13-", "text.fits is not", "x.fits is a"]
+    assert len(reasons) == len(beginnings)
+    for reason, beginning in zip(reasons, beginnings, strict=True):
+        assert reason.startswith(beginning)
+        assert output.count(reason) == 1
+    assert failed["teff"].mask.all()  # astropy reads NaN as masked
+    assert (failed["result_flags"] == 2**11).all()
+    assert np.isfinite(table[~table["flag_no_result"]]["teff"]).all()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "sentence"),
+    [
+        (["nowhere", "--model", "{weights}"], 2, "nowhere does not exist"),
+        (["{folder}"], 2, "No weights are given"),
+        (["{folder}", "--model", "none.pt"], 2, "none.pt: there is no such file"),
+        (["{folder}", "--model", "{weights}", "--out", "x.txt"], 2, "must end in one of"),
+        (
+            ["{folder}", "--model", "{weights}", "--corrections", "{evil}"],
+            1,
+            "Nothing of it was run",
+        ),
+        (["{folder}", "--model", "{evil}"], 1, "is not a PyTorch checkpoint"),
+        (["{folder}", "--model", "{evil}", "--serial"], 1, "is not a PyTorch checkpoint"),
+    ],
+)
+def test_mistakes_are_told_in_one_sentence(
+    place: Workplace,
+    apstar_folder: Path,
+    astra_weights: Path,
+    arguments: list[str],
+    status: int,
+    sentence: str,
+) -> None:
+    evil = shared("corrections", "evil_corrections.pkl")
+    given = [a.format(folder=apstar_folder, weights=astra_weights, evil=evil) for a in arguments]
+    output = place.run("run", *given, status=status)
+    assert sentence in output
+    assert "Traceback" not in output
+    assert place.left_behind() == []
+    assert place.files() <= {"astronn-stream.sqlite"}

@@ -1,0 +1,113 @@
+"""A stack that stays up, and what is given to it from outside."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.acceptance.command import Workplace, assert_same_rows
+from tests.conftest import wait_for
+
+
+@pytest.fixture
+def place(tmp_path: Path, astra_weights: Path) -> Workplace:
+    return Workplace(tmp_path / "work", {"ASTRONN_STREAM_MODEL": str(astra_weights)})
+
+
+@pytest.fixture
+def stack(place: Workplace) -> Iterator[subprocess.Popen[str]]:
+    process = place.start("up")
+    try:
+        wait_for(lambda: len(status(place)["workers"]) == 3, "three workers")
+        yield process
+    finally:
+        process.terminate()
+        process.wait(timeout=60)
+
+
+def status(place: Workplace) -> dict[str, dict[str, object]]:
+    report: dict[str, dict[str, object]] = json.loads(place.run("status", "--json"))
+    return report
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_spectra_given_to_a_stack_come_out_as_tables(
+    place: Workplace, apstar_folder: Path, stack: subprocess.Popen[str], number: signal.Signals
+) -> None:
+    output = place.run("enqueue", apstar_folder)
+    assert "44 spectra in 10 files: 44 sent" in output
+    wait_for(lambda: status(place)["jobs"].get("done") == 44, "all jobs")
+    assert "0 sent, 44 had results" in place.run("enqueue", apstar_folder)
+    for name, rows in [("a.fits", 44), ("a.parquet", 44), ("a.csv", 44), ("a.ecsv", 44)]:
+        assert f"{name}: {rows} rows" in place.run("export", "--out", name)
+    assert "b.fits: 10 rows" in place.run("export", "--out", "b.fits", "--kind", "coadd")
+    assert "record" in place.run("status")
+
+    ping = [sys.executable, "-m", "celery", "-A", "worker.app", "inspect", "ping"]
+    answer = subprocess.run(
+        ping,
+        cwd=place.folder,
+        env=place.full_environment(),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "3 nodes online" in answer.stdout
+
+    place.stop(stack, number, 0)
+    assert place.left_behind() == []
+    assert "No stack answers" in place.run("enqueue", apstar_folder, status=1)
+
+
+def test_a_second_stack_on_the_same_database_is_refused(
+    place: Workplace,
+    stack: subprocess.Popen[str],  # noqa: ARG001 - it has to be there
+) -> None:
+    assert "running already" in place.run("up", status=2)
+
+
+def test_a_stack_that_is_killed_leaves_no_process(
+    place: Workplace, stack: subprocess.Popen[str]
+) -> None:
+    place.stop(stack, signal.SIGKILL, -signal.SIGKILL)
+    wait_for(lambda: not place.processes(), "the workers to stop", 40)
+    again = place.start("up")  # the socket that lies there is no obstacle
+    wait_for(lambda: len(status(place)["workers"]) == 3, "three workers")
+    place.stop(again, signal.SIGTERM, 0)
+    assert place.left_behind() == []
+
+
+def test_run_uses_the_broker_and_the_database_that_are_there(
+    place: Workplace,
+    apstar_folder: Path,
+    redis_urls: tuple[str, str],
+    postgres_url: str,
+    tmp_path: Path,
+) -> None:
+    place.environment |= {
+        "ASTRONN_STREAM_BROKER_URL": redis_urls[0],
+        "ASTRONN_STREAM_DATABASE_URL": postgres_url,
+    }
+    place.run("db", "upgrade")
+    assert "44 with labels" in place.run("run", apstar_folder)
+    assert place.files() == {"labels.fits"}
+    assert place.left_behind() == []
+    alone = Workplace(
+        tmp_path / "alone", {"ASTRONN_STREAM_MODEL": place.environment["ASTRONN_STREAM_MODEL"]}
+    )
+    alone.run("run", apstar_folder, "--serial")
+    assert_same_rows(alone.table(), place.table())
+
+
+def test_the_help_of_every_command_reads(place: Workplace) -> None:
+    commands = ["run", "enqueue", "up", "worker", "status", "export", "db"]
+    overview = place.run("--help")
+    for command in commands:
+        assert command in overview
+        assert "Usage: astronn-stream" in place.run(command, "--help")
