@@ -74,7 +74,7 @@ class LaneName(StrEnum):
 
 Paths = Annotated[
     list[Path],
-    typer.Argument(metavar="PATH...", help="apStar files, and folders that hold them."),
+    typer.Argument(metavar="PATH", help="apStar files, and folders that hold them."),
 ]
 WantedOption = Annotated[Wanted, typer.Option("--kind", help="Process coadds, visits, or both.")]
 Tag = Annotated[

@@ -5,9 +5,8 @@ All of it may be done again at any time; what is there already stays.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from itertools import islice
 from typing import Any
 
 from sqlalchemy import select, update
@@ -17,8 +16,6 @@ from producer.sources import CatalogueEntry
 from worker.database.tables import Job, JobState, Source, Spectrum, now
 from worker.database.upsert import upsert
 from worker.messages import Lane
-
-_AT_ONCE = 500
 
 
 @dataclass(frozen=True)
@@ -30,18 +27,15 @@ class Registered:
 
 
 def register(
-    session: Session, entries: Iterable[CatalogueEntry], *, weights: str, tag: str, lane: Lane
+    session: Session, entries: Sequence[CatalogueEntry], *, weights: str, tag: str, lane: Lane
 ) -> Registered:
     """Register spectra and open a job for each under these weights and this tag.
 
     A job that is done stays done, unless its file was rewritten since; then it is opened
-    again.
+    again. Give some hundred at a time: a statement takes a bounded number of parameters.
     """
-    jobs: list[tuple[int, str]] = []
-    remaining = iter(entries)
-    while batch := list(islice(remaining, _AT_ONCE)):
-        pks = _register_spectra(session, batch)
-        jobs += _open_jobs(session, pks, batch, weights=weights, tag=tag, lane=lane)
+    spectra = _register_spectra(session, entries)
+    jobs = _open_jobs(session, spectra, entries, weights=weights, tag=tag, lane=lane)
     return Registered([pk for pk, _ in jobs], [pk for pk, state in jobs if state != JobState.DONE])
 
 

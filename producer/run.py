@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 from astropy.table import Table
@@ -34,6 +35,7 @@ _WINDOW = 2000
 #: After this long without any result the open jobs are sent again, at most so many times.
 _STALLED_SECONDS = 120.0
 _MOST_ATTEMPTS = 3
+_REGISTERED_AT_ONCE = 500
 
 #: Told of the spectra that got their row.
 Finished = Callable[[int], None]
@@ -102,14 +104,23 @@ def register_files(
     progress: Callable[[Sequence[Path]], Iterator[Path]],
     lane: Lane = "bulk",
 ) -> Registered:
-    """Register the spectra of a plan's files and open their jobs."""
+    """Register the spectra of a plan's files and open their jobs.
+
+    Files are read between transactions, so that results can be written meanwhile.
+    """
     entries = (
         entry
         for file in progress(plan.files)
         for entry in spectra_of(file, plan.settings.data_root, plan.wanted)
     )
-    with transaction(engine) as session:
-        return register(session, entries, weights=plan.weights, tag=plan.tag, lane=lane)
+    parts = []
+    while block := list(islice(entries, _REGISTERED_AT_ONCE)):
+        with transaction(engine) as session:
+            parts.append(register(session, block, weights=plan.weights, tag=plan.tag, lane=lane))
+    return Registered(
+        [job for part in parts for job in part.jobs],
+        [job for part in parts for job in part.open_jobs],
+    )
 
 
 def enqueue_files(engine: Engine, plan: Plan, registered: Registered, lane: Lane) -> int:

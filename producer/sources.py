@@ -77,7 +77,7 @@ def find_files(paths: Iterable[Path], data_root: Path) -> list[Path]:
         if not path.exists():
             raise UsageError(f"{path} does not exist.")
         for file in _below(path) if path.is_dir() else [path]:
-            resolved = file.resolve()
+            resolved = _resolved(file)
             if not resolved.is_relative_to(root):
                 raise UsageError(
                     f"{file} lies outside the data root {root}; set ASTRONN_STREAM_DATA_ROOT."
@@ -86,6 +86,14 @@ def find_files(paths: Iterable[Path], data_root: Path) -> list[Path]:
     if not files:
         raise UsageError("There is no .fits or .fits.gz file in the given folders.")
     return sorted(files)
+
+
+def _resolved(file: Path) -> Path:
+    """The file behind symbolic links; a loop of links stands for itself, and fails as a file."""
+    try:
+        return file.resolve()
+    except (OSError, RuntimeError):
+        return file.absolute()
 
 
 def _below(folder: Path) -> Iterator[Path]:

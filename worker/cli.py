@@ -164,11 +164,14 @@ def export(
     tag: Annotated[str | None, typer.Option("--tag", help="Only results under this tag.")] = None,
 ) -> None:
     """Write the results in the database as a table with units and descriptions."""
-    from worker.database.session import opened
+    from worker.database.session import exists, opened
     from worker.results.export import check_output, read_table, write_table
 
     check_output(out)
-    with opened(get_settings().database_url) as engine:
+    url = get_settings().database_url
+    if not exists(url):
+        raise UsageError("There is no database here yet; `astronn-stream run` makes one.")
+    with opened(url) as engine:
         table = read_table(engine, kind=kind, tag=tag)
     write_table(table, out)
     console.print(f"{out}: {len(table)} rows", highlight=False, soft_wrap=True)

@@ -10,7 +10,7 @@ from sqlalchemy import func, select
 from sqlalchemy.exc import OperationalError
 
 from worker.app import QUEUES, app
-from worker.database.session import open_database
+from worker.database.session import exists, open_database
 from worker.database.tables import AstroNN, Job
 from worker.embedded import broker_client
 from worker.settings import Settings
@@ -39,6 +39,8 @@ def _queues(settings: Settings) -> dict[str, Any]:
 
 
 def _jobs(settings: Settings) -> dict[str, Any]:
+    if not exists(settings.database_url):
+        return {}
     engine = open_database(settings.database_url)
     try:
         with engine.connect() as connection:

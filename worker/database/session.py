@@ -93,6 +93,12 @@ def upgrade(engine: Engine) -> None:
         raise FatalError(f"The database cannot be opened: {reason}.") from error
 
 
+def exists(url: str) -> bool:
+    """Whether there is a database to read; asking must not make a SQLite file."""
+    parsed = make_url(url)
+    return parsed.get_backend_name() != "sqlite" or Path(parsed.database or "").exists()
+
+
 @contextmanager
 def opened(url: str) -> Iterator[Engine]:
     """An up-to-date database, its connections closed at the end.

@@ -16,7 +16,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from astropy.io import fits
@@ -171,7 +171,7 @@ def _open(path: Path) -> Iterator[fits.HDUList]:
         warnings.simplefilter("ignore")
         source, size = _source(path)
         try:
-            with fits.open(source, memmap=False) as hdus:
+            with source, fits.open(source, memmap=False) as hdus:
                 _check(path, hdus, size)
                 yield hdus
         except SpectrumError:
@@ -182,28 +182,28 @@ def _open(path: Path) -> Iterator[fits.HDUList]:
             ) from error
 
 
-def _source(path: Path) -> tuple[Path | io.BytesIO, int]:
-    """What astropy is to open, and its size in bytes; a .gz is unpacked in memory."""
+def _source(path: Path) -> tuple[BinaryIO, int]:
+    """The open file for astropy, and its size in bytes; a .gz is unpacked in memory."""
     try:
         if path.is_dir():
             raise SpectrumError(f"{path.name} is a directory, not an apStar file.")
         if not path.is_file():
             raise SpectrumError(f"{path.name} does not exist or is no regular file.")
-        with path.open("rb") as file:
-            start = file.read(10)
-        if not start:
-            raise SpectrumError(f"{path.name} is empty.")
+        source: BinaryIO = path.open("rb")
+        start = source.read(10)
         if start[:2] == b"\x1f\x8b":
-            content = _unpack(path)
-            source: Path | io.BytesIO = io.BytesIO(content)
-            start, size = content[:10], len(content)
-        else:
-            source, size = path, path.stat().st_size
+            source.close()
+            source = io.BytesIO(_unpack(path))
+            start = source.read(10)
+        size = source.seek(0, io.SEEK_END)
+        source.seek(0)
     except (OSError, EOFError, zlib.error) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise SpectrumError(f"{path.name} cannot be read: {reason}.") from error
     if not start.startswith(b"SIMPLE  ="):
-        raise SpectrumError(f"{path.name} is not a FITS file.")
+        source.close()
+        what = "is not a FITS file" if start else "is empty"
+        raise SpectrumError(f"{path.name} {what}.")
     return source, size
 
 
@@ -216,13 +216,13 @@ def _unpack(path: Path) -> bytes:
 
 
 def _check(path: Path, hdus: fits.HDUList, size: int) -> None:
+    end = _end_of_data(path, hdus)
     shape = hdus[_FLUX].shape if len(hdus) > _FLUX else ()
     if shape[-1:] == (4096,):
         raise SpectrumError(
             f"{path.name} is an apVisit file; the network reads apStar files, which hold the "
             "same visit resampled to the rest frame."
         )
-    end = max(info["datLoc"] + info["datSpan"] for info in map(_file_info, hdus))
     if size < end or size % _BLOCK:
         raise SpectrumError(
             f"{path.name} is incomplete: it has {size} bytes of at least {end}; "
@@ -241,9 +241,19 @@ def _check(path: Path, hdus: fits.HDUList, size: int) -> None:
             )
 
 
-def _file_info(hdu: Any) -> dict[str, int]:
-    info: dict[str, int] = hdu.fileinfo()
-    return info
+def _end_of_data(path: Path, hdus: fits.HDUList) -> int:
+    """Where the last HDU ends, by the headers.
+
+    The HDUs are read one by one: a damaged header may give one a negative size, after which
+    astropy would read the same HDUs for ever.
+    """
+    end = 0
+    for hdu in hdus:
+        info = hdu.fileinfo()
+        if info["hdrLoc"] < end or info["datSpan"] < 0:
+            raise SpectrumError(f"{path.name} has a damaged header: HDU sizes make no sense.")
+        end = info["datLoc"] + info["datSpan"]
+    return end
 
 
 def _data(path: Path, hdus: fits.HDUList, number: int) -> NDArray[Any]:
@@ -257,14 +267,18 @@ def _visits(hdus: fits.HDUList) -> tuple[str, ...]:
     """The names of the visits combined, in row order.
 
     Where the header does not say how many there are, the rows do; a visit whose SFILEn card
-    is missing is called ``visit-n``.
+    is missing or names an earlier visit is called ``visit-n``.
     """
     header, shape = hdus[0].header, hdus[_FLUX].shape
+    rows = shape[0] if len(shape) > 1 else 1
     count = _integer(header, "NVISITS")
     if count is None:
-        rows = shape[0] if len(shape) > 1 else 1
         count = max(1, rows - _VISITS_FROM_ROW)
-    return tuple(_text(header, f"SFILE{n}") or f"visit-{n}" for n in range(1, count + 1))
+    names: dict[str, None] = {}
+    for n in range(1, min(count, rows) + 1):
+        name = _text(header, f"SFILE{n}")
+        names[f"visit-{n}" if not name or name in names else name] = None
+    return tuple(names)
 
 
 def _text(header: fits.Header, key: str) -> str | None:

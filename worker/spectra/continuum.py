@@ -63,7 +63,8 @@ def normalise(flux: Floats, e_flux: Floats, mask: NDArray[np.int32]) -> Floats:
     flux, e_flux, mask = cut_gaps(flux), cut_gaps(e_flux), cut_gaps(mask)
     missing = ~np.isfinite(flux)
     flux = np.where(missing, 0.0, flux)
-    weight = 1.0 / (np.where(missing, np.inf, e_flux) ** 2 + 1e-8)
+    with np.errstate(over="ignore"):  # a weight of zero is what such an error deserves
+        weight = 1.0 / (np.where(missing, np.inf, e_flux) ** 2 + 1e-8)
     normalised = np.empty_like(flux)
     pixels = continuum_pixels()
     with np.errstate(all="ignore"):
@@ -71,7 +72,9 @@ def normalise(flux: Floats, e_flux: Floats, mask: NDArray[np.int32]) -> Floats:
             continuum = _fit(flux[:, chip], weight[:, chip], pixels[chip])
             normalised[:, chip] = flux[:, chip] / continuum
     normalised[normalised < 0] = 0.0
-    replaced = missing | ~np.isfinite(normalised) | ((mask & MASKED_BITS) != 0)
+    # The network reads float32; what is infinite there, or NaN, is not finite.
+    unusable = missing | ~(normalised < np.finfo(np.float32).max)
+    replaced = unusable | ((mask & MASKED_BITS) != 0)
     normalised[replaced] = 1.0
     return normalised
 

@@ -85,13 +85,13 @@ def _load_file(
 ) -> list[NDArray[np.float32] | SpectrumError]:
     try:
         rows = read_spectra(resolve_inside(data_root, path), members, coadd_mask=coadd_mask)
+        read = [row for row in rows if isinstance(row, Spectrum)]
+        normalised = iter(_normalise_rows(Path(path).name, read) if read else [])
     except SpectrumError as error:
         return [error] * len(members)
     except Exception as error:
         logger.exception("action=load file=%s: unexpected error", path)
         return [SpectrumError(f"{Path(path).name} cannot be read ({error!r}).")] * len(members)
-    read = [row for row in rows if isinstance(row, Spectrum)]
-    normalised = iter(_normalise_rows(Path(path).name, read) if read else [])
     return [next(normalised) if isinstance(row, Spectrum) else row for row in rows]
 
 
