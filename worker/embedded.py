@@ -27,7 +27,7 @@ import redis
 
 from worker.errors import FatalError
 from worker.messages import STAGES
-from worker.settings import Settings, get_settings, socket_broker_url
+from worker.settings import Settings, get_settings, redis_py_url, socket_broker_url
 
 #: The exit status of a worker that cannot work as it is configured (EX_CONFIG of sysexits.h).
 EXIT_MISCONFIGURED = 78
@@ -224,8 +224,7 @@ def make_private(directory: Path) -> None:
 
 def broker_client(settings: Settings) -> redis.Redis:
     """A client of the broker's redis-server, for looking at it."""
-    url = settings.broker.replace("redis+socket://", "unix://").split("?virtual_host")[0]
-    return redis.Redis.from_url(url, socket_connect_timeout=3)
+    return redis.Redis.from_url(redis_py_url(settings.broker), socket_connect_timeout=3)
 
 
 def broker_answers(settings: Settings) -> bool:

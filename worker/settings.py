@@ -8,7 +8,7 @@ import tempfile
 from functools import lru_cache
 from pathlib import Path
 from typing import Literal, Self
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import parse_qs, urlsplit, urlunsplit
 
 from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -40,7 +40,9 @@ class Settings(BaseSettings):
 
     chunk_size: int = Field(32, ge=1, description="spectra per message")
     batch_size: int = Field(64, ge=1, description="spectra per inference batch")
-    batch_wait: float = Field(0.0, ge=0, description="seconds that an idle device waits for more")
+    batch_wait: float = Field(
+        0.0, ge=0, allow_inf_nan=False, description="seconds that an idle device waits for more"
+    )
     array_ttl: int = Field(3600, ge=1, description="seconds that normalised flux is kept")
     load_processes: int = Field(0, ge=0, description="0: one per core, less one for inference")
     infer_threads: int = Field(4, ge=1)
@@ -66,7 +68,7 @@ class Settings(BaseSettings):
     @property
     def arrays(self) -> str:
         """The array store's URL for redis-py: the one configured, or the broker's database 1."""
-        return self.arrays_url or _second_database(self.broker)
+        return self.arrays_url or redis_py_url(self.broker, 1)
 
     @property
     def stack_directory(self) -> Path:
@@ -108,11 +110,13 @@ def socket_broker_url(directory: Path) -> str:
     return f"redis+socket://{directory / 'redis.sock'}?virtual_host=0"
 
 
-def _second_database(broker_url: str) -> str:
+def redis_py_url(broker_url: str, database: int | None = None) -> str:
+    """What redis-py calls the broker of Celery, or another database of the same server."""
     parts = urlsplit(broker_url)
     if parts.scheme == "redis+socket":
-        return f"unix://{parts.path}?db=1"
-    return urlunsplit(parts._replace(path="/1"))
+        own = parse_qs(parts.query).get("virtual_host", ["0"])[0]
+        return f"unix://{parts.netloc}{parts.path}?db={own if database is None else database}"
+    return broker_url if database is None else urlunsplit(parts._replace(path=f"/{database}"))
 
 
 @lru_cache(maxsize=1)

@@ -105,6 +105,14 @@ def test_run_uses_the_broker_and_the_database_that_are_there(
     assert_same_rows(alone.table(), place.table())
 
 
+def test_looking_where_nothing_is_makes_nothing(place: Workplace) -> None:
+    report = status(place)
+    assert report["jobs"] == report["workers"] == {}
+    assert "does not answer" in str(report["queues"]["redis"])
+    assert "no database" in place.run("export", "--out", "x.fits", status=2)
+    assert place.files() == set()
+
+
 def test_the_help_of_every_command_reads(place: Workplace) -> None:
     commands = ["run", "enqueue", "up", "worker", "status", "export", "db"]
     overview = place.run("--help")

@@ -98,7 +98,10 @@ class MicroBatcher:
 
     def _run(self) -> None:
         while batch := self._next_batch():
-            self._serve(batch)
+            # Nobody waits any more for a request that was cancelled.
+            wanted = [each for each in batch if each.outcome.set_running_or_notify_cancel()]
+            if wanted:
+                self._serve(wanted)
 
     def _next_batch(self) -> list[_Request]:
         with self._changed:

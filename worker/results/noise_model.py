@@ -2,7 +2,8 @@
 
 The factors come from the peers' pickle ``(corrections, meta)``, or from JSON or TOML of the
 form ``{label: {"scale": ..., "offset": ...}}``. A pickle can run code, so it is read by an
-unpickler that knows the four numpy names that such a file needs and refuses all others.
+unpickler that knows the numpy names that such a file needs and refuses all others; and since
+numpy itself crashes on forged arrays and types, it gets stand-ins of ours in numpy's place.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import io
 import json
 import pickle
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -96,7 +97,7 @@ def _pair(path: Path, factors: Mapping[str, Any], *names: str) -> tuple[float, f
     entry = next((factors[name] for name in names if name in factors), None)
     try:
         pair = (float(entry["scale"]), float(entry["offset"]))  # type: ignore[index]
-    except (TypeError, KeyError, ValueError) as error:
+    except (TypeError, LookupError, ValueError, OverflowError) as error:
         raise FatalError(
             f"The corrections {path.name} give no scale and offset for {names[0]}."
         ) from error
@@ -109,26 +110,56 @@ class _RefusedError(Exception):
     """The pickle asks for a name that is not on the list."""
 
 
-def _numpy_names() -> dict[tuple[str, str], Any]:
-    """The names that the peers' files ask for, whichever numpy wrote them.
+class _Number(float):
+    """Stands in for ``scalar`` of numpy: one plain number out of its bytes."""
 
-    The functions are taken from the results of numpy's own pickling, so that no private
-    module of one numpy version is imported here.
-    """
-    scalar = np.float64(0).__reduce__()[0]
-    reconstruct = np.empty(0).__reduce__()[0]
-    multiarray = {
-        (f"{package}.multiarray", name): value
-        for package in ("numpy.core", "numpy._core")
-        for name, value in (("scalar", scalar), ("_reconstruct", reconstruct))
-    }
-    return {("numpy", "dtype"): np.dtype, ("numpy", "ndarray"): np.ndarray, **multiarray}
+    def __new__(cls, dtype: _Dtype, content: bytes) -> _Number:
+        if len(content) != dtype.plain.itemsize:
+            raise _RefusedError("a number of another size")
+        return super().__new__(cls, float(np.frombuffer(content, dtype.plain)[0]))
+
+    def __setstate__(self, state: object) -> None:
+        raise _RefusedError("a state for a number")
+
+
+class _Dtype:
+    """Stands in for ``numpy.dtype``: integers and floats alone."""
+
+    def __init__(self, code: str, *_: object) -> None:
+        if code not in _PLAIN_TYPES:
+            raise _RefusedError(f"the type {code!r}")
+        self.plain = np.dtype(code)
+
+    def __setstate__(self, state: Sequence[object]) -> None:
+        order, *rest = state[1:5]
+        if order not in ("<", ">", "|", "=") or rest != [None, None, None]:
+            raise _RefusedError("a type that is no plain number")
+        self.plain = self.plain.newbyteorder(order)
+
+
+class _Array:
+    """Stands in for ``numpy.ndarray`` and its reconstruction; no factor is an array."""
+
+    def __init__(self, *_: object) -> None: ...
+
+    def __setstate__(self, state: object) -> None: ...
+
+
+_PLAIN_TYPES = ("f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8")
+_STAND_INS: dict[tuple[str, str], type] = {
+    ("numpy", "dtype"): _Dtype,
+    ("numpy", "ndarray"): _Array,
+    ("numpy.core.multiarray", "scalar"): _Number,  # written by numpy 1
+    ("numpy.core.multiarray", "_reconstruct"): _Array,
+    ("numpy._core.multiarray", "scalar"): _Number,  # written by numpy 2
+    ("numpy._core.multiarray", "_reconstruct"): _Array,
+}
 
 
 class _Unpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         try:
-            return _numpy_names()[module, name]
+            return _STAND_INS[module, name]
         except KeyError:
             raise _RefusedError(f"{module}.{name}") from None
 

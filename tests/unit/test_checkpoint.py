@@ -1,0 +1,278 @@
+from __future__ import annotations
+
+import builtins
+import hashlib
+import os
+import pickle
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from worker.errors import FatalError
+from worker.network.checkpoint import read_checkpoint, weights_sha256
+from worker.network.model import ApogeeBCNNCensored
+
+State = dict[str, Tensor]
+
+
+@pytest.fixture(scope="module")
+def astra_state(astra_weights: Path) -> State:
+    content = torch.load(astra_weights, weights_only=True)
+    state: State = content["model_state_dict"]
+    return state
+
+
+def save(path: Path, state: State) -> Path:
+    torch.save({"model_state_dict": state}, path)
+    return path
+
+
+def refusal(path: Path) -> str:
+    """What the reader says: one sentence that names the file and gives no traceback."""
+    with pytest.raises(FatalError) as caught:
+        read_checkpoint(path)
+    text = str(caught.value)
+    assert path.name in text
+    assert text.endswith(".")
+    assert "\n" not in text
+    return text
+
+
+class Intruder:
+    """Unpickles as a call of ``function``, as a hostile file would have it."""
+
+    def __init__(self, function: Callable[..., Any], *arguments: Any) -> None:
+        self.reduced = (function, arguments)
+
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+        return self.reduced
+
+
+def test_a_missing_file_is_refused(tmp_path: Path) -> None:
+    assert "No such file" in refusal(tmp_path / "weights.pt")
+
+
+def test_a_folder_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "weights.pt").mkdir()
+    assert "cannot be read" in refusal(tmp_path / "weights.pt")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"hello, this is text\n",
+        b"<html>404 Not Found</html>\n",
+        b"[1, 2, 3]\n",
+        bytes(range(256)) * 4,
+        b"\x80\x02}q\x00(X",
+        b"\x80\x02K\x01",
+        b"SIMPLE  =                    T",
+    ],
+    ids=["empty", "text", "html", "json", "bytes", "cut pickle", "pickle without end", "fits"],
+)
+def test_what_is_not_a_checkpoint_is_refused(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "weights.pt"
+    path.write_bytes(content)
+    assert "not a PyTorch checkpoint" in refusal(path)
+
+
+def test_a_zip_of_something_else_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "weights.pt"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("folder/notes.txt", "not weights")
+    assert "not a PyTorch checkpoint" in refusal(path)
+
+
+@pytest.mark.parametrize("part", [0.1, 0.5, 0.999])
+def test_a_cut_checkpoint_is_refused(tmp_path: Path, astra_weights: Path, part: float) -> None:
+    content = astra_weights.read_bytes()
+    path = tmp_path / "weights.pt"
+    path.write_bytes(content[: int(part * len(content))])
+    assert "not a PyTorch checkpoint" in refusal(path)
+
+
+@pytest.mark.parametrize("protocol", [2, 4])
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol 4:UserWarning")
+@pytest.mark.parametrize("zipped", [True, False])
+@pytest.mark.parametrize(
+    ("function", "argument"),
+    [(os.system, "touch {}"), (builtins.eval, "open({!r}, 'w')"), (os.mkdir, "{}")],
+    ids=["os.system", "eval", "os.mkdir"],
+)
+def test_a_pickle_that_runs_code_is_refused_and_runs_nothing(
+    tmp_path: Path, function: Callable[..., Any], argument: str, zipped: bool, protocol: int
+) -> None:
+    trace = tmp_path / "trace"
+    hostile = {"model_state_dict": Intruder(function, argument.format(str(trace)))}
+    path = tmp_path / "weights.pt"
+    if zipped:
+        torch.save(hostile, path, pickle_protocol=protocol)
+    else:
+        path.write_bytes(pickle.dumps(hostile, protocol))
+    assert "not a PyTorch checkpoint" in refusal(path)
+    assert not trace.exists()
+
+
+@pytest.mark.parametrize("function", [os.system, builtins.eval], ids=["os.system", "eval"])
+def test_the_refusal_does_not_pass_on_torchs_advice_to_lower_the_guard(
+    tmp_path: Path, function: Callable[..., Any]
+) -> None:
+    path = tmp_path / "weights.pt"
+    torch.save({"model_state_dict": Intruder(function, "0")}, path)
+    text = refusal(path)
+    assert "weights_only" not in text
+    assert "\x1b" not in text  # its terminal colours, either
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        [torch.zeros(2)],
+        {"state_dict": {"conv1.weight": torch.zeros(2, 1, 8)}},
+        {"model_state_dict": [torch.zeros(2)]},
+        {"model_state_dict": {"conv1.weight": 3.0}},
+        {"model_state_dict": {1: torch.zeros(2)}},
+    ],
+    ids=["list", "other name", "no dictionary", "no tensor", "numbered"],
+)
+def test_a_checkpoint_without_named_tensors_is_refused(tmp_path: Path, content: Any) -> None:
+    path = tmp_path / "weights.pt"
+    torch.save(content, path)
+    assert "model_state_dict" in refusal(path)
+
+
+@pytest.mark.parametrize(
+    "key",
+    ["conv1.weight", "dense_1.weight", "elem_dense1.7.bias", "elem_dense2.18.weight", "input_mean"],
+)
+def test_a_missing_key_is_named(tmp_path: Path, astra_state: State, key: str) -> None:
+    state = {name: value for name, value in astra_state.items() if name != key}
+    assert key in refusal(save(tmp_path / "weights.pt", state))
+
+
+def test_a_missing_mask_is_named(tmp_path: Path, astra_state: State) -> None:
+    state = {k: v for k, v in astra_state.items() if k != "aspcap_masks.4"}
+    # Whether under Astra's name or under ours, the number tells which.
+    text = refusal(save(tmp_path / "weights.pt", state))
+    assert "aspcap_masks.4" in text or "window_4" in text
+
+
+def test_an_unknown_key_is_named(tmp_path: Path, astra_state: State) -> None:
+    state = astra_state | {"dense_3.weight": torch.zeros(2, 2)}
+    assert "dense_3.weight is unknown" in refusal(save(tmp_path / "weights.pt", state))
+
+
+@pytest.mark.parametrize(
+    ("key", "shape", "wanted"),
+    [
+        ("conv2.weight", (4, 2, 7), (4, 2, 8)),
+        ("dense_2.weight", (96, 191), (96, 192)),
+        ("elem_dense_out.3.weight", (1, 20), (1, 21)),
+        ("labels_std", (21,), (22,)),
+        ("input_mean", (8575,), (7514,)),
+    ],
+)
+def test_a_wrong_shape_is_named(
+    tmp_path: Path,
+    astra_state: State,
+    key: str,
+    shape: tuple[int, ...],
+    wanted: tuple[int, ...],
+) -> None:
+    state = astra_state | {key: torch.zeros(shape)}
+    assert f"{key} has shape {shape}, not {wanted}" in refusal(save(tmp_path / "weights.pt", state))
+
+
+def test_every_problem_is_named(tmp_path: Path, astra_state: State) -> None:
+    state = astra_state | {"extra": torch.zeros(1), "labels_mean": torch.zeros(3)}
+    del state["conv1.bias"]
+    text = refusal(save(tmp_path / "weights.pt", state))
+    assert all(name in text for name in ("extra", "labels_mean", "conv1.bias"))
+
+
+@pytest.mark.parametrize("key", ["conv1.weight", "elem_dense_var.9.bias", "labels_std"])
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_weight_that_is_not_finite_is_named(
+    tmp_path: Path, astra_state: State, key: str, value: float
+) -> None:
+    damaged = astra_state[key].clone()
+    damaged.view(-1)[-1] = value
+    text = refusal(save(tmp_path / "weights.pt", astra_state | {key: damaged}))
+    assert f"{key} has values that are not finite" in text
+
+
+def other_widths(state: State, dense: tuple[int, int], element: tuple[int, int]) -> State:
+    """The state with other hidden widths: of the full branch, and of the iron-peak Ni branch."""
+    generator = torch.Generator().manual_seed(1)
+
+    def layer(name: str, outputs: int, inputs: int) -> State:
+        weight = torch.randn(outputs, inputs, generator=generator) / inputs**0.5
+        return {f"{name}.weight": weight, f"{name}.bias": torch.zeros(outputs)}
+
+    window = state["elem_dense1.18.weight"].shape[1]
+    return (
+        state
+        | layer("dense_1", dense[0], 7512)
+        | layer("dense_2", dense[1], dense[0])
+        | layer("dense_teffloggfeh", 3, dense[1])
+        | layer("dense_teffloggfeh_var", 3, dense[1])
+        | layer("dense_aux_fullspec", 2, dense[1])
+        | layer("elem_dense1.18", element[0], window)
+        | layer("elem_dense2.18", element[1], element[0])
+        | layer("elem_dense_out.18", 1, element[1] + 5)
+        | layer("elem_dense_var.18", 1, element[1] + 5)
+    )
+
+
+@pytest.mark.parametrize(
+    ("dense", "element"), [((192, 96), (32, 16)), ((256, 96), (32, 16)), ((192, 64), (40, 8))]
+)
+def test_widths_are_read_from_the_weights(
+    tmp_path: Path, astra_state: State, dense: tuple[int, int], element: tuple[int, int]
+) -> None:
+    state = other_widths(astra_state, dense, element)
+    model = read_checkpoint(save(tmp_path / "weights.pt", state))
+    assert model.architecture.dense == dense
+    assert model.architecture.element1[18] == element[0]
+    assert model.architecture.element2[18] == element[1]
+    sites = model.architecture.dropout_sites
+    assert sites["dense_1"] == dense[0]
+    assert (sites["elem_dense1.18"], sites["elem_dense2.18"]) == element
+    labels, log_variances = model(torch.zeros(3, 7514))
+    assert labels.shape == log_variances.shape == (3, 22)
+    torch.testing.assert_close(model.dense_1.weight.data, state["dense_1.weight"])
+
+
+def test_a_network_is_ready_for_inference_alone(astra_weights: Path) -> None:
+    model = read_checkpoint(astra_weights)
+    assert isinstance(model, ApogeeBCNNCensored)
+    assert not model.training
+    assert not any(parameter.requires_grad for parameter in model.parameters())
+
+
+def test_every_tensor_of_the_file_is_used(astra_weights: Path, astra_state: State) -> None:
+    loaded = read_checkpoint(astra_weights).state_dict()
+    assert len(loaded) == len(astra_state)
+    for key, value in astra_state.items():
+        if key.startswith("aspcap_masks."):
+            window = loaded[f"window_{key.removeprefix('aspcap_masks.')}"]
+            torch.testing.assert_close(window, value.nonzero().flatten())
+        else:
+            torch.testing.assert_close(loaded[key], value, rtol=0, atol=0)
+
+
+def test_the_weights_are_named_by_the_hash_of_their_file(tmp_path: Path) -> None:
+    path = tmp_path / "weights.pt"
+    path.write_bytes(b"any bytes")
+    assert weights_sha256(path) == hashlib.sha256(b"any bytes").hexdigest()
+
+
+def test_the_hash_of_a_missing_file_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(FatalError, match=r"weights\.pt cannot be read: No such file"):
+        weights_sha256(tmp_path / "weights.pt")
