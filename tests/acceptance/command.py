@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
 import os
 import shutil
 import signal
@@ -20,6 +21,7 @@ from sqlalchemy import create_engine, text
 
 EXECUTABLE = Path(sys.executable).parent / "astronn-stream"
 SECONDS = 240
+DONE = "SELECT count(*) FROM job WHERE state = 'done'"
 _MARK = "ASTRONN_TEST_WORKPLACE"
 
 
@@ -36,16 +38,18 @@ class Workplace:
         self.temporary = Path(tempfile.mkdtemp(prefix="at-"))
         atexit.register(shutil.rmtree, self.temporary, ignore_errors=True)
 
-    def start(self, *arguments: object) -> subprocess.Popen[str]:
-        """Start the command; all its processes bear this workplace's mark."""
-        return subprocess.Popen(
-            [str(EXECUTABLE), *map(str, arguments)],
-            cwd=self.folder,
-            env=self.full_environment(),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
+    def start(self, *arguments: object, log: Path | None = None) -> subprocess.Popen[str]:
+        """Start the command; its output is kept, or goes to a log."""
+        with contextlib.ExitStack() as files:
+            output = subprocess.PIPE if log is None else files.enter_context(log.open("w"))
+            return subprocess.Popen(
+                [str(EXECUTABLE), *map(str, arguments)],
+                cwd=self.folder,
+                env=self.full_environment(),
+                stdout=output,
+                stderr=output,
+                text=True,
+            )
 
     def full_environment(self) -> dict[str, str]:
         """The environment of whatever is started here."""
@@ -64,7 +68,7 @@ class Workplace:
         finally:
             process.kill()
         assert process.returncode == status, f"status {process.returncode}\n{output}\n{errors}"
-        return output + errors
+        return (output or "") + (errors or "")
 
     def stop(self, process: subprocess.Popen[str], number: signal.Signals, status: int) -> str:
         """Send a signal and wait for the end."""

@@ -10,11 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.acceptance.command import Workplace, assert_same_rows
+from tests.acceptance.command import DONE, Workplace, assert_same_rows
 from tests.conftest import shared, wait_for
 from worker.labels import LABEL_NAMES
-
-DONE = "SELECT count(*) FROM job WHERE state = 'done'"
 
 
 @pytest.fixture
@@ -106,7 +104,7 @@ def test_another_tag_computes_all_anew_with_the_same_values(
 @pytest.fixture
 def slow(place: Workplace) -> Workplace:
     """A workplace where the main job takes long enough to be disturbed."""
-    place.environment |= {"ASTRONN_STREAM_MC_SAMPLES": "600", "ASTRONN_STREAM_CHUNK_SIZE": "4"}
+    place.environment |= {"ASTRONN_STREAM_MC_SAMPLES": "300", "ASTRONN_STREAM_CHUNK_SIZE": "4"}
     return place
 
 
@@ -114,7 +112,7 @@ def slow(place: Workplace) -> Workplace:
 def undisturbed(tmp_path_factory: pytest.TempPathFactory, job: list[object]) -> Workplace:
     """The slow main job, done in peace."""
     place = Workplace(tmp_path_factory.mktemp("undisturbed") / "work")
-    place.environment |= {"ASTRONN_STREAM_MC_SAMPLES": "600", "ASTRONN_STREAM_CHUNK_SIZE": "4"}
+    place.environment |= {"ASTRONN_STREAM_MC_SAMPLES": "300", "ASTRONN_STREAM_CHUNK_SIZE": "4"}
     place.run(*job, "--serial")
     return place
 

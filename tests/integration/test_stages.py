@@ -257,6 +257,23 @@ def test_a_file_that_vanished_becomes_rows_with_a_reason(
     assert all("does not exist" in (reason or "") for reason in reasons)
 
 
+def test_a_stage_that_fails_by_surprise_ends_its_spectra_with_the_error(
+    stream: Stream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise ZeroDivisionError("a defect")
+
+    monkeypatch.setattr(load_stage, "load_spectra", fail)
+    stream.send()
+    while taken := stream.take("load.bulk"):
+        load_stage.load_task(taken[1])
+    stream.drain()
+    with transaction(stream.engine) as session:
+        reasons = set(session.scalars(select(AstroNN.no_result_reason)))
+    assert reasons == {"The load stage failed: ZeroDivisionError('a defect')."}
+    assert len(stream.rows()) == 12
+
+
 @pytest.fixture
 def store(redis_urls: tuple[str, str]) -> ArrayStore:
     return ArrayStore(redis_urls[1], ttl=100)

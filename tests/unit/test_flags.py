@@ -35,6 +35,9 @@ def test_the_bits_are_those_of_the_specification() -> None:
         "UNCERTAIN_FE_H": 4,
         "NO_RESULT": 2048,
     }
+    assert DESCRIPTIONS[LOGG] == "e_logg > 0.2 and abs(e_logg / logg) > 0.075"
+    assert DESCRIPTIONS[TEFF] == "e_teff > 300"
+    assert DESCRIPTIONS[FE_H] == "abs(e_fe_h / fe_h) > 0.12"
     assert set(DESCRIPTIONS) == set(ResultFlag)
     assert BAD == LOGG | TEFF | FE_H
 

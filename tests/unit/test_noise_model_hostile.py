@@ -273,3 +273,9 @@ def test_mutated_pickles_are_read_or_refused_and_run_nothing(
         assert model.scale.shape == model.offset.shape == (22,)
         assert np.isfinite([model.scale, model.offset]).all()
     assert trap == []
+
+
+def test_a_pickle_that_asks_for_gigabytes_is_refused_at_once(tmp_path: Path) -> None:
+    path = tmp_path / "memory.pkl"
+    path.write_bytes(b"\x80\x02Nr\x00\x00\x00\x10.")  # puts None into the memo's place 2**28
+    assert "the memory of 268435456 objects" in refusal(path)

@@ -263,6 +263,14 @@ def test_use_settings_reaches_this_process_and_its_children(monkeypatch: Patch) 
     assert run(program, **os.environ) == str(before.mc_samples + 1)
 
 
+def test_a_zero_replaces_what_the_environment_says(monkeypatch: Patch) -> None:
+    monkeypatch.setattr(os, "environ", os.environ.copy())
+    set_variables(monkeypatch, seed="5", batch_wait="0.5", load_processes="3")
+    use_settings(get_settings().changed(seed=0, batch_wait=0.0, load_processes=0))
+    settings = get_settings()
+    assert (settings.seed, settings.batch_wait, settings.load_processes) == (0, 0, 0)
+
+
 # --- What imports do not do ----------------------------------------------------------------
 
 

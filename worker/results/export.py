@@ -232,11 +232,21 @@ def _write_parquet(table: Table, path: Path) -> None:
     parquet.write_table(pa.table(arrays, schema=schema), path)
 
 
+def _write_csv(table: Table, path: Path) -> None:
+    with path.open("w", encoding="utf-8", newline="") as file:
+        table.write(file, format="ascii.csv")
+
+
+def _write_ecsv(table: Table, path: Path) -> None:
+    with path.open("w", encoding="utf-8", newline="") as file:
+        table.write(file, format="ascii.ecsv")
+
+
 _WRITERS: dict[str, Callable[[Table, Path], None]] = {
     ".fits": _write_fits,
     ".parquet": _write_parquet,
-    ".csv": lambda table, path: table.write(path, format="ascii.csv"),
-    ".ecsv": lambda table, path: table.write(path, format="ascii.ecsv"),
+    ".csv": _write_csv,
+    ".ecsv": _write_ecsv,
 }
 
 

@@ -12,6 +12,7 @@ import hashlib
 import io
 import json
 import pickle
+import pickletools
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -153,6 +154,8 @@ _STAND_INS: dict[tuple[str, str], type] = {
     ("numpy.core.multiarray", "_reconstruct"): _Array,
     ("numpy._core.multiarray", "scalar"): _Number,  # written by numpy 2
     ("numpy._core.multiarray", "_reconstruct"): _Array,
+    ("numpy.core.numeric", "_frombuffer"): _Array,  # by pickle's protocol 5
+    ("numpy._core.numeric", "_frombuffer"): _Array,
 }
 
 
@@ -168,5 +171,9 @@ class _Unpickler(pickle.Unpickler):
 
 
 def _read_pickle(content: bytes) -> Any:
+    for opcode, argument, _ in pickletools.genops(content):
+        # The memo grows to the highest number that is put into it.
+        if "PUT" in opcode.name and int(argument or 0) > len(content):
+            raise _RefusedError(f"the memory of {argument} objects")
     corrections, _meta = _Unpickler(io.BytesIO(content)).load()
     return corrections

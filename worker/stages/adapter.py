@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from celery.exceptions import Reject
 
 from worker.app import app, publish
-from worker.errors import FatalError, TransientError
+from worker.errors import FatalError, StreamError, TransientError
 from worker.messages import InferSpectra, LoadSpectra, Message, NoResult
 
 logger = logging.getLogger(__name__)
@@ -35,7 +35,7 @@ def task(name: str, message_type: type[_M]) -> Callable[[Callable[[_M], None]], 
         def run(self: Any, message: dict[str, Any]) -> None:
             parsed = message_type.model_validate(message)
             try:
-                function(parsed)
+                _attempt(name, function, parsed)
             except FatalError as error:
                 logger.critical("action=%s: this worker stops: %s", name, error)
                 self.app.control.shutdown(destination=[self.request.hostname])
@@ -48,15 +48,22 @@ def task(name: str, message_type: type[_M]) -> Callable[[Callable[[_M], None]], 
                     exc=RuntimeError("out of memory"), countdown=_LONGEST_COUNTDOWN
                 ) from error
 
-            except Exception as error:
-                if not isinstance(parsed, LoadSpectra | InferSpectra):
-                    raise
-                logger.exception("action=%s: unexpected error", name)
-                publish(NoResult.of(parsed.spectra, f"The {name} stage failed: {error!r}."))
-
         return app.task(run, name=name, bind=True, max_retries=None)
 
     return register
+
+
+def _attempt(name: str, function: Callable[[_M], None], message: _M) -> None:
+    """Call the function; when it fails in a way that nobody foresaw, its spectra end here."""
+    try:
+        function(message)
+    except (StreamError, MemoryError):
+        raise
+    except Exception as error:
+        if not isinstance(message, LoadSpectra | InferSpectra):
+            raise
+        logger.exception("action=%s: unexpected error", name)
+        publish(NoResult.of(message.spectra, f"The {name} stage failed: {error!r}."))
 
 
 def _countdown(retries: int) -> float:
