@@ -101,6 +101,12 @@ def _open_jobs(
         .values(state=JobState.WAITING, attempts=0, file_version=current, updated_at=moment)
         .execution_options(synchronize_session=False)
     )
+    session.execute(
+        update(Job)
+        .where(*mine, Job.state == JobState.WAITING)
+        .values(lane=lane)
+        .execution_options(synchronize_session=False)
+    )
     jobs = {
         spectrum: (pk, state)
         for spectrum, pk, state in session.execute(

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
+import numpy as np
 from astropy.table import Table
 from sqlalchemy import Engine, select
 
@@ -20,9 +21,9 @@ from producer.sources import Wanted, find_files, spectra_of
 from producer.stack import StackChild
 from worker.database.session import transaction
 from worker.database.tables import Job, JobState
-from worker.embedded import REDIS
-from worker.errors import FatalError, UsageError
-from worker.messages import STAGES, Failure, Lane, Stage
+from worker.embedded import REDIS, broker_answers
+from worker.errors import FatalError
+from worker.messages import STAGES, Failure, Lane, LoadSpectra, Stage
 from worker.network.checkpoint import weights_sha256
 from worker.results.export import read_table
 from worker.results.noise_model import read_noise_model
@@ -79,23 +80,10 @@ class Plan:
             settings=settings,
             files=find_files(paths, settings.data_root),
             wanted=wanted,
-            weights=weights_sha256(required_model(settings)),
+            weights=weights_sha256(settings.required_model()),
             corrections=read_noise_model(settings.corrections).sha256,
             tag=tag,
         )
-
-
-def required_model(settings: Settings) -> Path:
-    """The weights to use.
-
-    Raises
-    ------
-    UsageError
-        None are configured.
-    """
-    if settings.model is None:
-        raise UsageError("No weights are given: use --model FILE or set ASTRONN_STREAM_MODEL.")
-    return settings.model
 
 
 def register_files(
@@ -144,15 +132,19 @@ def run_serial(engine: Engine, plan: Plan, jobs: list[int], finished: Finished) 
     """Process jobs in this process alone."""
     from worker.serial import process
 
-    with transaction(engine) as session:
-        messages = load_messages(
-            session,
-            jobs,
-            weights=plan.weights,
-            lane="bulk",
-            chunk_size=plan.settings.chunk_size,
-        )
-    process(messages, engine, plan.settings, finished)
+    def messages() -> Iterator[LoadSpectra]:
+        for first in range(0, len(jobs), _WINDOW):
+            with transaction(engine) as session:
+                block = load_messages(
+                    session,
+                    jobs[first : first + _WINDOW],
+                    weights=plan.weights,
+                    lane="bulk",
+                    chunk_size=plan.settings.chunk_size,
+                )
+            yield from block
+
+    process(messages(), engine, plan.settings, finished)
 
 
 def run_stream(engine: Engine, plan: Plan, jobs: list[int], finished: Finished) -> None:
@@ -166,6 +158,8 @@ def run_stream(engine: Engine, plan: Plan, jobs: list[int], finished: Finished) 
 def _stack(settings: Settings) -> Iterator[StackChild]:
     """The workers that are not there yet, and a redis-server where none is configured."""
     directory = Path(tempfile.mkdtemp(prefix="astronn-stream-", dir=socket_folder()))
+    if settings.broker_url is not None and not broker_answers(settings):
+        raise FatalError("No redis-server answers at ASTRONN_STREAM_BROKER_URL.")
     if settings.broker_url is None:
         settings = settings.changed(broker_url=socket_broker_url(directory))
         services = [REDIS, *STAGES]
@@ -197,7 +191,9 @@ def _drive(
     from worker.app import publish
 
     remaining = sorted(jobs)
-    for _ in range(_MOST_ATTEMPTS):
+    in_vain = 0
+    while remaining and in_vain < _MOST_ATTEMPTS:
+        before = len(remaining)
         dispatch(
             engine,
             remaining,
@@ -207,8 +203,7 @@ def _drive(
             chunk_size=plan.settings.chunk_size,
         )
         remaining = _wait(engine, remaining, stack, finished)
-        if not remaining:
-            return
+        in_vain = in_vain + 1 if len(remaining) == before else 0
     _give_up(engine, remaining)
     finished(len(remaining))
 
@@ -237,10 +232,13 @@ def _done(engine: Engine, jobs: list[int]) -> set[int]:
 
 def _give_up(engine: Engine, jobs: list[int]) -> None:
     reason = f"No worker finished this spectrum in {_MOST_ATTEMPTS} attempts; see their logs."
-    with transaction(engine) as session:
-        spectra = session.execute(select(Job.pk, Job.spectrum_pk).where(Job.pk.in_(jobs)))
-        failures = [Failure(job=pk, spectrum=spectrum, reason=reason) for pk, spectrum in spectra]
-        record_failures(session, failures)
+    for first in range(0, len(jobs), _WINDOW):
+        block = jobs[first : first + _WINDOW]
+        with transaction(engine) as session:
+            found = session.execute(select(Job.pk, Job.spectrum_pk).where(Job.pk.in_(block)))
+            record_failures(
+                session, [Failure(job=pk, spectrum=key, reason=reason) for pk, key in found]
+            )
 
 
 def collect(engine: Engine, plan: Plan, registered: Registered, seconds: float) -> Outcome:
@@ -251,7 +249,8 @@ def collect(engine: Engine, plan: Plan, registered: Registered, seconds: float) 
             f"{len(registered.jobs)} spectra were registered, but there are {len(table)} rows; "
             "run the same command again."
         )
-    return Outcome(table, len(registered.open_jobs), seconds, _of_other_settings(table, plan))
+    kept = table[~np.isin(table["task_pk"], registered.open_jobs)]
+    return Outcome(table, len(registered.open_jobs), seconds, _of_other_settings(kept, plan))
 
 
 def _of_other_settings(table: Table, plan: Plan) -> int:

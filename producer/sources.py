@@ -78,6 +78,8 @@ def find_files(paths: Iterable[Path], data_root: Path) -> list[Path]:
             raise UsageError(f"{path} does not exist.")
         for file in _below(path) if path.is_dir() else [path]:
             resolved = _resolved(file)
+            if not resolved.is_relative_to(root) and file.absolute().is_relative_to(root):
+                resolved = file.absolute()  # a link that leads out ends as a row that says so
             if not resolved.is_relative_to(root):
                 raise UsageError(
                     f"{file} lies outside the data root {root}; set ASTRONN_STREAM_DATA_ROOT."
@@ -97,7 +99,15 @@ def _resolved(file: Path) -> Path:
 
 
 def _below(folder: Path) -> Iterator[Path]:
-    for directory, names, files in os.walk(folder, followlinks=False):
+    def refuse(error: OSError) -> None:
+        raise UsageError(f"{error.filename} cannot be read: {error.strerror}.")
+
+    seen: set[Path] = set()
+    for directory, names, files in os.walk(folder, followlinks=True, onerror=refuse):
+        if (resolved := _resolved(Path(directory))) in seen:
+            names.clear()  # a link that leads to where we have been
+            continue
+        seen.add(resolved)
         # A folder that is called like a file is looked at as one, not into.
         named_like_files = [name for name in names if name.endswith(_ENDINGS)]
         names[:] = sorted(
@@ -121,7 +131,8 @@ def spectra_of(file: Path, data_root: Path, wanted: Wanted) -> list[CatalogueEnt
     file
         As :func:`find_files` gives it.
     """
-    path = str(file.relative_to(data_root.resolve()))
+    name = str(file.relative_to(data_root.resolve()))
+    path = name.encode(errors="backslashreplace").decode()  # databases want UTF-8
     plain = CatalogueEntry(
         kind=Kind.COADD,
         path=path,
@@ -130,6 +141,9 @@ def spectra_of(file: Path, data_root: Path, wanted: Wanted) -> list[CatalogueEnt
         file_version=file_version(file),
     )
     plain = _with_star_name(plain, file)
+    # The loader will not find the one and refuse the other; their rows say so.
+    if path != name or not _resolved(file).is_relative_to(data_root.resolve()):
+        return [plain]
     try:
         header = read_header(file)
     except SpectrumError:

@@ -82,8 +82,7 @@ def up(
     redis-server is started only where ASTRONN_STREAM_BROKER_URL names none.
     """
     settings = settings_with(model, corrections)
-    if settings.model is None:
-        raise UsageError("No weights are given: use --model FILE or set ASTRONN_STREAM_MODEL.")
+    settings.required_model()
     if settings.broker_url is None and broker_answers(settings):
         raise UsageError("A local stack for this database is running already.")
     services = [*STAGES, *([REDIS] if settings.broker_url is None else [])]

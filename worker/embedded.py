@@ -31,8 +31,9 @@ from worker.settings import Settings, get_settings, redis_py_url, socket_broker_
 
 #: The exit status of a worker that cannot work as it is configured (EX_CONFIG of sysexits.h).
 EXIT_MISCONFIGURED = 78
-#: A worker that keeps dying is not started again for ever.
+#: A worker that dies more often than this in this time is not started again.
 _MOST_RESTARTS = 5
+_RESTARTS_SECONDS = 600
 _REDIS_SECONDS = 20
 _GRACE_SECONDS = 30
 _CHECK_SECONDS = 0.1
@@ -99,7 +100,7 @@ class LocalStack:
         if REDIS in services:
             self._settings = settings.changed(broker_url=socket_broker_url(directory))
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
-        self._restarts = 0
+        self._deaths: dict[str, list[float]] = {name: [] for name in services}
 
     def __enter__(self) -> Self:
         make_private(self._directory)
@@ -134,18 +135,23 @@ class LocalStack:
         dead = [name for name, process in self._processes.items() if process.poll() is not None]
         for name in dead:
             status = self._processes.pop(name).returncode
-            self._restarts += 1
-            if name == REDIS or status == EXIT_MISCONFIGURED or self._restarts > _MOST_RESTARTS:
+            if name == REDIS or status == EXIT_MISCONFIGURED or self._keeps_dying(name):
                 raise FatalError(self._last_words(name, status))
             self._start(name)
         return dead
+
+    def _keeps_dying(self, name: str) -> bool:
+        moment = time.monotonic()
+        self._deaths[name] = [t for t in self._deaths[name] if moment - t < _RESTARTS_SECONDS]
+        self._deaths[name].append(moment)
+        return len(self._deaths[name]) > _MOST_RESTARTS
 
     def stop(self) -> None:
         """Ask the workers to finish what they hold, then stop the redis-server.
 
         Signals are ignored meanwhile: who is told twice to stop still has to clean up.
         """
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, signal.SIG_IGN)
         redis_process = self._processes.pop(REDIS, None)
         _terminate(list(self._processes.values()))
@@ -215,15 +221,27 @@ def make_private(directory: Path) -> None:
     """
     try:
         directory.mkdir(mode=0o700, exist_ok=True)
-        status = directory.lstat()
     except OSError as error:
         raise FatalError(f"{directory} cannot be made: {error.strerror}.") from error
+    _check_private(directory)
+
+
+def _check_private(directory: Path) -> None:
+    status = directory.lstat()
     if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid() or status.st_mode & 0o077:
         raise FatalError(f"{directory} is not a private directory of this user; remove it.")
 
 
 def broker_client(settings: Settings) -> redis.Redis:
-    """A client of the broker's redis-server, for looking at it."""
+    """A client of the broker's redis-server, for looking at it.
+
+    Raises
+    ------
+    FatalError
+        The folder of the local stack is not this user's own.
+    """
+    if settings.broker_url is None and settings.stack_directory.exists():
+        _check_private(settings.stack_directory)
     return redis.Redis.from_url(redis_py_url(settings.broker), socket_connect_timeout=3)
 
 

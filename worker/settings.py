@@ -13,7 +13,7 @@ from urllib.parse import parse_qs, urlsplit, urlunsplit
 from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from worker.errors import FatalError
+from worker.errors import FatalError, UsageError
 
 PREFIX = "ASTRONN_STREAM_"
 _SQLITE = "sqlite:///"
@@ -35,7 +35,7 @@ class Settings(BaseSettings):
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
     mc_samples: int = Field(100, ge=2)
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, lt=2**63)
     coadd_mask: Literal["and", "or"] = "and"
 
     chunk_size: int = Field(32, ge=1, description="spectra per message")
@@ -80,10 +80,23 @@ class Settings(BaseSettings):
         database = hashlib.blake2b(self.database_url.encode(), digest_size=6).hexdigest()
         return socket_folder() / f"astronn-stream-{os.getuid()}-{database}"
 
+    def required_model(self) -> Path:
+        """The weights to use.
+
+        Raises
+        ------
+        UsageError
+            None are configured.
+        """
+        if self.model is None:
+            raise UsageError("No weights are given: use --model FILE or set ASTRONN_STREAM_MODEL.")
+        return self.model
+
     @property
     def loaders(self) -> int:
         """How many processes the load worker forks."""
-        return self.load_processes or max(1, (os.cpu_count() or 2) - 1)
+        cores = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(2)
+        return self.load_processes or max(1, len(cores) - 1)
 
     def changed(self, **values: object) -> Self:
         """A copy with some values replaced and validated; None leaves a value as it is."""

@@ -7,7 +7,7 @@ from typing import Any
 import redis
 from kombu.exceptions import OperationalError as BrokerError
 from sqlalchemy import func, select
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import SQLAlchemyError
 
 from worker.app import QUEUES, app
 from worker.database.session import exists, open_database
@@ -50,7 +50,7 @@ def _jobs(settings: Settings) -> dict[str, Any]:
             jobs: dict[str, Any] = {row.state: row.number for row in states}
             unlabelled = select(func.count()).where(AstroNN.flag_no_result)
             return jobs | {"without labels": connection.scalar(unlabelled)}
-    except OperationalError:
+    except SQLAlchemyError:
         return {"database": "cannot be read; has `astronn-stream db upgrade` been run?"}
     finally:
         engine.dispose()

@@ -298,3 +298,15 @@ def test_summarise_equals_a_literal_loop() -> None:
         noise = np.exp(sum(float(value) for value in log_variances[:, label]) / 9)
         assert mean[label] == pytest.approx(average, rel=1e-12)
         assert std[label] == pytest.approx((noise + spread) ** 0.5, rel=1e-12)
+
+
+def test_a_gpu_that_is_not_there_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    from worker.errors import FatalError
+    from worker.network.dropout import choose_device
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert choose_device("auto") == "cpu"
+    with pytest.raises(FatalError, match="no such GPU"):
+        choose_device("cuda")

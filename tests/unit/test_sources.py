@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -113,11 +114,34 @@ def test_missing_path_is_an_error_of_usage(tmp_path: Path, name: str) -> None:
 
 def test_path_outside_the_data_root_is_an_error_of_usage(tmp_path: Path) -> None:
     touch(tmp_path, "root/good.fits", "root2/star.fits")
-    (tmp_path / "root" / "link.fits").symlink_to(tmp_path / "root2" / "star.fits")
-    root = tmp_path / "root"
-    for path in (tmp_path / "root2", tmp_path / "root2" / "star.fits", root / "link.fits", root):
+    for path in (tmp_path / "root2", tmp_path / "root2" / "star.fits"):
         with pytest.raises(UsageError, match="outside the data root"):
-            find_files([path], root)
+            find_files([path], tmp_path / "root")
+
+
+def test_link_that_leads_out_of_the_data_root_is_listed_but_not_read(tmp_path: Path) -> None:
+    root, outside = tmp_path / "root", tmp_path / "outside.fits"
+    touch(tmp_path, "root/good.fits")
+    write_apstar(outside, n_visits=2)
+    (root / "link.fits").symlink_to(outside)
+    assert find_files([root], root) == [root / "good.fits", root / "link.fits"]
+    (entry,) = spectra_of(root / "link.fits", root, "both")
+    assert (entry.kind, entry.path, entry.obj) == ("coadd", "link.fits", None)
+
+
+def test_linked_folder_is_looked_into_once(tmp_path: Path) -> None:
+    touch(tmp_path, "elsewhere/star.fits")
+    (tmp_path / "root").mkdir()
+    for name in ("a", "b"):
+        (tmp_path / "root" / name).symlink_to(tmp_path / "elsewhere")
+    assert find_files([tmp_path / "root"], tmp_path) == [tmp_path / "elsewhere" / "star.fits"]
+
+
+def test_name_that_is_not_utf8_stands_for_one_spectrum(tmp_path: Path) -> None:
+    file = tmp_path / os.fsdecode(b"apStar-r6-\xe9.fits")
+    write_apstar(file, n_visits=2)
+    (entry,) = spectra_of(file, tmp_path, "both")
+    assert entry.path == "apStar-r6-\\udce9.fits"
 
 
 def test_folder_without_a_spectrum_is_an_error_of_usage(tmp_path: Path) -> None:

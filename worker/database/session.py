@@ -95,8 +95,8 @@ def upgrade(engine: Engine) -> None:
 
 def exists(url: str) -> bool:
     """Whether there is a database to read; asking must not make a SQLite file."""
-    parsed = make_url(url)
-    return parsed.get_backend_name() != "sqlite" or Path(parsed.database or "").exists()
+    engine = open_database(url)
+    return engine.dialect.name != "sqlite" or Path(engine.url.database or "").exists()
 
 
 @contextmanager

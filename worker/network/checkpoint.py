@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from worker.errors import FatalError
+from worker.spectra.pixels import N_PIXELS
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -73,6 +74,12 @@ def _read_state(path: Path) -> dict[str, Tensor]:
         isinstance(key, str) and torch.is_tensor(value) for key, value in state.items()
     ):
         raise FatalError(f'{path.name} holds no named tensors under "model_state_dict".')
+    for key, value in state.items():
+        if _MASK_KEY.fullmatch(key) and value.shape != (N_PIXELS,):
+            raise FatalError(
+                f"{path.name} does not fit ApogeeBCNNCensored: {key} has shape "
+                f"{tuple(value.shape)}, not ({N_PIXELS},)."
+            )
     return {
         _MASK_KEY.sub(r"window_\1", key): (
             torch.nonzero(value.bool()).flatten() if _MASK_KEY.fullmatch(key) else value

@@ -17,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from worker.errors import FatalError
 from worker.network.model import ApogeeBCNNCensored, masked
 from worker.spectra.pixels import N_PIXELS
 
@@ -153,7 +154,15 @@ def summarise(
 
 
 def choose_device(wanted: str) -> str:
-    """The device to compute on: for ``auto`` the GPU where there is one, else the CPU."""
+    """The device to compute on: for ``auto`` the GPU where there is one, else the CPU.
+
+    Raises
+    ------
+    FatalError
+        A GPU is wanted and there is none.
+    """
+    if wanted == "cuda" and not torch.cuda.is_available():
+        raise FatalError("ASTRONN_STREAM_DEVICE is cuda, but torch sees no such GPU.")
     if wanted != "auto":
         return wanted
     return "cuda" if torch.cuda.is_available() else "cpu"

@@ -8,7 +8,7 @@ from concurrent.futures import Future
 import numpy as np
 from numpy.typing import NDArray
 
-from worker.errors import FatalError, TransientError
+from worker.errors import TransientError
 from worker.labels import LABEL_NAMES
 from worker.messages import (
     Failure,
@@ -34,16 +34,13 @@ class Inference:
     def __init__(self, settings: Settings) -> None:
         from worker.network.dropout import McDropoutEngine, choose_device
 
-        if settings.model is None:
-            raise FatalError(
-                "No weights are given: set ASTRONN_STREAM_MODEL to a checkpoint, or use --model."
-            )
-        self.weights = weights_sha256(settings.model)
+        model = settings.required_model()
+        self.weights = weights_sha256(model)
         self.mc_samples = settings.mc_samples
         self.seed = settings.seed
         self.device = choose_device(settings.device)
         engine = McDropoutEngine(
-            read_checkpoint(settings.model),
+            read_checkpoint(model),
             mc_samples=settings.mc_samples,
             seed=settings.seed,
             device=self.device,

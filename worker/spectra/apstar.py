@@ -32,6 +32,8 @@ _VISITS_FROM_ROW = 2
 _BLOCK = 2880
 #: A reduction of hundreds of visits stays far below this; a bomb of a .gz does not.
 _LARGEST_FILE = 1 << 30
+#: What every database holds in an integer.
+_LARGEST_INTEGER = 2**31
 #: What astropy raises on damaged files, as found by feeding it such files.
 _DAMAGE = (OSError, ValueError, TypeError, KeyError, IndexError, AttributeError, fits.VerifyError)
 
@@ -297,7 +299,7 @@ def _number(header: fits.Header, key: str) -> float | None:
 
 def _integer(header: fits.Header, key: str) -> int | None:
     value = _number(header, key)
-    return None if value is None else int(value)
+    return int(value) if value is not None and abs(value) < _LARGEST_INTEGER else None
 
 
 def file_version(path: Path) -> str:

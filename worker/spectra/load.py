@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from worker.errors import SpectrumError
+from worker.errors import FatalError, SpectrumError
 from worker.messages import Failure, SpectrumReference
 from worker.spectra.apstar import Spectrum, read_spectra
 from worker.spectra.continuum import blank_chips, lost_chips, normalise, uncertainties
@@ -89,6 +89,8 @@ def _load_file(
         normalised = iter(_normalise_rows(Path(path).name, read) if read else [])
     except SpectrumError as error:
         return [error] * len(members)
+    except (FatalError, MemoryError):
+        raise  # no fault of the file
     except Exception as error:
         logger.exception("action=load file=%s: unexpected error", path)
         return [SpectrumError(f"{Path(path).name} cannot be read ({error!r}).")] * len(members)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import random
+import sys
 from collections.abc import Callable
 from functools import wraps
 from typing import Any, TypeVar
@@ -20,6 +21,9 @@ _M = TypeVar("_M", bound=Message)
 
 #: Well below the visibility timeout: a longer countdown would be delivered again meanwhile.
 _LONGEST_COUNTDOWN = 30.0
+_WITHOUT_END = sys.maxsize
+#: A message whose worker process died this often is given up: it may be what kills them.
+_LOST_WORKERS = 3
 
 
 def task(name: str, message_type: type[_M]) -> Callable[[Callable[[_M], None]], Any]:
@@ -41,14 +45,20 @@ def task(name: str, message_type: type[_M]) -> Callable[[Callable[[_M], None]], 
                 self.app.control.shutdown(destination=[self.request.hostname])
                 raise Reject(str(error), requeue=True) from error
             except TransientError as error:
-                raise self.retry(exc=error, countdown=_countdown(self.request.retries)) from error
+                raise self.retry(
+                    exc=error,
+                    countdown=_countdown(self.request.retries),
+                    max_retries=_WITHOUT_END,
+                ) from error
             except MemoryError as error:
                 # Celery never acknowledges a task that ends in MemoryError itself.
                 raise self.retry(
-                    exc=RuntimeError("out of memory"), countdown=_LONGEST_COUNTDOWN
+                    exc=RuntimeError("out of memory"),
+                    countdown=_LONGEST_COUNTDOWN,
+                    max_retries=_WITHOUT_END,
                 ) from error
 
-        return app.task(run, name=name, bind=True, max_retries=None)
+        return app.task(run, name=name, bind=True, max_retries=_LOST_WORKERS)
 
     return register
 
