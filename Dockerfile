@@ -4,17 +4,18 @@ FROM python:3.11-slim-bookworm AS build
 RUN pip install --no-cache-dir uv==0.13.9
 # The container's file system is read-only: bytecode is compiled now or never. The cache is
 # another file system, to which uv cannot link.
-ENV UV_COMPILE_BYTECODE=1 \
+ENV UV_CACHE_DIR=/uv-cache \
+    UV_COMPILE_BYTECODE=1 \
     UV_LINK_MODE=copy \
     UV_PYTHON_DOWNLOADS=never
 WORKDIR /app
 # The dependencies first: a change of the code alone leaves their layer as it is.
 COPY pyproject.toml ./
-RUN --mount=type=cache,target=/root/.cache/uv uv sync --no-dev --no-install-project
+RUN --mount=type=cache,target=/uv-cache uv sync --no-dev --no-install-project
 COPY README.md ./
 COPY producer producer
 COPY worker worker
-RUN --mount=type=cache,target=/root/.cache/uv uv sync --no-dev --no-editable
+RUN --mount=type=cache,target=/uv-cache uv sync --no-dev --no-editable
 
 # The same base: the environment's python is a link to /usr/local/bin/python3.11.
 FROM python:3.11-slim-bookworm
