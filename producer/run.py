@@ -133,16 +133,16 @@ def run_serial(engine: Engine, plan: Plan, jobs: list[int], finished: Finished) 
     from worker.serial import process
 
     def messages() -> Iterator[LoadSpectra]:
-        for first in range(0, len(jobs), _WINDOW):
+        for block in _blocks(jobs):
             with transaction(engine) as session:
-                block = load_messages(
+                part = load_messages(
                     session,
-                    jobs[first : first + _WINDOW],
+                    block,
                     weights=plan.weights,
                     lane="bulk",
                     chunk_size=plan.settings.chunk_size,
                 )
-            yield from block
+            yield from part
 
     process(messages(), engine, plan.settings, finished)
 
@@ -157,16 +157,17 @@ def run_stream(engine: Engine, plan: Plan, jobs: list[int], finished: Finished) 
 @contextmanager
 def _stack(settings: Settings) -> Iterator[StackChild]:
     """The workers that are not there yet, and a redis-server where none is configured."""
-    directory = Path(tempfile.mkdtemp(prefix="astronn-stream-", dir=socket_folder()))
     if settings.broker_url is not None and not broker_answers(settings):
         raise FatalError("No redis-server answers at ASTRONN_STREAM_BROKER_URL.")
-    if settings.broker_url is None:
-        settings = settings.changed(broker_url=socket_broker_url(directory))
-        services = [REDIS, *STAGES]
-    else:
-        services = [*_stages_without_workers()]
-    use_settings(settings)
+    directory = Path(tempfile.mkdtemp(prefix="astronn-stream-", dir=socket_folder()))
     try:
+        if settings.broker_url is None:
+            settings = settings.changed(broker_url=socket_broker_url(directory))
+            use_settings(settings)
+            services = [REDIS, *STAGES]
+        else:
+            use_settings(settings)
+            services = [*_stages_without_workers()]
         with StackChild(settings, directory, services) as stack:
             yield stack
     finally:
@@ -232,13 +233,18 @@ def _done(engine: Engine, jobs: list[int]) -> set[int]:
 
 def _give_up(engine: Engine, jobs: list[int]) -> None:
     reason = f"No worker finished this spectrum in {_MOST_ATTEMPTS} attempts; see their logs."
-    for first in range(0, len(jobs), _WINDOW):
-        block = jobs[first : first + _WINDOW]
+    for block in _blocks(jobs):
         with transaction(engine) as session:
             found = session.execute(select(Job.pk, Job.spectrum_pk).where(Job.pk.in_(block)))
             record_failures(
                 session, [Failure(job=pk, spectrum=key, reason=reason) for pk, key in found]
             )
+
+
+def _blocks(jobs: list[int]) -> Iterator[list[int]]:
+    """As many jobs at a time as a statement may name."""
+    for first in range(0, len(jobs), _WINDOW):
+        yield jobs[first : first + _WINDOW]
 
 
 def collect(engine: Engine, plan: Plan, registered: Registered, seconds: float) -> Outcome:

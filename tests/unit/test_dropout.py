@@ -2,15 +2,12 @@ from __future__ import annotations
 
 import hashlib
 from itertools import pairwise
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
 
-from tests.conftest import shared
-from worker.network.checkpoint import read_checkpoint
 from worker.network.dropout import McDropoutEngine, dropout_masks, summarise
 from worker.network.model import ApogeeBCNNCensored, masked
 
@@ -22,18 +19,6 @@ SEED = 20240607
 KEY = "apStar-r6-2M00452143+1634446/apVisit-r6-6561-56587-131"
 #: The exact probability of keeping a unit: 16-bit numbers from 19661 on.
 KEEP = 1 - 19661 / 65536
-
-
-@pytest.fixture(scope="module")
-def reference() -> Reference:
-    """Statistics of 2000 passes of Astra's own class, with random masks of its own."""
-    with np.load(shared("peer_models", "astra", "reference_astra.npz")) as arrays:
-        return dict(arrays)
-
-
-@pytest.fixture(scope="module")
-def model(astra_weights: Path) -> ApogeeBCNNCensored:
-    return read_checkpoint(astra_weights)
 
 
 @pytest.fixture(scope="module")

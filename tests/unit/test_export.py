@@ -1,9 +1,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from datetime import timedelta, timezone
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,23 +10,11 @@ from astropy import units
 from astropy.table import MaskedColumn, Table
 from sqlalchemy import Engine
 
-from tests.unit.result_rows import MOMENT, REASON, small_database
+from tests.unit.result_rows import MOMENT, REASON
 from worker.database.tables import UtcDateTime, label_columns
 from worker.labels import LABELS
 from worker.results import export
 from worker.results.export import read_table
-
-
-@pytest.fixture
-def engine(tmp_path: Path) -> Iterator[Engine]:
-    with small_database(tmp_path) as engine:
-        yield engine
-
-
-@pytest.fixture
-def table(engine: Engine) -> Table:
-    return read_table(engine)
-
 
 #: Section 6 of pipeline.md, written out.
 LABEL_NAMES = """

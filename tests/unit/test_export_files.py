@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,6 @@ from astropy.table import MaskedColumn, Table
 from pyarrow import parquet
 from sqlalchemy import Engine
 
-from tests.unit.result_rows import small_database
 from worker import __version__
 from worker.errors import UsageError
 from worker.results import export
@@ -22,17 +21,6 @@ from worker.results.export import check_output, read_table, table_columns, write
 
 FORMATS = (".fits", ".parquet", ".csv", ".ecsv")
 INTEGERS = ("healpix", "mjd", "fiber", "n_visits", "spectrum_flags", "source_pk")
-
-
-@pytest.fixture
-def engine(tmp_path: Path) -> Iterator[Engine]:
-    with small_database(tmp_path) as engine:
-        yield engine
-
-
-@pytest.fixture
-def table(engine: Engine) -> Table:
-    return read_table(engine)
 
 
 def read_back(path: Path) -> Table:

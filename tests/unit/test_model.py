@@ -1,16 +1,12 @@
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from tests.conftest import shared
 from worker.labels import ELEMENT_POSITIONS, LABELS
-from worker.network.checkpoint import read_checkpoint
 from worker.network.model import ApogeeBCNNCensored
 
 Reference = dict[str, NDArray[np.generic]]
@@ -19,18 +15,6 @@ Reference = dict[str, NDArray[np.generic]]
 #: one in normalised units.
 RTOL = 1e-5
 ATOL_IN_SCATTERS = 1e-6
-
-
-@pytest.fixture(scope="module")
-def reference() -> Reference:
-    """Outputs of Astra's own class for the same weights."""
-    with np.load(shared("peer_models", "astra", "reference_astra.npz")) as arrays:
-        return dict(arrays)
-
-
-@pytest.fixture(scope="module")
-def model(astra_weights: Path) -> ApogeeBCNNCensored:
-    return read_checkpoint(astra_weights)
 
 
 @pytest.fixture(scope="module")

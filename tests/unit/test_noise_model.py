@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from tests.conftest import shared
-from worker.errors import FatalError
+from tests.unit.corrections_files import refusal
 from worker.labels import LABEL_NAMES, LABELS
 from worker.results.noise_model import NoiseModel, identity, read_noise_model
 
@@ -53,15 +53,6 @@ def write(path: Path, content: Any) -> Path:
 def assert_factors(model: NoiseModel, wanted: Factors) -> None:
     assert model.scale.tolist() == [wanted[name]["scale"] for name in LABEL_NAMES]
     assert model.offset.tolist() == [wanted[name]["offset"] for name in LABEL_NAMES]
-
-
-def refusal(path: Path) -> str:
-    with pytest.raises(FatalError) as caught:
-        read_noise_model(path)
-    text = str(caught.value)
-    assert path.name in text
-    assert text.endswith(".")
-    return text
 
 
 # --- What is read --------------------------------------------------------------------------

@@ -22,6 +22,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from tests.conftest import shared
+from tests.unit.corrections_files import refusal
 from worker.errors import FatalError
 from worker.labels import LABEL_NAMES
 from worker.results.noise_model import identity, read_noise_model
@@ -52,15 +53,6 @@ def factors(**changes: Any) -> Factors:
         name: {"scale": 1 + n / 8, "offset": n / 100} for n, name in enumerate(LABEL_NAMES)
     }
     return {name: entry for name, entry in (plain | changes).items() if entry is not None}
-
-
-def refusal(path: Path) -> str:
-    with pytest.raises(FatalError) as caught:
-        read_noise_model(path)
-    text = str(caught.value)
-    assert path.name in text
-    assert text.endswith(".")
-    return text
 
 
 def test_the_evil_pickle_is_refused_and_runs_nothing(

@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 import producer.run as run
+from worker.errors import FatalError
 from worker.settings import Settings
 
 
@@ -40,3 +42,13 @@ def test_progress_gives_the_others_all_their_attempts_again(
     happened = rounds([[1, 2, 3], [1, 2, 3], [2, 3], [2, 3], [2, 3], []])
     assert happened[-1] == ("give up", [])
     assert len(happened) == 7
+
+
+def test_a_broker_that_is_away_is_told_and_leaves_no_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run, "socket_folder", lambda: tmp_path)
+    settings = Settings(broker_url=f"redis+socket://{tmp_path}/none.sock?virtual_host=0")
+    with pytest.raises(FatalError, match="No redis-server answers"), run._stack(settings):
+        pass
+    assert list(tmp_path.iterdir()) == []

@@ -232,21 +232,17 @@ def _write_parquet(table: Table, path: Path) -> None:
     parquet.write_table(pa.table(arrays, schema=schema), path)
 
 
-def _write_csv(table: Table, path: Path) -> None:
+def _write_text(table: Table, path: Path) -> None:
+    """CSV or ECSV, in UTF-8 whatever the locale."""
     with path.open("w", encoding="utf-8", newline="") as file:
-        table.write(file, format="ascii.csv")
-
-
-def _write_ecsv(table: Table, path: Path) -> None:
-    with path.open("w", encoding="utf-8", newline="") as file:
-        table.write(file, format="ascii.ecsv")
+        table.write(file, format=f"ascii{path.suffix}")
 
 
 _WRITERS: dict[str, Callable[[Table, Path], None]] = {
     ".fits": _write_fits,
     ".parquet": _write_parquet,
-    ".csv": _write_csv,
-    ".ecsv": _write_ecsv,
+    ".csv": _write_text,
+    ".ecsv": _write_text,
 }
 
 

@@ -1,0 +1,40 @@
+"""Fixtures of several unit tests."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from astropy.table import Table
+from sqlalchemy import Engine
+
+from tests.conftest import shared
+from tests.unit.result_rows import small_database
+from worker.network.checkpoint import read_checkpoint
+from worker.network.model import ApogeeBCNNCensored
+from worker.results.export import read_table
+
+
+@pytest.fixture(scope="module")
+def reference() -> dict[str, np.ndarray]:
+    """Outputs of Astra's own class for its weights, and statistics of its 2000 random passes."""
+    with np.load(shared("peer_models", "astra", "reference_astra.npz")) as arrays:
+        return dict(arrays)
+
+
+@pytest.fixture(scope="module")
+def model(astra_weights: Path) -> ApogeeBCNNCensored:
+    return read_checkpoint(astra_weights)
+
+
+@pytest.fixture
+def engine(tmp_path: Path) -> Iterator[Engine]:
+    with small_database(tmp_path) as engine:
+        yield engine
+
+
+@pytest.fixture
+def table(engine: Engine) -> Table:
+    return read_table(engine)
