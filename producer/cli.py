@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, suppress
+from datetime import timedelta
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -22,23 +24,27 @@ from rich.progress import (
 )
 
 import worker.cli
+from producer.dispatcher import Dispatcher
+from producer.requeue import Selection, read_ids
+from producer.requeue import requeue as requeue_jobs
 from producer.run import (
     Finished,
     Outcome,
     Plan,
     collect,
-    enqueue_files,
     register_files,
     run_serial,
     run_stream,
+    send_waiting,
 )
 from worker import __version__
-from worker.cli import Corrections, Model, settings_with
-from worker.database.session import opened
-from worker.embedded import broker_answers, stopping_on_signals
-from worker.errors import FatalError, StreamError, UsageError
+from worker.cli import Corrections, LaneName, Model, settings_with
+from worker.database.session import open_database, opened
+from worker.embedded import broker_client, stopping_on_signals
+from worker.errors import StreamError, UsageError
 from worker.results.export import check_output, write_table
 from worker.results.summary import Summary, summarise
+from worker.settings import get_settings
 
 console = Console(highlight=False)
 #: Progress is for who watches; the summary alone is the output.
@@ -63,13 +69,6 @@ class Wanted(StrEnum):
     COADD = "coadd"
     VISIT = "visit"
     BOTH = "both"
-
-
-class LaneName(StrEnum):
-    """How urgent spectra are."""
-
-    LIVE = "live"
-    BULK = "bulk"
 
 
 Paths = Annotated[
@@ -131,21 +130,87 @@ def enqueue(
 ) -> None:
     """Give spectra to a running stack and return; see `astronn-stream up`."""
     settings = settings_with(model)
-    if not broker_answers(settings):
-        raise FatalError(
-            "No stack answers: start `astronn-stream up` with the same database, or set "
-            "ASTRONN_STREAM_BROKER_URL."
-        )
     plan = Plan.make(paths, settings, wanted=kind.value, tag=tag)
     with opened(settings.database_url) as engine:
         registered = register_files(engine, plan, _reading, lane=lane.value)
-        sent = enqueue_files(engine, plan, registered, lane=lane.value)
+        answers = send_waiting(engine, settings)
     console.print(
         f"{_count(len(registered.jobs), 'spectrum', 'spectra')} in "
-        f"{_count(len(plan.files), 'file')}: {sent} sent, "
+        f"{_count(len(plan.files), 'file')}: {len(registered.waiting_jobs)} enqueued, "
         f"{len(registered.jobs) - len(registered.open_jobs)} had results, "
-        f"{len(registered.open_jobs) - sent} were on their way already."
+        f"{len(registered.open_jobs) - len(registered.waiting_jobs)} were on their way already.",
+        soft_wrap=True,
     )
+    _tell_waiting(answers)
+
+
+@app.command()
+def requeue(
+    older_than: Annotated[
+        float | None,
+        typer.Option("--older-than", metavar="MINUTES", min=0, help="Nothing heard for so long."),
+    ] = None,
+    no_result: Annotated[
+        bool, typer.Option("--no-result", help="Jobs that ended without labels.")
+    ] = False,
+    ids: Annotated[
+        Path | None,
+        typer.Option(
+            "--ids",
+            metavar="FILE",
+            help="Jobs of these spectra: their spectrum_pk, one a line; - reads them from the "
+            "standard input. Their results are computed anew.",
+        ),
+    ] = None,
+    tag: Annotated[str | None, typer.Option("--tag", help="Only jobs under this tag.")] = None,
+    lane: Annotated[LaneName | None, typer.Option("--lane", help="Send them in this lane.")] = None,
+) -> None:
+    """Send jobs again: sent ones without a row, or with an option those without labels.
+
+    The dispatcher does that by itself for what got lost; this is for whoever has repaired
+    something. Options narrow each other.
+    """
+    if older_than is None and not no_result and ids is None:
+        raise UsageError("Say which jobs: --older-than MINUTES, --no-result or --ids FILE.")
+    selection = Selection(
+        no_result=no_result,
+        spectra=None if ids is None else read_ids(ids),
+        older_than=None if older_than is None else timedelta(minutes=older_than),
+        tag=tag,
+    )
+    settings = get_settings()
+    with opened(settings.database_url) as engine:
+        count = requeue_jobs(engine, selection, lane.value if lane else None)
+        answers = send_waiting(engine, settings)
+    console.print(f"{_count(count, 'job')} enqueued again.")
+    _tell_waiting(answers)
+
+
+@app.command()
+def dispatcher() -> None:
+    """Run the dispatcher: send what waits in the database, and again what got lost.
+
+    A stack has one; more do no harm. It is configured by the environment.
+    """
+    logging.basicConfig(
+        level=logging.INFO, format="[%(asctime)s: %(levelname)s/dispatcher] %(message)s"
+    )
+    settings = get_settings()
+    with (
+        suppress(KeyboardInterrupt),
+        stopping_on_signals(),
+        closing(broker_client(settings)) as client,
+    ):
+        Dispatcher(open_database(settings.database_url), client, settings).run()
+
+
+def _tell_waiting(answers: bool) -> None:
+    if not answers:
+        progress_console.print(
+            "Redis does not answer: the spectra wait in the database until a stack runs on it "
+            "(`astronn-stream up`).",
+            soft_wrap=True,
+        )
 
 
 def _reading(files: Sequence[Path]) -> Iterator[Path]:

@@ -1,42 +1,164 @@
-"""Dispatch: open jobs to messages, in chunks that keep the spectra of a file together."""
+"""Dispatch: jobs that wait in the ledger become messages, while there is room for them.
+
+A backlog of millions waits in the ledger. Of each lane at most ``in_flight`` spectra are under
+way, which bounds what Redis has to hold.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import groupby, islice
+from datetime import timedelta
+from itertools import groupby
+from typing import cast
 
-from sqlalchemy import Engine, select, update
+from sqlalchemy import ColumnElement, Engine, func, select, update
 from sqlalchemy.orm import Session
 
-from worker.database.session import transaction
+from worker.database.session import reading, transaction
 from worker.database.tables import Job, JobState, Spectrum, now
 from worker.messages import Lane, LoadSpectra, SpectrumReference
+from worker.settings import Settings
 
+LANES: tuple[Lane, ...] = ("live", "bulk")
+#: Jobs that are sent in one transaction.
 _AT_ONCE = 500
+
+Send = Callable[[LoadSpectra], None]
+
+
+def release(
+    engine: Engine,
+    send: Send,
+    settings: Settings,
+    broker: str,
+    *,
+    jobs: Sequence[int] | None = None,
+) -> int:
+    """Send jobs that wait, the oldest first, until each lane is full; live before bulk.
+
+    The ledger is written in the transaction in which the messages are sent, and the jobs'
+    rows stay locked until it ends: a result that comes back at once waits for it. Several
+    dispatchers may do this at the same time.
+
+    Parameters
+    ----------
+    broker
+        The name of the Redis that the messages go to.
+    jobs
+        Only these; all where it is None.
+
+    Returns
+    -------
+    int
+        How many spectra were sent.
+
+    Raises
+    ------
+    TransientError
+        The database or Redis is away; what was not sent stays waiting.
+    """
+    sent = 0
+    for lane in LANES:
+        while part := _release_some(engine, send, settings, broker, lane, jobs):
+            sent += part
+    return sent
+
+
+def _release_some(
+    engine: Engine,
+    send: Send,
+    settings: Settings,
+    broker: str,
+    lane: Lane,
+    jobs: Sequence[int] | None,
+) -> int:
+    with reading(engine) as connection:  # a look first: SQLite has one writer at a time
+        if not connection.scalar(select(Job.pk).where(*_waiting(lane, jobs)).limit(1)):
+            return 0
+    with transaction(engine) as session:
+        room = settings.in_flight - _under_way(session, lane, broker)
+        taken = session.execute(
+            select(Job.pk, Job.attempts)
+            .where(*_waiting(lane, jobs))
+            .order_by(Job.pk)
+            .limit(max(0, min(room, _AT_ONCE)))
+            .with_for_update(skip_locked=True)
+        ).all()
+        _mark_queued(session, [job for job, _ in taken], settings, broker)
+        for again, group in groupby(taken, key=lambda row: row.attempts > 0):
+            part = [job for job, _ in group]
+            # What went wrong once goes alone: it shall not take others along again.
+            for message in load_messages(
+                session, part, chunk_size=settings.chunk_size, alone=again
+            ):
+                send(message)
+        return len(taken)
+
+
+def _waiting(lane: Lane, jobs: Sequence[int] | None) -> list[ColumnElement[bool]]:
+    mine = [] if jobs is None else [Job.pk.in_(jobs)]
+    return [Job.state == JobState.WAITING, Job.lane == lane, *mine]
+
+
+def _under_way(session: Session, lane: Lane, broker: str) -> int:
+    statement = select(func.count()).where(
+        Job.state == JobState.QUEUED, Job.lane == lane, Job.broker == broker
+    )
+    return session.scalar(statement) or 0
+
+
+def _mark_queued(session: Session, jobs: list[int], settings: Settings, broker: str) -> None:
+    moment = now()
+    session.execute(
+        update(Job)
+        .where(Job.pk.in_(jobs))
+        .values(
+            state=JobState.QUEUED,
+            attempts=Job.attempts + 1,
+            broker=broker,
+            enqueued_at=moment,
+            deadline=moment + timedelta(seconds=settings.job_seconds),
+            updated_at=moment,
+        )
+        .execution_options(synchronize_session=False)
+    )
 
 
 def load_messages(
-    session: Session, jobs: Sequence[int], *, weights: str, lane: Lane, chunk_size: int
+    session: Session, jobs: Sequence[int], *, chunk_size: int, alone: bool = False
 ) -> list[LoadSpectra]:
     """The messages that ask for these jobs, those done already left out.
 
     A chunk holds about ``chunk_size`` spectra: files are never split, small ones share a
-    chunk.
+    chunk. With ``alone`` each spectrum is a message.
     """
     rows = session.execute(
-        select(Job.pk, Spectrum.pk, Spectrum.path, Spectrum.member)
+        select(Job, Spectrum.path, Spectrum.member)
         .join(Spectrum, Spectrum.pk == Job.spectrum_pk)
         .where(Job.pk.in_(jobs), Job.state != JobState.DONE)
-        .order_by(Spectrum.path, Spectrum.pk)
+        .order_by(Job.weights_sha256, Job.lane, Spectrum.path, Spectrum.pk)
+    ).all()
+    messages = []
+    for (weights, lane), group in groupby(
+        rows, key=lambda row: (row[0].weights_sha256, row[0].lane)
+    ):
+        references = [_reference(*row) for row in group]
+        chunks = [[each] for each in references] if alone else _chunks(references, chunk_size)
+        messages += [
+            LoadSpectra(lane=cast(Lane, lane), weights=weights, spectra=tuple(chunk))
+            for chunk in chunks
+        ]
+    return messages
+
+
+def _reference(job: Job, path: str, member: str) -> SpectrumReference:
+    return SpectrumReference(
+        job=job.pk,
+        spectrum=job.spectrum_pk,
+        file_version=job.file_version,
+        path=path,
+        member=member,
     )
-    references = [
-        SpectrumReference(job=job, spectrum=spectrum, path=path, member=member)
-        for job, spectrum, path, member in rows
-    ]
-    return [
-        LoadSpectra(lane=lane, weights=weights, spectra=tuple(chunk))
-        for chunk in _chunks(references, chunk_size)
-    ]
 
 
 def _chunks(
@@ -51,45 +173,3 @@ def _chunks(
         chunk += spectra
     if chunk:
         yield chunk
-
-
-def dispatch(
-    engine: Engine,
-    jobs: Iterable[int],
-    send: Callable[[LoadSpectra], None],
-    *,
-    weights: str,
-    lane: Lane,
-    chunk_size: int,
-) -> int:
-    """Send the messages of open jobs and note in the ledger that they are queued.
-
-    The ledger is written in the transaction in which the messages are sent, and the jobs'
-    rows stay locked until it ends: a result that comes back at once waits for it.
-
-    Returns
-    -------
-    int
-        How many spectra were sent.
-    """
-    sent = 0
-    remaining = iter(jobs)
-    while batch := list(islice(remaining, _AT_ONCE)):
-        with transaction(engine) as session:
-            session.execute(
-                update(Job)
-                .where(Job.pk.in_(batch), Job.state != JobState.DONE)
-                .values(
-                    state=JobState.QUEUED,
-                    attempts=Job.attempts + 1,
-                    enqueued_at=now(),
-                    updated_at=now(),
-                )
-            )
-            messages = load_messages(
-                session, batch, weights=weights, lane=lane, chunk_size=chunk_size
-            )
-            for message in messages:
-                send(message)
-                sent += len(message.spectra)
-    return sent

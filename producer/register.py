@@ -20,10 +20,11 @@ from worker.messages import Lane
 
 @dataclass(frozen=True)
 class Registered:
-    """The jobs of the spectra given: all of them, and those that have no result yet."""
+    """The jobs of the spectra given: all, those without a result, and those not sent yet."""
 
     jobs: list[int]
     open_jobs: list[int]
+    waiting_jobs: list[int]
 
 
 def register(
@@ -36,7 +37,11 @@ def register(
     """
     spectra = _register_spectra(session, entries)
     jobs = _open_jobs(session, spectra, entries, weights=weights, tag=tag, lane=lane)
-    return Registered([pk for pk, _ in jobs], [pk for pk, state in jobs if state != JobState.DONE])
+    return Registered(
+        [pk for pk, _ in jobs],
+        [pk for pk, state in jobs if state != JobState.DONE],
+        [pk for pk, state in jobs if state == JobState.WAITING],
+    )
 
 
 def _register_spectra(session: Session, entries: Sequence[CatalogueEntry]) -> list[int]:
@@ -98,7 +103,13 @@ def _open_jobs(
     session.execute(
         update(Job)
         .where(*mine, Job.file_version != current)
-        .values(state=JobState.WAITING, attempts=0, file_version=current, updated_at=moment)
+        .values(
+            state=JobState.WAITING,
+            attempts=0,
+            last_error=None,
+            file_version=current,
+            updated_at=moment,
+        )
         .execution_options(synchronize_session=False)
     )
     session.execute(

@@ -6,7 +6,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -15,27 +15,25 @@ import numpy as np
 from astropy.table import Table
 from sqlalchemy import Engine, select
 
-from producer.dispatch import dispatch, load_messages
+from producer.dispatch import load_messages
+from producer.dispatcher import Dispatcher
 from producer.register import Registered, register
+from producer.requeue import take_back
 from producer.sources import Wanted, find_files, spectra_of
 from producer.stack import StackChild
-from worker.database.session import transaction
+from worker.database.session import reading, transaction
 from worker.database.tables import Job, JobState
-from worker.embedded import REDIS, broker_answers
+from worker.embedded import REDIS, broker_answers, broker_client
 from worker.errors import FatalError
-from worker.messages import STAGES, Failure, Lane, LoadSpectra, Stage
+from worker.messages import STAGES, Lane, LoadSpectra, Stage
 from worker.network.checkpoint import weights_sha256
 from worker.results.export import read_table
 from worker.results.noise_model import read_noise_model
-from worker.results.record import record_failures
 from worker.settings import Settings, socket_broker_url, socket_folder, use_settings
 
 #: How often the ledger is asked what is done, and how much of it at a time.
 _POLL_SECONDS = 0.1
 _WINDOW = 2000
-#: After this long without any result the open jobs are sent again, at most so many times.
-_STALLED_SECONDS = 120.0
-_MOST_ATTEMPTS = 3
 _REGISTERED_AT_ONCE = 500
 
 #: Told of the spectra that got their row.
@@ -108,24 +106,20 @@ def register_files(
     return Registered(
         [job for part in parts for job in part.jobs],
         [job for part in parts for job in part.open_jobs],
+        [job for part in parts for job in part.waiting_jobs],
     )
 
 
-def enqueue_files(engine: Engine, plan: Plan, registered: Registered, lane: Lane) -> int:
-    """Send the jobs that wait to a running stack; returns how many spectra were sent."""
-    from worker.app import publish
+def send_waiting(engine: Engine, settings: Settings) -> bool:
+    """Send what waits to a running stack, as far as there is room; its dispatcher sends the rest.
 
-    with engine.connect() as connection:
-        statement = select(Job.pk).where(Job.state == JobState.WAITING)
-        waiting = set(connection.scalars(statement)).intersection(registered.open_jobs)
-    return dispatch(
-        engine,
-        sorted(waiting),
-        publish,
-        weights=plan.weights,
-        lane=lane,
-        chunk_size=plan.settings.chunk_size,
-    )
+    Returns
+    -------
+    bool
+        Whether there was a Redis to send it to.
+    """
+    with closing(broker_client(settings)) as client:
+        return Dispatcher(engine, client, settings).step()
 
 
 def run_serial(engine: Engine, plan: Plan, jobs: list[int], finished: Finished) -> None:
@@ -135,13 +129,7 @@ def run_serial(engine: Engine, plan: Plan, jobs: list[int], finished: Finished) 
     def messages() -> Iterator[LoadSpectra]:
         for block in _blocks(jobs):
             with transaction(engine) as session:
-                part = load_messages(
-                    session,
-                    block,
-                    weights=plan.weights,
-                    lane="bulk",
-                    chunk_size=plan.settings.chunk_size,
-                )
+                part = load_messages(session, block, chunk_size=plan.settings.chunk_size)
             yield from part
 
     process(messages(), engine, plan.settings, finished)
@@ -149,14 +137,19 @@ def run_serial(engine: Engine, plan: Plan, jobs: list[int], finished: Finished) 
 
 def run_stream(engine: Engine, plan: Plan, jobs: list[int], finished: Finished) -> None:
     """Process jobs through the stream: bring up what is not there, send, and wait."""
-    with _stack(plan.settings) as stack:
+    with _stack(plan.settings) as (stack, settings), closing(broker_client(settings)) as client:
         stack.wait_until_ready()
-        _drive(engine, plan, jobs, stack, finished)
+        if plan.settings.broker_url is None:
+            take_back(engine, jobs)  # an interrupted run had sent them to its own Redis
+        _drive(engine, Dispatcher(engine, client, settings), sorted(jobs), stack, finished)
 
 
 @contextmanager
-def _stack(settings: Settings) -> Iterator[StackChild]:
-    """The workers that are not there yet, and a redis-server where none is configured."""
+def _stack(settings: Settings) -> Iterator[tuple[StackChild, Settings]]:
+    """The workers that are not there yet, and a redis-server where none is configured.
+
+    Yields them with the settings that they run with.
+    """
     if settings.broker_url is not None and not broker_answers(settings):
         raise FatalError("No redis-server answers at ASTRONN_STREAM_BROKER_URL.")
     directory = Path(tempfile.mkdtemp(prefix="astronn-stream-", dir=socket_folder()))
@@ -169,7 +162,7 @@ def _stack(settings: Settings) -> Iterator[StackChild]:
             use_settings(settings)
             services = [*_stages_without_workers()]
         with StackChild(settings, directory, services) as stack:
-            yield stack
+            yield stack, settings
     finally:
         shutil.rmtree(directory, ignore_errors=True)  # where the child could not even start
 
@@ -186,59 +179,29 @@ def _stages_without_workers() -> tuple[Stage, ...]:
 
 
 def _drive(
-    engine: Engine, plan: Plan, jobs: list[int], stack: StackChild, finished: Finished
+    engine: Engine,
+    dispatcher: Dispatcher,
+    remaining: list[int],
+    stack: StackChild,
+    finished: Finished,
 ) -> None:
     """Send jobs and wait until each has its row; what gets lost is sent again."""
-    from worker.app import publish
-
-    remaining = sorted(jobs)
-    in_vain = 0
-    while remaining and in_vain < _MOST_ATTEMPTS:
-        before = len(remaining)
-        dispatch(
-            engine,
-            remaining,
-            publish,
-            weights=plan.weights,
-            lane="bulk",
-            chunk_size=plan.settings.chunk_size,
-        )
-        remaining = _wait(engine, remaining, stack, finished)
-        in_vain = in_vain + 1 if len(remaining) == before else 0
-    _give_up(engine, remaining)
-    finished(len(remaining))
-
-
-def _wait(engine: Engine, remaining: list[int], stack: StackChild, finished: Finished) -> list[int]:
-    """Wait until the jobs are done; returns those that are not, once they have to be sent again."""
-    last_result = time.monotonic()
+    restarted = False
     while remaining:
-        done = _done(engine, remaining[:_WINDOW])
-        if done:
+        window = remaining[:_WINDOW]
+        understood = dispatcher.step(window, held_are_lost=restarted)
+        if done := _done(engine, window):
             remaining = [job for job in remaining if job not in done]
             finished(len(done))
-            last_result = time.monotonic()
-            continue
-        if stack.check() or time.monotonic() - last_result > _STALLED_SECONDS:
-            break
-        time.sleep(_POLL_SECONDS)
-    return remaining
+        else:
+            time.sleep(_POLL_SECONDS)
+        restarted = stack.check() or (restarted and not understood)
 
 
 def _done(engine: Engine, jobs: list[int]) -> set[int]:
-    with engine.connect() as connection:
+    with reading(engine) as connection:
         statement = select(Job.pk).where(Job.pk.in_(jobs), Job.state == JobState.DONE)
         return set(connection.scalars(statement))
-
-
-def _give_up(engine: Engine, jobs: list[int]) -> None:
-    reason = f"No worker finished this spectrum in {_MOST_ATTEMPTS} attempts; see their logs."
-    for block in _blocks(jobs):
-        with transaction(engine) as session:
-            found = session.execute(select(Job.pk, Job.spectrum_pk).where(Job.pk.in_(block)))
-            record_failures(
-                session, [Failure(job=pk, spectrum=key, reason=reason) for pk, key in found]
-            )
 
 
 def _blocks(jobs: list[int]) -> Iterator[list[int]]:

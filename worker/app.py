@@ -14,7 +14,16 @@ from celery import Celery
 from kombu.exceptions import OperationalError
 
 from worker.errors import TransientError
-from worker.messages import STAGES, InferSpectra, Lane, LoadSpectra, NoResult, RecordLabels, Stage
+from worker.messages import (
+    STAGES,
+    InferSpectra,
+    Lane,
+    LoadSpectra,
+    NoResult,
+    RecordLabels,
+    Setback,
+    Stage,
+)
 from worker.settings import get_settings
 
 #: Seconds after which Redis hands a message that a dead worker held to another one.
@@ -27,7 +36,7 @@ QUEUES: dict[Stage, tuple[str, ...]] = {
     "record": ("record",),
 }
 
-AnyMessage = LoadSpectra | InferSpectra | RecordLabels | NoResult
+AnyMessage = LoadSpectra | InferSpectra | RecordLabels | NoResult | Setback
 
 
 def _celery_settings() -> dict[str, Any]:
@@ -73,10 +82,15 @@ app = Celery("astronn-stream")
 app.add_defaults(_celery_settings)
 
 
-def publish(message: AnyMessage) -> None:
+def publish(message: AnyMessage, *, patient: bool = True) -> None:
     """Send a message to its stage; returns once the broker has it.
 
     Flower shows the numbers of the spectra as the task's arguments.
+
+    Parameters
+    ----------
+    patient
+        Wait for a broker that is away, as long as that takes.
 
     Raises
     ------
@@ -90,6 +104,7 @@ def publish(message: AnyMessage) -> None:
             args=(message.model_dump(mode="json"),),
             queue=queue,
             argsrepr=f"({_describe(spectra)})",
+            retry=patient,
         )
     except OperationalError as error:
         raise TransientError(f"The broker does not answer: {error}") from error
@@ -106,6 +121,8 @@ def _route(message: AnyMessage) -> tuple[str, str, list[int]]:
             return "record", "record", [each.spectrum for each in results]
         case NoResult(failures=failures):
             return "no_result", "record", [each.spectrum for each in failures]
+        case Setback(failures=failures):
+            return "setback", "record", [each.spectrum for each in failures]
 
 
 def lane_queue(stage: Stage, lane: Lane) -> str:
@@ -122,19 +139,27 @@ def task_module(stage: Stage) -> str:
     return f"worker.stages.{stage}"
 
 
-def worker_arguments(stage: Stage) -> list[str]:
-    """What follows ``celery -A worker.app`` for a worker of this stage."""
+def worker_arguments(stage: Stage, lane: Lane | None = None) -> list[str]:
+    """What follows ``celery -A worker.app`` for a worker of this stage.
+
+    Parameters
+    ----------
+    lane
+        Serve only this lane of the stage.
+    """
     settings = get_settings()
+    queues = QUEUES[stage] if lane is None else (lane_queue(stage, lane),)
+    loaders = settings.loaders if lane != "live" else 1  # visits come a few at a time
     pools: dict[Stage, list[str]] = {
-        "load": ["--pool=prefork", f"--concurrency={settings.loaders}"],
+        "load": ["--pool=prefork", f"--concurrency={loaders}"],
         # The device has one thread; these wait for their share of a batch.
         "infer": ["--pool=threads", f"--concurrency={settings.infer_threads}"],
         "record": ["--pool=threads", "--concurrency=1"],
     }
     return [
         "worker",
-        f"--queues={','.join(QUEUES[stage])}",
-        f"--hostname={stage}@%h",
+        f"--queues={','.join(queues)}",
+        f"--hostname={stage if lane is None else f'{stage}-{lane}'}@%h",
         *pools[stage],
         "--without-gossip",
         "--without-mingle",

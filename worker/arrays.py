@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from enum import Enum
 from functools import lru_cache
 from typing import cast
 
 import numpy as np
-import redis
 from numpy.typing import NDArray
 
-from worker.errors import TransientError
+from worker.redis_connection import connect, reachable
 from worker.settings import get_settings
 from worker.spectra.pixels import N_PIXELS
 
@@ -36,19 +33,17 @@ class ArrayStore:
     """
 
     def __init__(self, url: str, ttl: int) -> None:
-        # redis-py refuses keep-alive on a unix socket, which has no need of it.
-        network = {} if url.startswith("unix:") else {"socket_keepalive": True}
-        self._redis = redis.Redis.from_url(url, health_check_interval=25, **network)
+        self._redis = connect(url)
         self._ttl = ttl
 
     def put(self, key: str, flux: NDArray[np.float32]) -> None:
         """Store ``(n, 7514)`` flux as float32 bytes, little-endian, C order."""
-        with _reachable():
+        with reachable("The array store"):
             self._redis.set(key, flux.astype(_FLOAT32, copy=False).tobytes(), ex=self._ttl)
 
     def get(self, key: str, n_spectra: int) -> NDArray[np.float32] | Absent:
         """The flux under a key, ``(n_spectra, 7514)``, or why there is none."""
-        with _reachable():
+        with reachable("The array store"):
             content = cast(bytes | None, self._redis.get(key))
         if content == _FINISHED:
             return Absent.FINISHED
@@ -62,7 +57,7 @@ class ArrayStore:
         A mark stays in its place: a message that is delivered once more then ends there. Were
         the key gone, each such message would have its spectra loaded again.
         """
-        with _reachable():
+        with reachable("The array store"):
             self._redis.set(key, _FINISHED, ex=self._ttl)
 
 
@@ -71,12 +66,3 @@ def array_store() -> ArrayStore:
     """The array store that this process's settings name."""
     settings = get_settings()
     return ArrayStore(settings.arrays, settings.array_ttl)
-
-
-@contextmanager
-def _reachable() -> Iterator[None]:
-    try:
-        yield
-    except (redis.ConnectionError, redis.TimeoutError, redis.ResponseError) as error:
-        # ResponseError: out of memory, still loading, a replica; all pass.
-        raise TransientError(f"The array store does not answer: {error}.") from error

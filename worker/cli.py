@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import time
 from enum import StrEnum
 from pathlib import Path
@@ -13,15 +14,18 @@ from rich.console import Console
 from rich.table import Table
 
 from worker.embedded import (
+    DISPATCHER,
     EXIT_MISCONFIGURED,
     FLOWER,
+    LIVE_LOADER,
     REDIS,
     LocalStack,
     broker_answers,
     stopping_on_signals,
 )
-from worker.errors import FatalError, UsageError
+from worker.errors import FatalError, TransientError, UsageError
 from worker.messages import STAGES, Stage
+from worker.outage import Outage
 from worker.settings import Settings, get_settings, use_settings
 
 console = Console()
@@ -36,6 +40,13 @@ Corrections = Annotated[
         "--corrections", metavar="FILE", help="Noise model: .pkl of the peers, .json or .toml."
     ),
 ]
+
+
+class LaneName(StrEnum):
+    """How urgent spectra are."""
+
+    LIVE = "live"
+    BULK = "bulk"
 
 
 class Kind(StrEnum):
@@ -76,7 +87,7 @@ def up(
         bool, typer.Option("--flower", help="Also start Flower on http://127.0.0.1:5555.")
     ] = False,
 ) -> None:
-    """Run a local stack in the foreground: redis-server and one worker of each stage.
+    """Run a local stack in the foreground: redis-server, the workers and the dispatcher.
 
     Ctrl-C stops it. Give it spectra from another terminal with `astronn-stream enqueue`. A
     redis-server is started only where ASTRONN_STREAM_BROKER_URL names none.
@@ -85,41 +96,68 @@ def up(
     settings.required_model()
     if settings.broker_url is None and broker_answers(settings):
         raise UsageError("A local stack for this database is running already.")
-    services = [*STAGES, *([REDIS] if settings.broker_url is None else [])]
+    services = [*STAGES, LIVE_LOADER, DISPATCHER]
+    services += [REDIS] if settings.broker_url is None else []
     services += [FLOWER] if flower else []
-    from worker.database.session import opened
-
-    with opened(settings.database_url):
-        pass
     try:
-        with (
-            stopping_on_signals(),
-            LocalStack(settings, settings.stack_directory, services=services) as stack,
-        ):
-            console.print("The stack is starting; stop it with Ctrl-C.")
-            while True:
-                for name in stack.check():
-                    console.print(f"{name} died and was started again.")
-                time.sleep(0.5)
+        with stopping_on_signals():
+            _wait_for_database(settings.database_url)
+            _serve(LocalStack(settings, settings.stack_directory, services=services))
     except KeyboardInterrupt:
         console.print("The stack is down.")
 
 
+def _wait_for_database(url: str) -> None:
+    """Bring the tables up to date, as soon as the database answers."""
+    from worker.database.session import opened
+
+    outage = Outage("up")
+    while True:
+        try:
+            with opened(url):
+                return outage.end()
+        except TransientError as error:
+            outage.begin(error)
+            time.sleep(1)
+
+
+def _serve(stack: LocalStack) -> None:
+    with stack:
+        console.print("The stack is starting; stop it with Ctrl-C.")
+        while True:
+            for name in stack.check():
+                console.print(f"{name} died and was started again.")
+            time.sleep(0.5)
+
+
 def worker(
     stage: Annotated[StageName, typer.Argument(help="The stage whose queues it serves.")],
+    lane: Annotated[
+        LaneName | None,
+        typer.Option("--lane", help="Serve this lane alone. Loads and inference have lanes."),
+    ] = None,
 ) -> None:
-    """Run one worker, configured by the environment, as docker-compose.yml starts it."""
+    """Run one worker, configured by the environment, as docker-compose.yml starts it.
+
+    A signal to stop (SIGTERM or Ctrl-C) lets it finish what it is at and give back the rest.
+    """
+    if lane is not None and stage is StageName.RECORD:
+        raise UsageError("The record stage has one queue; leave out --lane.")
     try:
         _prepare(stage)
     except (FatalError, UsageError) as error:
         # The last line of a worker's log is what the local stack shows.
         typer.echo(f"Error: {error}", err=True)
         raise typer.Exit(EXIT_MISCONFIGURED) from error
+    from celery.app.trace import LOG_RETRY
+
     from worker.app import app, task_module, worker_arguments
 
     name: Stage = stage.value
     app.conf.include = [task_module(name)]  # the other stages' imports would only cost time
-    app.worker_main(worker_arguments(name))
+    # An outage is told once; Celery would tell each message that waits for its end.
+    logging.getLogger("celery.app.trace").addFilter(lambda record: record.msg != LOG_RETRY)
+    app.worker_main(worker_arguments(name, None if lane is None else lane.value))
 
 
 def _prepare(stage: StageName) -> None:

@@ -41,9 +41,13 @@ _CHECK_SECONDS = 0.1
 
 REDIS = "redis"
 FLOWER = "flower"
+LIVE_LOADER = "load-live"
+DISPATCHER = "dispatcher"
 #: The commands of the services, here and in docker-compose.yml.
 COMMANDS: dict[str, list[str]] = {
     **{stage: ["astronn-stream", "worker", stage] for stage in STAGES},
+    LIVE_LOADER: ["astronn-stream", "worker", "load", "--lane", "live"],
+    DISPATCHER: ["astronn-stream", "dispatcher"],
     FLOWER: ["celery", "-A", "worker.app", "flower", "--address=127.0.0.1", "--port=5555"],
 }
 

@@ -25,6 +25,10 @@ class TransientError(StreamError):
     """Something that the work needs is away for now; the same call may succeed later."""
 
 
+class BusyError(TransientError):
+    """The next stage has enough to do; a pause, not a failure."""
+
+
 class FatalError(StreamError):
     """The process cannot work at all: weights, corrections, database or Redis are unusable."""
 

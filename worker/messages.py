@@ -6,14 +6,23 @@ A test pins the exact serialised form of each. A change of form takes a new ``ve
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 from pathlib import PurePosixPath
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from worker.labels import LABELS
 
 Lane = Literal["live", "bulk"]
 
 COADD = "coadd"
+
+#: No message that we send comes near these; one that goes beyond is no message of ours.
+_MOST_SPECTRA = 10_000
+_LONGEST_TEXT = 10_000
+
+Name = Annotated[str, Field(max_length=_LONGEST_TEXT)]
 
 
 def natural_key(path: str, member: str) -> str:
@@ -47,27 +56,45 @@ class Message(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class SpectrumReference(Message):
-    """One spectrum on its way through the stages."""
+class Ticket(Message):
+    """What a result has to bring back: the job that wants it, and the file it was made from.
+
+    A file that is rewritten opens its job again with the new ``file_version``; what still
+    comes from the old file no longer fits the job.
+    """
 
     job: int
     spectrum: int
-    path: str
-    member: str
+    file_version: Name
+
+
+class SpectrumReference(Ticket):
+    """One spectrum on its way through the stages."""
+
+    path: Name
+    member: Name
 
     @property
     def natural_key(self) -> str:
         """See :func:`natural_key`."""
         return natural_key(self.path, self.member)
 
+    @property
+    def ticket(self) -> dict[str, int | str]:
+        """The fields of the reference's :class:`Ticket`."""
+        return {name: getattr(self, name) for name in Ticket.model_fields}
+
+
+References = Annotated[tuple[SpectrumReference, ...], Field(max_length=_MOST_SPECTRA)]
+
 
 class LoadSpectra(Message):
     """Read and normalise these spectra. Spectra of one file stand side by side."""
 
-    version: Literal[1] = 1
+    version: Literal[2] = 2
     lane: Lane
-    weights: str
-    spectra: tuple[SpectrumReference, ...]
+    weights: Name
+    spectra: References
 
     @property
     def array_key(self) -> str:
@@ -92,29 +119,30 @@ class InferSpectra(Message):
     The flux is float32, C order, one row of 7514 pixels per spectrum, in the same order.
     """
 
-    version: Literal[1] = 1
+    version: Literal[2] = 2
     lane: Lane
-    weights: str
-    array: str
+    weights: Name
+    array: Name
     load_seconds: float
-    spectra: tuple[SpectrumReference, ...]
+    spectra: References
 
     def reload(self) -> LoadSpectra:
         """The message that makes the flux anew when the array store has lost it."""
         return LoadSpectra(lane=self.lane, weights=self.weights, spectra=self.spectra)
 
 
-class SpectrumLabels(Message):
+LabelVector = Annotated[tuple[float, ...], Field(min_length=len(LABELS), max_length=len(LABELS))]
+
+
+class SpectrumLabels(Ticket):
     """The network's answer for one spectrum: 22 labels and uncertainties, uncorrected.
 
     ``t_elapsed`` is this spectrum's share of the seconds of loading and inference,
     ``t_overhead`` the part of it that is not inference.
     """
 
-    job: int
-    spectrum: int
-    raw_labels: tuple[float, ...]
-    raw_e_labels: tuple[float, ...]
+    raw_labels: LabelVector
+    raw_e_labels: LabelVector
     t_elapsed: float
     t_overhead: float
 
@@ -122,35 +150,56 @@ class SpectrumLabels(Message):
 class RecordLabels(Message):
     """Write these labels."""
 
-    version: Literal[1] = 1
-    weights: str
+    version: Literal[2] = 2
+    weights: Name
     mc_samples: int
     seed: int
-    results: tuple[SpectrumLabels, ...]
+    results: Annotated[tuple[SpectrumLabels, ...], Field(max_length=_MOST_SPECTRA)]
 
 
-class Failure(Message):
-    """A spectrum that ends without labels, and the sentence that says why."""
+class Failure(Ticket):
+    """A spectrum that has no labels, and the sentence that says why."""
 
-    job: int
-    spectrum: int
-    reason: str
+    reason: Name
+
+    @field_validator("reason", mode="before")
+    @classmethod
+    def _storable(cls, reason: str) -> str:
+        """What a database takes as text: damaged files bring any byte along, PostgreSQL no NUL."""
+        text = reason.encode(errors="replace").decode().replace("\0", "\N{REPLACEMENT CHARACTER}")
+        return text[:_LONGEST_TEXT]
+
+
+Failures = Annotated[tuple[Failure, ...], Field(max_length=_MOST_SPECTRA)]
 
 
 class NoResult(Message):
     """Write a row without labels for each of these spectra."""
 
-    version: Literal[1] = 1
-    failures: tuple[Failure, ...]
+    version: Literal[2] = 2
+    failures: Failures
 
     @classmethod
-    def of(cls, spectra: tuple[SpectrumReference, ...], reason: str) -> NoResult:
+    def of(cls, spectra: Iterable[SpectrumReference], reason: str) -> NoResult:
         """One reason for several spectra."""
-        return cls(
-            failures=tuple(
-                Failure(job=each.job, spectrum=each.spectrum, reason=reason) for each in spectra
-            )
-        )
+        return cls(failures=failures_of(spectra, reason))
+
+
+class Setback(Message):
+    """Note in the ledger why these spectra are late; they are still being tried."""
+
+    version: Literal[2] = 2
+    failures: Failures
+
+
+def failures_of(spectra: Iterable[SpectrumReference], reason: str) -> tuple[Failure, ...]:
+    """One reason for several spectra."""
+    return tuple(failure_of(each, reason) for each in spectra)
+
+
+def failure_of(spectrum: SpectrumReference, reason: str) -> Failure:
+    """The failure of one spectrum."""
+    return Failure.model_validate({**spectrum.ticket, "reason": reason})
 
 
 Stage = Literal["load", "infer", "record"]

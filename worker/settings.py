@@ -47,6 +47,13 @@ class Settings(BaseSettings):
     load_processes: int = Field(0, ge=0, description="0: one per core, less one for inference")
     infer_threads: int = Field(4, ge=1)
 
+    in_flight: int = Field(4096, ge=1, description="spectra of a lane that are under way at most")
+    infer_backlog: int = Field(
+        64, ge=1, description="messages before inference at which loaders of bulk pause"
+    )
+    job_seconds: int = Field(900, ge=1, description="after which a job without a row is resent")
+    max_attempts: int = Field(5, ge=1, description="times that a job is sent before it is given up")
+
     @field_validator("database_url")
     @classmethod
     def _absolute_database(cls, url: str) -> str:

@@ -10,6 +10,7 @@ from sqlalchemy import func, select
 from sqlalchemy.exc import SQLAlchemyError
 
 from worker.app import QUEUES, app
+from worker.broker import UNACKED, dispatcher_answers
 from worker.database.session import exists, open_database
 from worker.database.tables import AstroNN, Job
 from worker.embedded import broker_client
@@ -30,8 +31,9 @@ def _queues(settings: Settings) -> dict[str, Any]:
     client = broker_client(settings)
     try:
         names = [queue for queues in QUEUES.values() for queue in queues]
-        depths = {name: client.llen(name) for name in names}
-        return depths | {"taken, not acknowledged": client.hlen("unacked")}
+        depths: dict[str, Any] = {name: client.llen(name) for name in names}
+        depths["taken, not acknowledged"] = client.hlen(UNACKED)
+        return depths | {"dispatcher": "answers" if dispatcher_answers(client) else "none"}
     except (redis.ConnectionError, redis.TimeoutError):
         return {"redis": "does not answer; is a stack up?"}
     finally:

@@ -33,7 +33,7 @@ def stack(place: Workplace) -> Iterator[subprocess.Popen[str]]:
 def start_stack(place: Workplace) -> subprocess.Popen[str]:
     log = place.temporary / "up.log"
     process = place.start("up", log=log)
-    wait_for(lambda: log.read_text().count(" ready.") == 3, "three workers")
+    wait_for(lambda: log.read_text().count(" ready.") == 4, "four workers")
     log.unlink()
     return process
 
@@ -48,12 +48,13 @@ def test_spectra_given_to_a_stack_come_out_as_tables(
     place: Workplace, apstar_folder: Path, stack: subprocess.Popen[str], number: signal.Signals
 ) -> None:
     output = place.run("enqueue", apstar_folder)
-    assert "44 spectra in 10 files: 44 sent" in output
+    assert "44 spectra in 10 files: 44 enqueued" in output
     wait_for(lambda: place.count(DONE) == 44, "all jobs")
     report = status(place)
     assert report["jobs"] == {"done": 44, "without labels": 0}
-    assert len(report["workers"]) == 3
-    assert "0 sent, 44 had results" in place.run("enqueue", apstar_folder)
+    assert len(report["workers"]) == 4
+    assert report["queues"]["dispatcher"] == "answers"
+    assert "0 enqueued, 44 had results" in place.run("enqueue", apstar_folder)
     for name, rows in [("a.fits", 44), ("a.parquet", 44), ("a.csv", 44), ("a.ecsv", 44)]:
         assert f"{name}: {rows} rows" in place.run("export", "--out", name)
     assert "b.fits: 10 rows" in place.run("export", "--out", "b.fits", "--kind", "coadd")
@@ -66,11 +67,11 @@ def test_spectra_given_to_a_stack_come_out_as_tables(
         text=True,
         check=True,
     )
-    assert "3 nodes online" in answer.stdout
+    assert "4 nodes online" in answer.stdout
 
     place.stop(stack, number, 0)
     assert place.left_behind() == []
-    assert "No stack answers" in place.run("enqueue", apstar_folder, status=1)
+    assert "wait in the database" in place.run("enqueue", apstar_folder, "--tag", "later")
 
 
 def test_a_second_stack_on_the_same_database_is_refused(
@@ -121,7 +122,7 @@ def test_looking_where_nothing_is_makes_nothing(place: Workplace) -> None:
 
 
 def test_the_help_of_every_command_reads(place: Workplace) -> None:
-    commands = ["run", "enqueue", "up", "worker", "status", "export", "db"]
+    commands = ["run", "enqueue", "requeue", "up", "worker", "dispatcher", "status", "export", "db"]
     overview = place.run("--help")
     for command in commands:
         assert command in overview

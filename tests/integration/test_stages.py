@@ -2,140 +2,28 @@
 
 from __future__ import annotations
 
-import base64
 import json
-from collections.abc import Iterator
-from dataclasses import dataclass
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import redis
-from sqlalchemy import Engine, select
+from sqlalchemy import select
 
-import worker.stages.infer as infer_stage
-from producer.dispatch import dispatch
-from producer.register import Registered, register
-from producer.sources import find_files, spectra_of
-from worker.app import QUEUES, app, publish
-from worker.arrays import Absent, ArrayStore, array_store
-from worker.database.session import opened, transaction
+import worker.spectra.load
+from tests.integration.conftest import Stream
+from worker.arrays import Absent, ArrayStore
+from worker.crashes import CrashGuard
+from worker.database.session import transaction
 from worker.database.tables import AstroNN, Job, JobState
-from worker.errors import TransientError
-from worker.messages import InferSpectra, LoadSpectra, NoResult, RecordLabels
-from worker.network.checkpoint import weights_sha256
+from worker.errors import BusyError, SpectrumError, TransientError
+from worker.messages import LoadSpectra, SpectrumReference
 from worker.settings import get_settings
+from worker.spectra.apstar import read_spectra
 from worker.spectra.pixels import N_PIXELS
 from worker.stages import load as load_stage
-from worker.stages import record as record_stage
-
-STAGES = {
-    "load": (LoadSpectra, load_stage.load),
-    "infer": (InferSpectra, infer_stage.infer),
-    "record": (RecordLabels, record_stage.record),
-    "no_result": (NoResult, record_stage.no_result),
-}
-
-
-@dataclass
-class Stream:
-    """A broker to look into, and the jobs of the real files."""
-
-    client: redis.Redis
-    engine: Engine
-    registered: Registered
-    weights: str
-
-    def queued(self, queue: str) -> list[dict[str, Any]]:
-        """The messages in a queue, oldest first, as they lie in Redis."""
-        return [json.loads(content) for content in reversed(self.client.lrange(queue, 0, -1))]
-
-    def take(self, queue: str) -> tuple[str, dict[str, Any]] | None:
-        """The oldest message: its task's name and its body."""
-        content = self.client.rpop(queue)
-        if content is None:
-            return None
-        message = json.loads(content)
-        arguments, _, _ = json.loads(base64.b64decode(message["body"]))
-        return message["headers"]["task"], arguments[0]
-
-    def send(self, lane: str = "bulk", jobs: list[int] | None = None) -> int:
-        """Dispatch jobs: all that are open, unless some are named."""
-        return dispatch(
-            self.engine,
-            self.registered.open_jobs if jobs is None else jobs,
-            publish,
-            weights=self.weights,
-            lane=lane,  # type: ignore[arg-type]
-            chunk_size=8,
-        )
-
-    def drain(self, times: int = 1) -> int:
-        """Serve all queues until they are empty, each message ``times`` over."""
-        served = 0
-        while taken := next(filter(None, map(self.take, self._queues())), None):
-            message_type, function = STAGES[taken[0]]
-            for _ in range(times):
-                function(message_type.model_validate(taken[1]))  # type: ignore[operator]
-            served += 1
-            assert served < 100, "messages beget messages"
-        return served
-
-    def rows(self) -> dict[int, tuple[float | None, ...]]:
-        """Labels and uncertainties by job."""
-        with transaction(self.engine) as session:
-            return {
-                row.task_pk: (row.teff, row.e_teff, row.fe_h, row.raw_e_ni_h, row.result_flags)
-                for row in session.scalars(select(AstroNN))
-            }
-
-    @staticmethod
-    def _queues() -> list[str]:
-        return [queue for queues in QUEUES.values() for queue in queues]
-
-
-@pytest.fixture
-def stream(
-    monkeypatch: pytest.MonkeyPatch,
-    redis_socket: Path,
-    redis_urls: tuple[str, str],
-    database_url: str,
-    apstar_folder: Path,
-    astra_weights: Path,
-    corrections_pickle: Path,
-) -> Iterator[Stream]:
-    values = {
-        "BROKER_URL": redis_urls[0],
-        "ARRAYS_URL": redis_urls[1],
-        "DATABASE_URL": database_url,
-        "DATA_ROOT": str(apstar_folder),
-        "MODEL": str(astra_weights),
-        "CORRECTIONS": str(corrections_pickle),
-        "MC_SAMPLES": "4",
-    }
-    for name, value in values.items():
-        monkeypatch.setenv(f"ASTRONN_STREAM_{name}", value)
-    forget_process_state()
-    app.conf.broker_url = redis_urls[0]  # Celery reads the settings once in a process
-    files = find_files([apstar_folder], apstar_folder)[:3]
-    weights = weights_sha256(astra_weights)
-    with opened(database_url) as engine, redis.Redis(unix_socket_path=str(redis_socket)) as client:
-        entries = [entry for file in files for entry in spectra_of(file, apstar_folder, "both")]
-        with transaction(engine) as session:
-            jobs = register(session, entries, weights=weights, tag="", lane="bulk")
-        yield Stream(client, engine, jobs, weights)
-        record_stage.database().dispose()
-    forget_process_state()
-
-
-def forget_process_state() -> None:
-    """What a worker process opens once: settings, connections, network."""
-    for cached in (get_settings, array_store, record_stage.database, record_stage.noise_model):
-        cached.cache_clear()
-    if infer_stage._inference is not None:
-        infer_stage._inference.close()
-    infer_stage._inference = None
 
 
 def test_every_job_ends_as_one_row_with_labels(stream: Stream) -> None:
@@ -206,7 +94,8 @@ def test_flux_frees_its_memory_once_it_is_used(stream: Stream) -> None:
 
 
 def test_a_live_lane_stays_live_through_the_stages(stream: Stream) -> None:
-    stream.send(lane="live")
+    stream.change_jobs(lane="live")
+    stream.send()
     assert stream.client.llen("load.live") == 2
     _, body = stream.take("load.live") or ("", {})
     load_stage.load(LoadSpectra.model_validate(body))
@@ -215,7 +104,7 @@ def test_a_live_lane_stays_live_through_the_stages(stream: Stream) -> None:
 
 
 def test_a_job_for_other_weights_ends_with_a_reason(stream: Stream) -> None:
-    stream.weights = "0" * 64
+    stream.change_jobs(weights_sha256="0" * 64)
     stream.send()
     stream.drain()
     with transaction(stream.engine) as session:
@@ -230,18 +119,6 @@ def test_dispatching_again_leaves_done_jobs_alone(stream: Stream) -> None:
     assert stream.send() == 0
     with stream.engine.connect() as connection:
         assert set(connection.scalars(select(Job.state))) == {JobState.DONE}
-
-
-def test_a_broker_that_fails_leaves_the_jobs_waiting(stream: Stream) -> None:
-    def fail(_message: LoadSpectra) -> None:
-        raise TransientError("away")
-
-    with pytest.raises(TransientError):
-        dispatch(
-            stream.engine, stream.registered.jobs, fail, weights="w", lane="bulk", chunk_size=8
-        )
-    with stream.engine.connect() as connection:
-        assert set(connection.scalars(select(Job.state))) == {JobState.WAITING}
 
 
 def test_a_file_that_vanished_becomes_rows_with_a_reason(
@@ -260,7 +137,7 @@ def test_a_file_that_vanished_becomes_rows_with_a_reason(
 def test_a_stage_that_fails_by_surprise_ends_its_spectra_with_the_error(
     stream: Stream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(*_: object) -> None:
+    def fail(*_: object, **__: object) -> None:
         raise ZeroDivisionError("a defect")
 
     monkeypatch.setattr(load_stage, "load_spectra", fail)
@@ -307,3 +184,105 @@ def test_an_array_store_that_is_away_is_transient(tmp_path: Path) -> None:
     store = ArrayStore(f"unix://{tmp_path / 'none.sock'}?db=1", ttl=1)
     with pytest.raises(TransientError, match="array store"):
         store.get("key", 1)
+
+
+def test_loaders_of_bulk_pause_while_much_waits_for_inference(
+    stream: Stream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ASTRONN_STREAM_INFER_BACKLOG", "1")
+    monkeypatch.setattr(load_stage, "_PAUSE_SECONDS", 0.0)
+    get_settings.cache_clear()
+    stream.send()
+    (first, second) = (stream.take("load.bulk") for _ in range(2))
+    assert first is not None
+    assert second is not None
+    load_stage.load(LoadSpectra.model_validate(first[1]))
+    with pytest.raises(BusyError, match="pauses"):
+        load_stage.load(LoadSpectra.model_validate(second[1]))
+    load_stage.load(LoadSpectra.model_validate(second[1] | {"lane": "live"}))
+    assert stream.client.llen("infer.live") == 1
+    stream.client.delete("infer.bulk")
+    load_stage.load(LoadSpectra.model_validate(second[1]))
+    assert stream.client.llen("infer.bulk") == 1
+
+
+class Killed(BaseException):
+    """Stands for the end of the process: nothing after it runs."""
+
+
+@pytest.fixture
+def guard(redis_urls: tuple[str, str]) -> CrashGuard:
+    return CrashGuard(redis_urls[1])
+
+
+REFERENCE = SpectrumReference(
+    job=1, spectrum=1, file_version="1", path="apStar-bad.fits", member="coadd"
+)
+
+
+#: What is collected as garbage is tidied up, unlike a process that died.
+BEGUN: list[AbstractContextManager[None]] = []
+
+
+def crash(guard: CrashGuard, spectrum: SpectrumReference) -> None:
+    """Begin to read and never come back."""
+    BEGUN.append(guard.reading(spectrum))
+    BEGUN[-1].__enter__()
+
+
+def test_a_file_that_killed_three_readers_is_not_read_again(guard: CrashGuard) -> None:
+    for _ in range(3):
+        crash(guard, REFERENCE)
+    with pytest.raises(SpectrumError, match=r"apStar-bad\.fits ended 3 processes"):
+        crash(guard, REFERENCE)
+    crash(guard, REFERENCE)  # who enqueues it again gets three more tries
+
+
+def test_a_file_that_was_read_in_the_end_is_innocent(guard: CrashGuard) -> None:
+    for _ in range(5):
+        crash(guard, REFERENCE)
+        crash(guard, REFERENCE)
+        with guard.reading(REFERENCE):
+            pass
+
+
+def test_an_error_of_reading_is_no_crash_but_a_lack_of_memory_is(guard: CrashGuard) -> None:
+    for _ in range(5):
+        with pytest.raises(ValueError, match="bad"), guard.reading(REFERENCE):
+            raise ValueError("bad")
+    for _ in range(3):
+        with pytest.raises(MemoryError), guard.reading(REFERENCE):
+            raise MemoryError
+    with pytest.raises(SpectrumError), guard.reading(REFERENCE):
+        pass
+
+
+def test_a_file_that_was_rewritten_is_another_one(guard: CrashGuard) -> None:
+    for _ in range(3):
+        crash(guard, REFERENCE)
+    with guard.reading(REFERENCE.model_copy(update={"file_version": "2"})):
+        pass
+
+
+def test_neighbours_of_a_file_that_kills_get_their_labels(
+    stream: Stream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    poison = stream.path_of(stream.registered.jobs[0])
+
+    def read(path: Path, *arguments: Any, **options: Any) -> Any:
+        if path.name == Path(poison).name:
+            raise Killed
+        return read_spectra(path, *arguments, **options)
+
+    monkeypatch.setattr(worker.spectra.load, "read_spectra", read)
+    monkeypatch.setattr(CrashGuard, "_forget", lambda *_: None)  # a dead process forgets nothing
+    stream.send()
+    first = LoadSpectra.model_validate((stream.take("load.bulk") or ("", {}))[1])
+    for _ in range(3):
+        with pytest.raises(Killed):
+            load_stage.load(first)
+    load_stage.load(first)
+    stream.drain()
+    unlabelled = {job for job, (teff, *_) in stream.rows().items() if teff is None}
+    assert unlabelled == {job for job in stream.registered.jobs if stream.path_of(job) == poison}
+    assert all("ended 3 processes" in (stream.reasons()[job] or "") for job in unlabelled)

@@ -1,15 +1,20 @@
 from __future__ import annotations
 
+import gc
 import itertools
 import threading
+import weakref
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
+from typing import Any
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from worker.errors import FatalError, TransientError
 from worker.messages import Lane
+from worker.network import batching
 from worker.network.batching import InferredSpectrum, MicroBatcher
 
 #: Longer than any machine needs; only a hanging test waits this long.
@@ -54,8 +59,10 @@ def opened() -> Iterator[Open]:
     """Makes micro-batchers that are closed when the test ends, however it ends."""
     with_engines: list[tuple[MicroBatcher, Engine]] = []
 
-    def open_batcher(engine: Engine, *, size: int = 4, wait: float = 0.0) -> MicroBatcher:
-        batcher = MicroBatcher(engine, batch_size=size, batch_wait=wait)
+    def open_batcher(
+        engine: Engine, *, size: int = 4, wait: float = 0.0, longest_call: float = LONG
+    ) -> MicroBatcher:
+        batcher = MicroBatcher(engine, batch_size=size, batch_wait=wait, longest_call=longest_call)
         with_engines.append((batcher, engine))
         return batcher
 
@@ -238,7 +245,7 @@ def poisoned(error: BaseException, *poison: int) -> Answer:
 
 @pytest.mark.parametrize(
     "error",
-    [ValueError("poison"), MemoryError("too large"), RuntimeError("CUDA error"), StopIteration()],
+    [ValueError("poison"), RuntimeError("poison"), TimeoutError("poison"), StopIteration()],
     ids=lambda error: type(error).__name__,
 )
 @pytest.mark.parametrize("poison", [(0,), (5,), (7,), (2, 3), (0, 7), tuple(range(8))], ids=str)
@@ -267,6 +274,211 @@ def test_halving_asks_for_few_batches(opened: Open) -> None:
     assert isinstance(futures[11].exception(LONG), ValueError)
     futures[-1].result(LONG)
     assert len(engine.batches[1:]) == 1 + 2 * 6  # the batch, then two halves, six times
+
+
+def test_live_spectra_go_before_bulk_while_a_batch_is_halved(opened: Open) -> None:
+    engine = Engine(poisoned(ValueError("poison"), 1, 10))
+    batcher = opened(engine, size=4)
+    hold(batcher, engine)
+    futures = submit(batcher, 0, 1) + submit(batcher, 10, 11, lane="live")
+    engine.go_on.set()
+    batcher.wait_for(futures)
+    assert engine.batches[2:] == [["10", "11"], ["10"], ["11"], ["0", "1"], ["0"], ["1"]]
+
+
+@pytest.mark.parametrize("poison", [(0,), (2, 3), tuple(range(8))], ids=str)
+def test_spectra_that_do_not_fit_into_memory_alone_are_to_be_tried_again(
+    opened: Open, poison: tuple[int, ...]
+) -> None:
+    engine = Engine(poisoned(MemoryError("full"), *poison))
+    batcher = opened(engine, size=8)
+    hold(batcher, engine)
+    futures = submit(batcher, *range(8))
+    engine.go_on.set()
+    for number, future in enumerate(futures):
+        if number in poison:
+            with pytest.raises(TransientError, match="not enough free memory"):
+                future.result(LONG)
+        else:
+            assert_answered([future], number)
+    assert_answered(submit(batcher, 50), 50)
+
+
+def test_a_batch_that_does_not_fit_into_memory_is_halved_until_it_does(opened: Open) -> None:
+    def small(flux: NDArray[np.float32]) -> tuple[Floats, Floats]:
+        if len(flux) > 2:
+            raise MemoryError
+        return plain(flux)
+
+    engine = Engine(small)
+    batcher = opened(engine, size=8)
+    hold(batcher, engine)
+    futures = submit(batcher, *range(8))
+    engine.go_on.set()
+    assert_answered(futures, *range(8))
+    assert [len(batch) for batch in engine.batches[1:]] == [8, 4, 2, 2, 4, 2, 2]
+
+
+@pytest.mark.parametrize("error", [ValueError, MemoryError])
+def test_the_memory_of_a_call_that_failed_is_free_before_the_next(
+    opened: Open, monkeypatch: pytest.MonkeyPatch, error: type[Exception]
+) -> None:
+    arrays: list[weakref.ref[Any]] = []
+
+    def allocate(flux: NDArray[np.float32]) -> tuple[Floats, Floats]:
+        assert all(array() is None for array in arrays)
+        large = flux.copy()
+        arrays.append(weakref.ref(large))
+        if len(flux) > 1 or 3 in flux:
+            raise error
+        return plain(large)
+
+    monkeypatch.setattr(batching.logger, "disabled", True)  # pytest keeps what is logged
+    batcher = opened(Engine(allocate), size=4)
+    gc.disable()  # it would hide what is kept too long
+    try:
+        futures = submit(batcher, 3, 4, 5, 6) + submit(batcher, 7)
+        batcher.wait_for(futures)
+        assert_answered(futures[1:], 4, 5, 6, 7)
+        assert isinstance(futures[0].exception(), ValueError | TransientError)
+        assert len(arrays) > len(futures)
+    finally:
+        gc.enable()
+
+
+def assert_ended(
+    batcher: MicroBatcher, futures: Sequence[Future[InferredSpectrum]], *words: str
+) -> None:
+    """All futures and all later requests get an error of their own that says these words."""
+    errors = [future.exception(LONG) for future in futures]
+    with pytest.raises(FatalError) as refused:
+        submit(batcher, 1)
+    errors.append(refused.value)
+    assert len(set(map(id, errors))) == len(errors)
+    for error in errors:
+        assert type(error) is FatalError
+        assert all(word in str(error) for word in words)
+
+
+def test_a_broken_device_ends_what_runs_what_waits_and_what_comes(opened: Open) -> None:
+    engine = Engine(poisoned(FatalError("The device is broken."), 2))
+    batcher = opened(engine, size=4)
+    first = hold(batcher, engine)
+    futures = submit(batcher, *range(6))
+    assert futures[1].cancel()
+    assert futures[5].cancel()
+    engine.go_on.set()
+    assert_answered([first], 999)
+    assert_ended(batcher, [futures[number] for number in (0, 2, 3, 4)], "The device is broken.")
+    assert futures[1].cancelled()
+    assert futures[5].cancelled()
+    assert engine.batches[1:] == [["0", "2", "3"]]
+    batcher.close()
+
+
+def test_a_device_that_breaks_while_a_batch_is_halved_keeps_what_has_its_answer(
+    opened: Open,
+) -> None:
+    def break_down(flux: NDArray[np.float32]) -> tuple[Floats, Floats]:
+        if len(flux) > 2:
+            raise ValueError("poison")
+        return poisoned(FatalError("The device is broken."), 3)(flux)
+
+    engine = Engine(break_down)
+    batcher = opened(engine, size=8)
+    hold(batcher, engine)
+    futures = submit(batcher, *range(8))
+    engine.go_on.set()
+    assert_answered(futures[:2], 0, 1)
+    assert_ended(batcher, futures[2:], "The device is broken.")
+    assert engine.batches[1:] == [list("01234567"), list("0123"), list("01"), list("23")]
+
+
+@pytest.mark.parametrize(
+    "error", [SystemExit(3), KeyboardInterrupt("now"), GeneratorExit()], ids=repr
+)
+def test_an_error_that_ends_the_thread_leaves_nobody_waiting(
+    opened: Open, error: BaseException
+) -> None:
+    engine = Engine(poisoned(error, 2))
+    batcher = opened(engine, size=2)
+    hold(batcher, engine)
+    futures = submit(batcher, *range(6))
+    engine.go_on.set()
+    assert_answered(futures[:2], 0, 1)
+    assert_ended(batcher, futures[2:], "thread ended", repr(error), "this process stops")
+    batcher.close()
+
+
+def test_a_mistake_in_the_batcher_itself_leaves_nobody_waiting(
+    opened: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = Engine()
+    batcher = opened(engine)
+    first = hold(batcher, engine)
+    futures = submit(batcher, 1, 2)
+
+    def mistake() -> list[Any]:
+        raise AttributeError("mistake")
+
+    monkeypatch.setattr(batcher, "_next_batch", mistake)
+    engine.go_on.set()
+    assert_answered([first], 999)
+    assert_ended(batcher, futures, "thread ended", "AttributeError('mistake')")
+
+
+def test_a_stuck_device_ends_what_runs_what_waits_and_what_comes(opened: Open) -> None:
+    engine = Engine()
+    batcher = opened(engine, size=2, wait=0.01, longest_call=0.04)
+    running = hold(batcher, engine)
+    futures = submit(batcher, 1, 2, 3)
+    with pytest.raises(FatalError, match=r"did not answer in 0\.05 s"):
+        batcher.wait_for(futures)
+    assert_ended(batcher, [running, *futures], "did not answer in 0.05 s", "this process stops")
+    closing = threading.Thread(target=batcher.close)
+    closing.start()
+    closing.join(LONG)
+    assert not closing.is_alive()  # though the engine has not returned
+    engine.go_on.set()
+    batcher._thread.join(LONG)
+    assert not batcher._thread.is_alive()
+    assert engine.batches == [["999"]]
+    with pytest.raises(FatalError, match="did not answer"):
+        submit(batcher, 4)
+
+
+@pytest.mark.parametrize("ending", [0, 1, 2, 3])
+def test_a_device_is_stuck_when_no_call_ends_however_long_one_waits(
+    opened: Open, monkeypatch: pytest.MonkeyPatch, ending: int
+) -> None:
+    may_end = threading.Semaphore(0)
+
+    def answer_when_told(flux: NDArray[np.float32]) -> tuple[Floats, Floats]:
+        assert may_end.acquire(timeout=LONG)
+        return plain(flux)
+
+    batcher = opened(Engine(answer_when_told), size=1)
+    futures = submit(batcher, 0, 1, 2)
+    to_end = iter(futures[:ending])
+
+    def long_wait(waited: Sequence[Future[InferredSpectrum]], timeout: float) -> Any:
+        """What ``wait`` does when a call ends in its time, or none does."""
+        assert timeout == LONG
+        if (future := next(to_end, None)) is not None:
+            may_end.release()
+            future.result(LONG)
+        return wait(waited, timeout=0)
+
+    monkeypatch.setattr(batching, "wait", long_wait)
+    if ending == 3:
+        batcher.wait_for(futures)
+        assert_answered(futures, 0, 1, 2)
+        return
+    with pytest.raises(FatalError, match="did not answer"):
+        batcher.wait_for(futures)
+    assert_answered(futures[:ending], *range(ending))
+    assert_ended(batcher, futures[ending:], "did not answer")
+    may_end.release()
 
 
 def test_a_future_that_nobody_waits_for_any_more_does_not_stop_the_others(opened: Open) -> None:

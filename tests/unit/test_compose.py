@@ -9,19 +9,20 @@ from typing import Any
 import pytest
 import yaml
 
-from worker.embedded import COMMANDS, FLOWER
+from worker.embedded import COMMANDS, DISPATCHER, FLOWER, LIVE_LOADER
 from worker.messages import STAGES
 from worker.settings import PREFIX, Settings
 
 ROOT = Path(__file__).parents[2]
 TEXT = (ROOT / "docker-compose.yml").read_text()
 SERVICES: dict[str, dict[str, Any]] = yaml.safe_load(TEXT)["services"]
-OURS = [*STAGES, "migrate", FLOWER]
+WORKERS = [*STAGES, LIVE_LOADER, DISPATCHER]
+OURS = [*WORKERS, "migrate", FLOWER]
 
 #: Which services hold a secret; no other may.
 HOLDERS = {
-    "REDIS_PASSWORD": {"redis", *STAGES, FLOWER},
-    "POSTGRES_PASSWORD": {"postgres", "migrate", "record"},
+    "REDIS_PASSWORD": {"redis", "arrays", *WORKERS, FLOWER},
+    "POSTGRES_PASSWORD": {"postgres", "migrate", "record", DISPATCHER},
     "FLOWER_BASIC_AUTH": {FLOWER},
 }
 _VARIABLE = re.compile(r"(?<!\$)\$(?:\{(\w+)(?:(:?[-?+])([^}]*))?\}|(\w+))")
@@ -61,7 +62,7 @@ def settings_of(service: str, monkeypatch: pytest.MonkeyPatch, **given: str) -> 
 
 
 def test_the_services_are_those_of_the_stack() -> None:
-    assert set(SERVICES) == {"redis", "postgres", "migrate", *COMMANDS}
+    assert set(SERVICES) == {"redis", "arrays", "postgres", "migrate", *COMMANDS}
 
 
 @pytest.mark.parametrize("stage", STAGES)
@@ -91,7 +92,7 @@ def test_record_reads_the_settings_that_are_meant(monkeypatch: pytest.MonkeyPatc
     given = {"REDIS_PASSWORD": "of-redis", "POSTGRES_PASSWORD": "of-postgres"}
     settings = settings_of("record", monkeypatch, **given)
     assert settings.broker == "redis://:of-redis@redis:6379/0"
-    assert settings.arrays == "redis://:of-redis@redis:6379/1"
+    assert settings.arrays == "redis://:of-redis@arrays:6379/0"
     assert settings.database_url == "postgresql://astronn:of-postgres@postgres/astronn"
     assert settings.data_root == Path("/data")
     assert settings.model == Path("/model/weights.pt")
@@ -121,9 +122,13 @@ def test_a_secret_goes_only_where_it_is_needed(secret: str) -> None:
     assert holders == HOLDERS[secret]
 
 
-def test_only_record_and_migrate_know_the_database() -> None:
+def test_only_those_who_write_to_the_database_know_it() -> None:
     url = f"{PREFIX}DATABASE_URL"
-    assert {name for name in SERVICES if url in environment(name)} == {"migrate", "record"}
+    assert {name for name in SERVICES if url in environment(name)} == {
+        "migrate",
+        "record",
+        DISPATCHER,
+    }
 
 
 @pytest.mark.parametrize("stage", STAGES)

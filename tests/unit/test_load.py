@@ -23,7 +23,7 @@ Edit = Callable[[Planes], None]
 def references(*wanted: tuple[str, str]) -> list[SpectrumReference]:
     """References to (path, member), numbered 100, 101, ... in job 1."""
     return [
-        SpectrumReference(job=1, spectrum=100 + number, path=path, member=member)
+        SpectrumReference(job=1, spectrum=100 + number, file_version="1", path=path, member=member)
         for number, (path, member) in enumerate(wanted)
     ]
 

@@ -17,18 +17,25 @@ from worker.messages import (
     Message,
     NoResult,
     RecordLabels,
+    Setback,
     SpectrumLabels,
     SpectrumReference,
+    failure_of,
     natural_key,
     stem,
 )
 
 COADD = SpectrumReference(
-    job=7, spectrum=11, path="r6/apStar-r6-2M00452143+1634446.fits", member="coadd"
+    job=7,
+    spectrum=11,
+    file_version="5-9",
+    path="r6/apStar-r6-2M00452143+1634446.fits",
+    member="coadd",
 )
 VISIT = SpectrumReference(
     job=8,
     spectrum=12,
+    file_version="5-9",
     path="r6/apStar-r6-2M00452143+1634446.fits",
     member="apVisit-r6-6561-56587-131.fits",
 )
@@ -36,13 +43,15 @@ LOAD = LoadSpectra(lane="live", weights="ab12", spectra=(COADD, VISIT))
 
 SPECTRA = (
     '"spectra":['
-    '{"job":7,"spectrum":11,"path":"r6/apStar-r6-2M00452143+1634446.fits","member":"coadd"},'
-    '{"job":8,"spectrum":12,"path":"r6/apStar-r6-2M00452143+1634446.fits",'
+    '{"job":7,"spectrum":11,"file_version":"5-9",'
+    '"path":"r6/apStar-r6-2M00452143+1634446.fits","member":"coadd"},'
+    '{"job":8,"spectrum":12,"file_version":"5-9",'
+    '"path":"r6/apStar-r6-2M00452143+1634446.fits",'
     '"member":"apVisit-r6-6561-56587-131.fits"}]'
 )
 #: The form that workers of different releases share: changing it takes a new version.
 PINNED: dict[str, tuple[Message, str]] = {
-    "load": (LOAD, '{"version":1,"lane":"live","weights":"ab12",' + SPECTRA + "}"),
+    "load": (LOAD, '{"version":2,"lane":"live","weights":"ab12",' + SPECTRA + "}"),
     "infer": (
         InferSpectra(
             lane="bulk",
@@ -51,7 +60,7 @@ PINNED: dict[str, tuple[Message, str]] = {
             load_seconds=0.1,
             spectra=(COADD, VISIT),
         ),
-        '{"version":1,"lane":"bulk","weights":"ab12","array":"astronn-stream:flux:00ff",'
+        '{"version":2,"lane":"bulk","weights":"ab12","array":"astronn-stream:flux:00ff",'
         '"load_seconds":0.1,' + SPECTRA + "}",
     ),
     "record": (
@@ -63,20 +72,28 @@ PINNED: dict[str, tuple[Message, str]] = {
                 SpectrumLabels(
                     job=7,
                     spectrum=11,
-                    raw_labels=(4712.25, -0.5),
-                    raw_e_labels=(31.5, 0.1),
+                    file_version="5-9",
+                    raw_labels=(4712.25, *[-0.5] * 21),
+                    raw_e_labels=(31.5, *[0.1] * 21),
                     t_elapsed=0.25,
                     t_overhead=0.05,
                 ),
             ),
         ),
-        '{"version":1,"weights":"ab12","mc_samples":100,"seed":0,"results":[{"job":7,'
-        '"spectrum":11,"raw_labels":[4712.25,-0.5],"raw_e_labels":[31.5,0.1],'
+        '{"version":2,"weights":"ab12","mc_samples":100,"seed":0,"results":[{"job":7,'
+        '"spectrum":11,"file_version":"5-9","raw_labels":[4712.25' + ",-0.5" * 21 + "],"
+        '"raw_e_labels":[31.5' + ",0.1" * 21 + "],"
         '"t_elapsed":0.25,"t_overhead":0.05}]}',
     ),
     "no result": (
-        NoResult(failures=(Failure(job=8, spectrum=12, reason="No flux in Ångström’s chip."),)),
-        '{"version":1,"failures":[{"job":8,"spectrum":12,"reason":"No flux in Ångström’s chip."}]}',
+        NoResult(failures=(failure_of(VISIT, "No flux in Ångström’s chip."),)),
+        '{"version":2,"failures":[{"job":8,"spectrum":12,"file_version":"5-9",'
+        '"reason":"No flux in Ångström’s chip."}]}',
+    ),
+    "setback": (
+        Setback(failures=(failure_of(VISIT, "The array store does not answer."),)),
+        '{"version":2,"failures":[{"job":8,"spectrum":12,"file_version":"5-9",'
+        '"reason":"The array store does not answer."}]}',
     ),
 }
 
@@ -119,7 +136,7 @@ def test_an_unknown_field_of_a_part_is_refused(message: Message, text: str) -> N
 
 
 @pinned
-@pytest.mark.parametrize("version", [0, 2, "1", None])
+@pytest.mark.parametrize("version", [0, 1, 3, "2", None])
 def test_another_version_is_refused(message: Message, text: str, version: object) -> None:
     with pytest.raises(ValidationError, match="version"):
         type(message).model_validate_json(changed(text, version=version))
@@ -137,7 +154,7 @@ def test_a_missing_field_is_refused(message: Message, text: str) -> None:
 @pinned
 def test_messages_do_not_change(message: Message, text: str) -> None:
     with pytest.raises(ValidationError, match="frozen"):
-        message.version = 2  # type: ignore[attr-defined]
+        message.version = 3  # type: ignore[attr-defined]
     assert message.model_dump_json() == text
 
 
@@ -146,7 +163,7 @@ def test_an_unknown_lane_is_refused() -> None:
         LoadSpectra.model_validate_json(changed(LOAD.model_dump_json(), lane="slow"))
 
 
-FLOATS = (
+FLOATS = 2 * (
     0.1,
     1 / 3,
     math.pi * 1e300,
@@ -157,6 +174,7 @@ FLOATS = (
     1 + 2**-52,
     123456789.12345678,
     -31.222209230000001,
+    4712.25,
 )
 
 
@@ -164,6 +182,7 @@ def test_floats_survive_json_to_the_last_bit() -> None:
     labels = SpectrumLabels(
         job=1,
         spectrum=1,
+        file_version="1",
         raw_labels=FLOATS,
         raw_e_labels=FLOATS[::-1],
         t_elapsed=0.1 + 0.2,
@@ -216,7 +235,7 @@ def test_the_array_key_is_the_same_in_every_process() -> None:
     assert LOAD.array_key == LoadSpectra.model_validate_json(LOAD.model_dump_json()).array_key
     assert re.fullmatch(r"astronn-stream:flux:[0-9a-f]{32}", LOAD.array_key)
     # Worked out once, by `printf %s '<the pinned JSON>' | b2sum -l 128`.
-    assert LOAD.array_key.endswith(":1521d3ac479033d36fd7801dd6ffc859")
+    assert LOAD.array_key.endswith(":afc643cec0d91e21cbdc26f488e726f4")
 
 
 @pytest.mark.parametrize(
@@ -229,7 +248,13 @@ def test_the_array_key_is_the_same_in_every_process() -> None:
         {"spectra": (COADD, VISIT, VISIT)},
         *(
             {"spectra": (COADD.model_copy(update={name: value}), VISIT)}
-            for name, value in {"job": 9, "spectrum": 9, "path": "p", "member": "m"}.items()
+            for name, value in {
+                "job": 9,
+                "spectrum": 9,
+                "file_version": "9",
+                "path": "p",
+                "member": "m",
+            }.items()
         ),
     ],
     ids=str,
@@ -248,9 +273,41 @@ def test_load_and_infer_lead_to_each_other() -> None:
 
 def test_one_reason_can_be_given_to_several_spectra() -> None:
     assert NoResult.of((COADD, VISIT), "Gone.").failures == (
-        Failure(job=7, spectrum=11, reason="Gone."),
-        Failure(job=8, spectrum=12, reason="Gone."),
+        Failure(job=7, spectrum=11, file_version="5-9", reason="Gone."),
+        Failure(job=8, spectrum=12, file_version="5-9", reason="Gone."),
     )
+
+
+@pytest.mark.parametrize(
+    ("reason", "kept"),
+    [("apStar\0.fits", "apStar\N{REPLACEMENT CHARACTER}.fits"), ("a\udc80b", "a?b")],
+)
+def test_a_reason_is_text_that_every_database_takes(reason: str, kept: str) -> None:
+    assert failure_of(COADD, reason).reason == kept
+
+
+def test_a_reason_has_an_end() -> None:
+    assert len(failure_of(COADD, "x" * 10**6).reason) == 10_000
+
+
+@pytest.mark.parametrize(
+    ("message", "place", "values"),
+    [
+        ("load", (), {"weights": "w" * 10_001}),
+        ("load", (), {"spectra": [COADD.model_dump()] * 10_001}),
+        ("load", ("spectra", 0), {"path": "p" * 10_001}),
+        ("infer", (), {"array": "a" * 10_001}),
+        ("record", ("results", 0), {"raw_labels": [0.0] * 23}),
+        ("record", ("results", 0), {"raw_labels": [0.0] * 21}),
+        ("no result", ("failures", 0), {"file_version": "v" * 10_001}),
+    ],
+)
+def test_a_message_beyond_all_measure_is_refused(
+    message: str, place: tuple[str | int, ...], values: dict[str, Any]
+) -> None:
+    kind, text = PINNED[message]
+    with pytest.raises(ValidationError, match=r"too_long|too_short"):
+        type(kind).model_validate_json(changed(text, *place, **values))
 
 
 def test_messages_import_none_of_the_heavy_packages() -> None:

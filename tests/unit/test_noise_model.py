@@ -200,5 +200,5 @@ def test_a_folder_is_refused(tmp_path: Path) -> None:
 def test_a_file_too_large_is_refused_unread(tmp_path: Path) -> None:
     path = tmp_path / "corrections.json"
     path.touch()
-    os.truncate(path, 2**24 + 1)
-    assert "larger than 16 MiB" in refusal(path)
+    os.truncate(path, 2**20 + 1)
+    assert "larger than 1 MiB" in refusal(path)

@@ -267,7 +267,170 @@ def test_mutated_pickles_are_read_or_refused_and_run_nothing(
     assert trap == []
 
 
-def test_a_pickle_that_asks_for_gigabytes_is_refused_at_once(tmp_path: Path) -> None:
-    path = tmp_path / "memory.pkl"
-    path.write_bytes(b"\x80\x02Nr\x00\x00\x00\x10.")  # puts None into the memo's place 2**28
-    assert "the memory of 268435456 objects" in refusal(path)
+# --- Whole pickles out of hostile pieces ---------------------------------------------------
+
+NAMES = [
+    *(("os", "system"), ("posix", "system"), ("subprocess", "Popen"), ("os", "popen")),
+    *(("numpy", "dtype"), ("numpy", "ndarray"), ("numpy.core.multiarray", "scalar")),
+    *(("numpy._core.multiarray", "_reconstruct"), ("builtins", "getattr"), ("copyreg", "x")),
+]
+LOOKED_UP = [
+    *(f"c{module}\n{name}\n".encode() for module, name in NAMES),  # GLOBAL
+    *(f"V{module}\nV{name}\n".encode() + b"\x93" for module, name in NAMES),  # STACK_GLOBAL
+    *(b"\x82\x01", b"\x83\x01\x00", b"\x84\x01\x00\x00\x00"),  # EXT1, 2, 4
+]
+PLAIN = [
+    *(b"N", b"\x88", b"K\x01", b"J\xff\xff\xff\xff", b"\x8a\x02\x00\x80", b"I7\n", b"G" + bytes(8)),
+    *(b"Vtouch pwned\n", b"Vf8\n", b"VO8\n", b"V<\n", b"S'scale'\n", b"C\x08" + bytes(8)),
+    *(
+        b")",
+        b"]",
+        b"}",
+        b"\x8f",
+        b"h\x00",
+        b"g1\n",
+        b"j\x02\x00\x00\x00",
+    ),  # and what is in the memo
+    *(b"Ppwned\n", b"\x97", b"\x96" + bytes(8)),
+]
+
+
+def combined(parts: st.SearchStrategy[bytes]) -> st.SearchStrategy[bytes]:
+    """One object made of others, by each opcode that calls, fills or repeats."""
+    some = st.lists(parts, max_size=4).map(b"".join)
+    looked_up = st.one_of(st.sampled_from(LOOKED_UP), parts)
+    called = st.tuples(looked_up, some, st.sampled_from([b"R", b"\x81"])).map(
+        lambda call: call[0] + b"(" + call[1] + b"t" + call[2]
+    )
+    marked = st.tuples(some, st.sampled_from([b"t", b"l", b"d", b"\x91", b"ios\nsystem\n"]))
+    return st.one_of(
+        called,
+        st.tuples(called, parts).map(lambda pair: b"".join(pair) + b"b"),
+        st.tuples(looked_up, parts, parts).map(lambda three: b"".join(three) + b"\x92"),
+        st.tuples(looked_up, some).map(lambda pair: b"(" + b"".join(pair) + b"o"),
+        marked.map(lambda pair: b"(" + b"".join(pair)),
+        st.tuples(
+            st.sampled_from([b"]", b"\x8f", b"}"]), some, st.sampled_from([b"e", b"\x90", b"u"])
+        ).map(lambda fill: fill[0] + b"(" + fill[1] + fill[2]),
+        st.tuples(
+            parts, st.sampled_from([b"2\x86", b"\x94", b"q\x00", b"p1\n", b"Q", b"\x98"])
+        ).map(b"".join),
+    )
+
+
+@pytest.fixture
+def extension() -> Iterator[None]:
+    """A process in which a hostile name has an extension code."""
+    copyreg.add_extension("os", "system", 1)
+    yield
+    copyreg.remove_extension("os", "system", 1)
+
+
+@given(st.recursive(st.sampled_from(PLAIN), combined, max_leaves=12))
+@example(b"G" + bytes(8))
+@settings(
+    max_examples=1000,
+    derandomize=True,
+    deadline=None,
+    database=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+@pytest.mark.usefixtures("extension")
+def test_pickles_of_hostile_pieces_are_read_or_refused_and_run_nothing(
+    tmp_path: Path, trap: list[str], piece: bytes
+) -> None:
+    # In place of Teff's scale, among factors that are as they should be.
+    before, after = pickle.dumps((factors(teff={"scale": "HERE", "offset": 0.0}), {}), 3).split(
+        b"X\x04\x00\x00\x00HERE"
+    )
+    path = tmp_path / "corrections.pkl"
+    path.write_bytes(before + piece + after)
+    with suppress(FatalError), little_more_memory():
+        assert np.isfinite(read_noise_model(path).scale).all()
+    assert trap == []
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@given(st.binary(max_size=200))
+@settings(
+    max_examples=300,
+    derandomize=True,
+    deadline=None,
+    database=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+def test_bytes_that_are_no_pickle_are_refused(
+    tmp_path: Path, trap: list[str], content: bytes
+) -> None:
+    path = tmp_path / "corrections.pkl"
+    path.write_bytes(content)
+    with little_more_memory():
+        refusal(path)
+    assert trap == []
+
+
+# --- A few bytes that would keep Python busy for ever, end it, or fill the memory ----------
+
+DOUBLED = b")" + b"2\x86" * 60  # a tuple of itself twice, sixty times
+NESTED = b")" + b"\x85" * 1_000_000
+BOMBS = {
+    "hash without end": b"\x80\x04}" + DOUBLED + b"Ns.",
+    "hash without end, many": b"\x80\x04}(" + DOUBLED + b"Nu.",
+    "hash without end, old": b"\x80\x04(" + DOUBLED + b"Nd.",
+    "set without end": b"\x80\x04\x8f(" + DOUBLED + b"\x90.",
+    "frozen set without end": b"\x80\x04(" + DOUBLED + b"\x91.",
+    "name without end": b"\x80\x04" + DOUBLED + b"Q.",
+    "type without end": b"\x80\x04cnumpy\ndtype\n" + DOUBLED + b"\x85R.",
+    "deep key": b"\x80\x04}" + NESTED + b"Ns.",
+    "deep tuple": b"\x80\x04" + NESTED + b"N\x86.",
+    "marks": b"\x80\x04" + b"(" * 1_000_000 + b".",
+    "memo": b"\x80\x04N" + b"\x94" * 1_000_000 + b".",
+    "memo's place 2**28": b"\x80\x02Nr\x00\x00\x00\x10.",
+    "memo's place 10**18": b"Np1000000000000000000\n.",
+    "equal hashes": b"\x80\x04}("
+    + b"".join(
+        b"\x8a\x0a" + (n * sys.hash_info.modulus).to_bytes(10, "little") + b"N"
+        for n in range(70_000)
+    )
+    + b"u.",
+    **{
+        f"length of {name}": b"\x80\x05" + code + (2**40).to_bytes(8, "little") + b"abc."
+        for name, code in [
+            ("text", b"\x8d"),
+            ("bytes", b"\x8e"),
+            ("bytearray", b"\x96"),
+            ("frame", b"\x95"),
+        ]
+    },
+    "length of number": b"\x80\x04\x8b\xff\xff\xff\x7f.",
+    "digits": b"L" + b"9" * 1_000_000 + b"L\n.",
+}
+
+
+def test_bombs_are_refused_before_they_go_off(tmp_path: Path) -> None:
+    for name, content in BOMBS.items():
+        assert len(content) <= 2**20
+        (tmp_path / f"{name}.pkl").write_bytes(content)
+    program = """
+import resource, sys
+from pathlib import Path
+from worker.errors import FatalError
+from worker.results.noise_model import read_noise_model
+resource.setrlimit(resource.RLIMIT_AS, (2**32, 2**32))
+for path in sys.stdin.read().splitlines():
+    try:
+        read_noise_model(Path(path))
+    except FatalError as error:
+        print(str(error)[:200])
+"""
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", program],
+        input="\n".join(str(tmp_path / f"{name}.pkl") for name in BOMBS),
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,  # one of them would take longer than the universe has
+    )
+    assert done.returncode == 0, f"after {done.stdout}: {done.stderr}"
+    assert len(done.stdout.splitlines()) == len(BOMBS), done.stdout
+    assert "memory" not in done.stdout

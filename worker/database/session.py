@@ -13,6 +13,7 @@ from sqlalchemy.exc import (
     InterfaceError,
     NoSuchModuleError,
     OperationalError,
+    ProgrammingError,
     SQLAlchemyError,
 )
 from sqlalchemy.orm import Session
@@ -33,7 +34,11 @@ def open_database(url: str) -> Engine:
     try:
         parsed = make_url(url)
         if parsed.get_backend_name() == "postgresql":
-            engine = create_engine(parsed.set(drivername="postgresql+psycopg"), pool_pre_ping=True)
+            engine = create_engine(
+                parsed.set(drivername="postgresql+psycopg"),
+                pool_pre_ping=True,
+                connect_args={"connect_timeout": 10, "tcp_user_timeout": 30_000},
+            )
         else:
             engine = create_engine(parsed)
     except (ArgumentError, NoSuchModuleError) as error:
@@ -71,6 +76,8 @@ def upgrade(engine: Engine) -> None:
     ------
     FatalError
         The database cannot be opened, or is of a newer version of this software.
+    TransientError
+        The database server does not answer.
     """
     # Only the commands that make tables pay for importing Alembic, not every worker.
     from alembic import command
@@ -90,6 +97,8 @@ def upgrade(engine: Engine) -> None:
         ) from error
     except SQLAlchemyError as error:
         reason = str(getattr(error, "orig", None) or error).strip().splitlines()[0]
+        if engine.dialect.name != "sqlite" and isinstance(error, OperationalError):
+            raise TransientError(f"The database does not answer: {reason}.") from error
         raise FatalError(f"The database cannot be opened: {reason}.") from error
 
 
@@ -122,8 +131,32 @@ def transaction(engine: Engine) -> Iterator[Session]:
     TransientError
         The database is away, or another writer held it too long.
     """
+    with _reachable(), Session(engine.execution_options(writes=True)) as session, session.begin():
+        yield session
+
+
+@contextmanager
+def reading(engine: Engine) -> Iterator[Connection]:
+    """A connection for reading.
+
+    Raises
+    ------
+    TransientError
+        The database is away.
+    """
+    with _reachable(), engine.connect() as connection:
+        yield connection
+
+
+@contextmanager
+def _reachable() -> Iterator[None]:
+    """Turn what passes by itself, or once an operator acts, into an error to try again after."""
     try:
-        with Session(engine.execution_options(writes=True)) as session, session.begin():
-            yield session
-    except (OperationalError, InterfaceError) as error:
-        raise TransientError(f"The database does not answer: {error.orig}.") from error
+        yield
+    except (OperationalError, InterfaceError, ProgrammingError) as error:
+        reason = str(error.orig).strip().splitlines()[0]
+        if isinstance(error, ProgrammingError) or "no such" in reason:
+            raise TransientError(
+                f"The database's tables do not fit: {reason}; run `astronn-stream db upgrade`."
+            ) from error
+        raise TransientError(f"The database does not answer: {reason}.") from error

@@ -122,7 +122,11 @@ class Spectrum(Base):
 
 
 class JobState(StrEnum):
-    """Where a job stands."""
+    """Where a job stands.
+
+    ``waiting`` in the ledger for its turn, ``queued`` in Redis or in a worker's hands, or
+    ``done``: it has its row.
+    """
 
     WAITING = "waiting"
     QUEUED = "queued"
@@ -133,7 +137,9 @@ class Job(Base):
     """The ledger: this spectrum is to be processed with these weights under this tag.
 
     ``file_version`` is the version of the file that the job was opened for; when the file is
-    rewritten, the job is opened again.
+    rewritten, the job is opened again. ``attempts`` counts how often it was sent, ``broker``
+    says to which Redis, and past its ``deadline`` it is sent again. ``last_error`` is the last
+    reason why it was late.
     """
 
     __tablename__ = "job"
@@ -151,6 +157,9 @@ class Job(Base):
     attempts: Mapped[int] = mapped_column(Integer)
     file_version: Mapped[str] = mapped_column(Text)
     enqueued_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+    deadline: Mapped[datetime | None] = mapped_column(UtcDateTime)
+    broker: Mapped[str | None] = mapped_column(Text)
+    last_error: Mapped[str | None] = mapped_column(Text)
     updated_at: Mapped[datetime] = mapped_column(UtcDateTime)
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from concurrent.futures import Future
 
 import numpy as np
 from numpy.typing import NDArray
 
-from worker.errors import TransientError
+from worker.errors import FatalError, TransientError
 from worker.labels import LABEL_NAMES
 from worker.messages import (
     Failure,
@@ -17,15 +18,32 @@ from worker.messages import (
     RecordLabels,
     SpectrumLabels,
     SpectrumReference,
+    failure_of,
 )
-from worker.network.batching import InferredSpectrum, MicroBatcher
+from worker.network.batching import (
+    PROCESS_STOPS,
+    Floats,
+    Infer,
+    InferredSpectrum,
+    MicroBatcher,
+)
 from worker.network.checkpoint import read_checkpoint, weights_sha256
 from worker.settings import Settings
 
 logger = logging.getLogger(__name__)
 
-#: A batch takes seconds. After this long the device is stuck, and the message is tried again.
+#: A batch takes seconds. A device that takes this long is stuck.
 _LONGEST_WAIT = 600.0
+#: What the texts of torch's errors contain when memory ran out, in one library or another.
+_OUT_OF_MEMORY = (
+    "out of memory",
+    "not enough memory",
+    "can't allocate memory",
+    "bad_alloc",
+    "ALLOC_FAILED",
+)
+#: What they contain when the device fails, and with it every later call.
+_BROKEN_DEVICE = ("CUDA", "cuDNN", "CUBLAS", "HIP error", "unable to find an engine")
 
 
 class Inference:
@@ -46,7 +64,10 @@ class Inference:
             device=self.device,
         )
         self._batcher = MicroBatcher(
-            engine, batch_size=settings.batch_size, batch_wait=settings.batch_wait
+            _telling_faults(engine),
+            batch_size=settings.batch_size,
+            batch_wait=settings.batch_wait,
+            longest_call=_LONGEST_WAIT,
         )
         logger.info("action=open weights=%s device=%s", self.weights, self.device)
 
@@ -58,7 +79,9 @@ class Inference:
         Raises
         ------
         TransientError
-            The device did not answer in time.
+            Memory is full.
+        FatalError
+            The device is broken or stuck, for good as far as this process goes.
         """
         if message.weights != self.weights:
             return self._collect(message, []), NoResult.of(
@@ -68,6 +91,11 @@ class Inference:
             )
         keys = [spectrum.natural_key for spectrum in message.spectra]
         futures = self._batcher.submit(flux, keys, message.lane)
+        try:
+            self._batcher.wait_for(futures)
+        finally:
+            for future in futures:
+                future.cancel()  # after Ctrl-C nobody wants what has not started
         outcomes = [
             _outcome(spectrum, future, message.load_seconds / len(keys))
             for spectrum, future in zip(message.spectra, futures, strict=True)
@@ -94,18 +122,20 @@ def _outcome(
     spectrum: SpectrumReference, future: Future[InferredSpectrum], load_seconds: float
 ) -> SpectrumLabels | Failure:
     try:
-        inferred = future.result(timeout=_LONGEST_WAIT)
-    except TimeoutError as error:
-        raise TransientError("The device did not answer in time.") from error
+        inferred = future.result()
+    except (TransientError, FatalError):
+        raise  # no fault of the spectrum
     except Exception as error:  # noqa: BLE001 - the network's failure is this spectrum's reason
-        logger.warning("action=infer spectrum=%d: %r", spectrum.spectrum, error)
-        return _failure(spectrum, f"The network failed on {spectrum.natural_key}: {error!r}.")
+        return failure_of(spectrum, f"The network failed on {spectrum.natural_key}: {error!r}.")
     labels, e_labels = inferred.raw_labels.tolist(), inferred.raw_e_labels.tolist()
     if (name := _unusable_label(inferred)) is not None:
-        return _failure(spectrum, f"The network gave no finite {name} for {spectrum.natural_key}.")
+        return failure_of(
+            spectrum, f"The network gave no finite {name} for {spectrum.natural_key}."
+        )
     return SpectrumLabels(
         job=spectrum.job,
         spectrum=spectrum.spectrum,
+        file_version=spectrum.file_version,
         raw_labels=labels,
         raw_e_labels=e_labels,
         t_elapsed=load_seconds + inferred.seconds,
@@ -119,5 +149,34 @@ def _unusable_label(inferred: InferredSpectrum) -> str | None:
     return None if finite.all() else LABEL_NAMES[int(np.argmin(finite))]
 
 
-def _failure(spectrum: SpectrumReference, reason: str) -> Failure:
-    return Failure(job=spectrum.job, spectrum=spectrum.spectrum, reason=reason)
+def _telling_faults(engine: Infer) -> Infer:
+    """The engine; errors that are no fault of a spectrum come as the micro-batcher knows them."""
+    import torch
+
+    def infer(flux: NDArray[np.float32], natural_keys: Sequence[str]) -> tuple[Floats, Floats]:
+        try:
+            return engine(flux, natural_keys)
+        except RuntimeError as error:
+            fault = _device_fault(error)
+            if fault is None:
+                raise
+        # The error is gone here; its traceback held the memory that is to be given back.
+        if isinstance(fault, MemoryError):
+            torch.cuda.empty_cache()
+        raise fault
+
+    return infer
+
+
+def _device_fault(error: RuntimeError) -> MemoryError | FatalError | None:
+    """What a torch error says about the device; None when it may be the spectrum's."""
+    import torch
+
+    text = str(error)
+    if isinstance(error, torch.OutOfMemoryError) or any(each in text for each in _OUT_OF_MEMORY):
+        return MemoryError(text)
+    accelerator_error = getattr(torch, "AcceleratorError", ())  # an older torch has none
+    if isinstance(error, accelerator_error) or any(each in text for each in _BROKEN_DEVICE):
+        first_line = text.partition("\n")[0]
+        return FatalError(f"The device failed ({first_line}): {PROCESS_STOPS}.")
+    return None

@@ -3,7 +3,8 @@
 The factors come from the peers' pickle ``(corrections, meta)``, or from JSON or TOML of the
 form ``{label: {"scale": ..., "offset": ...}}``. A pickle can run code, so it is read by an
 unpickler that knows the numpy names that such a file needs and refuses all others; and since
-numpy itself crashes on forged arrays and types, it gets stand-ins of ours in numpy's place.
+numpy itself crashes on forged arrays and types, it gets stand-ins of ours in numpy's place. A
+hundred bytes can also make a key whose hash takes for ever (tuples of tuples), so keys are texts.
 """
 
 from __future__ import annotations
@@ -12,12 +13,11 @@ import hashlib
 import io
 import json
 import pickle
-import pickletools
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,7 +26,7 @@ from worker.errors import FatalError
 from worker.labels import LABELS
 
 #: The peers' files are 70 kB; no list of 22 pairs of factors needs more than this.
-_LARGEST_FILE = 16 << 20
+_LARGEST_FILE = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ def read_noise_model(path: Path | None) -> NoiseModel:
         return identity()
     try:
         if path.stat().st_size > _LARGEST_FILE:
-            raise FatalError(f"The corrections {path} are larger than 16 MiB.")
+            raise FatalError(f"The corrections {path} are larger than 1 MiB.")
         content = path.read_bytes()
     except OSError as error:
         raise FatalError(f"The corrections {path} cannot be read: {error.strerror}.") from error
@@ -128,7 +128,7 @@ class _Dtype:
 
     def __init__(self, code: str, *_: object) -> None:
         if code not in _PLAIN_TYPES:
-            raise _RefusedError(f"the type {code!r}")
+            raise _RefusedError("a type that is no plain number")
         self.plain = np.dtype(code)
 
     def __setstate__(self, state: Sequence[object]) -> None:
@@ -159,21 +159,51 @@ _STAND_INS: dict[tuple[str, str], type] = {
 }
 
 
-class _Unpickler(pickle.Unpickler):
+def _refusing(what: str) -> Callable[[Any], None]:
+    def step(_unpickler: Any) -> None:
+        raise _RefusedError(what)
+
+    return step
+
+
+def _with_text_keys(
+    step: Callable[[Any], None], keys: slice = slice(None, None, 2)
+) -> Callable[[Any], None]:
+    """A step of the unpickler that makes entries of a dict of what lies on its stack."""
+
+    def checked(unpickler: Any) -> None:
+        if any(type(key) is not str for key in unpickler.stack[keys]):
+            raise _RefusedError("a key that is no text")
+        step(unpickler)
+
+    return checked
+
+
+# The unpickler that is written in Python, for its steps can be replaced one by one.
+_STEPS: dict[int, Callable[[Any], None]] = pickle._Unpickler.dispatch
+
+
+class _Unpickler(pickle._Unpickler):
+    dispatch: ClassVar[dict[int, Callable[[Any], None]]] = {
+        **_STEPS,
+        pickle.DICT[0]: _with_text_keys(_STEPS[pickle.DICT[0]]),
+        pickle.SETITEMS[0]: _with_text_keys(_STEPS[pickle.SETITEMS[0]]),
+        pickle.SETITEM[0]: _with_text_keys(_STEPS[pickle.SETITEM[0]], slice(-2, None, 2)),
+        pickle.ADDITEMS[0]: _refusing("a set"),  # its members are hashed too
+        pickle.FROZENSET[0]: _refusing("a set"),
+        pickle.BYTEARRAY8[0]: _refusing("a bytearray"),  # made in the size that the file claims
+    }
+
     def find_class(self, module: str, name: str) -> Any:
         try:
             return _STAND_INS[module, name]
         except KeyError:
             raise _RefusedError(f"{module}.{name}") from None
 
-    def persistent_load(self, pid: Any) -> Any:
-        raise _RefusedError(f"a persistent object {pid!r}")
+    def persistent_load(self, pid: Any) -> Any:  # noqa: ARG002 - even its repr may have no end
+        raise _RefusedError("a persistent object")
 
 
 def _read_pickle(content: bytes) -> Any:
-    for opcode, argument, _ in pickletools.genops(content):
-        # The memo grows to the highest number that is put into it.
-        if "PUT" in opcode.name and int(argument or 0) > len(content):
-            raise _RefusedError(f"the memory of {argument} objects")
     corrections, _meta = _Unpickler(io.BytesIO(content)).load()
     return corrections

@@ -19,7 +19,7 @@ from worker.database.tables import (
     now,
 )
 from worker.database.upsert import upsert
-from worker.messages import Failure, RecordLabels
+from worker.messages import Failure, RecordLabels, Ticket
 from worker.results.flags import ResultFlag, flag_uncertain
 from worker.results.noise_model import NoiseModel
 
@@ -27,7 +27,8 @@ from worker.results.noise_model import NoiseModel
 def record_labels(session: Session, message: RecordLabels, noise_model: NoiseModel) -> int:
     """Write labels; returns how many jobs this finished.
 
-    A job that already has its row is left alone, so a message may come twice.
+    A job that already has its row is left alone, so a message may come twice. So is one whose
+    file was rewritten since the labels were made.
     """
     results = {each.job: each for each in message.results}
     raw = np.array([each.raw_labels for each in message.results])
@@ -48,13 +49,14 @@ def record_labels(session: Session, message: RecordLabels, noise_model: NoiseMod
         }
         for (job, result), row, flag in zip(results.items(), columns, flags, strict=True)
     }
-    return _close_jobs(session, values)
+    return _close_jobs(session, message.results, values)
 
 
 def record_failures(session: Session, failures: Sequence[Failure]) -> int:
     """Write a row without labels for each failure; returns how many jobs this finished."""
     return _close_jobs(
         session,
+        failures,
         {
             each.job: {
                 **dict.fromkeys(label_columns()),
@@ -64,15 +66,22 @@ def record_failures(session: Session, failures: Sequence[Failure]) -> int:
                 "seed": None,
                 "t_elapsed": None,
                 "t_overhead": None,
-                # PostgreSQL takes no NUL in text; damaged files bring any byte along.
-                "no_result_reason": each.reason.replace("\0", "\N{REPLACEMENT CHARACTER}"),
+                "no_result_reason": each.reason,
             }
             for each in failures
         },
     )
 
 
-def _close_jobs(session: Session, values: dict[int, dict[str, Any]]) -> int:
+def note_setbacks(session: Session, failures: Sequence[Failure]) -> None:
+    """Note in the ledger why jobs are late; those that are done meanwhile are left alone."""
+    for job, _ in _open_jobs(session, failures):
+        job.last_error = next(each.reason for each in failures if each.job == job.pk)
+
+
+def _close_jobs(
+    session: Session, tickets: Iterable[Ticket], values: dict[int, dict[str, Any]]
+) -> int:
     moment = now()
     rows = [
         {
@@ -86,7 +95,7 @@ def _close_jobs(session: Session, values: dict[int, dict[str, Any]]) -> int:
             "modified": moment,
             **values[job.pk],
         }
-        for job, source_pk in _open_jobs(session, values)
+        for job, source_pk in _open_jobs(session, tickets)
     ]
     upsert(session, AstroNN, rows, key=["task_pk"], keep=["created"])
     session.execute(
@@ -97,13 +106,18 @@ def _close_jobs(session: Session, values: dict[int, dict[str, Any]]) -> int:
     return len(rows)
 
 
-def _open_jobs(session: Session, pks: Iterable[int]) -> list[tuple[Job, int | None]]:
-    """The jobs that still want a row, locked until the transaction ends (PostgreSQL)."""
+def _open_jobs(session: Session, tickets: Iterable[Ticket]) -> list[tuple[Job, int | None]]:
+    """The jobs that still want these results, locked until the transaction ends (PostgreSQL)."""
+    versions = {ticket.job: ticket.file_version for ticket in tickets}
     statement = (
         select(Job, Spectrum.source_pk)
         .join(Spectrum, Spectrum.pk == Job.spectrum_pk)
-        .where(Job.pk.in_(list(pks)), Job.state != JobState.DONE)
+        .where(Job.pk.in_(list(versions)), Job.state != JobState.DONE)
         .order_by(Job.pk)
         .with_for_update(of=Job)
     )
-    return [(job, source_pk) for job, source_pk in session.execute(statement)]
+    return [
+        (job, source_pk)
+        for job, source_pk in session.execute(statement)
+        if job.file_version == versions[job.pk]
+    ]

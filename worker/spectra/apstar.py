@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import gzip
 import io
+import os
 import warnings
 import zlib
 from collections.abc import Iterator, Sequence
@@ -30,8 +31,8 @@ _FLUX, _ERROR, _MASK = 1, 2, 3
 _LEAST_HDUS = 10
 _VISITS_FROM_ROW = 2
 _BLOCK = 2880
-#: A reduction of hundreds of visits stays far below this; a bomb of a .gz does not.
-_LARGEST_FILE = 1 << 30
+#: A thousand visits need less; what astropy makes of a longer file takes minutes and gigabytes.
+_LARGEST_FILE = 256 << 20
 #: What every database holds in an integer.
 _LARGEST_INTEGER = 2**31
 #: What astropy raises on damaged files, as found by feeding it such files.
@@ -173,7 +174,9 @@ def _open(path: Path) -> Iterator[fits.HDUList]:
         warnings.simplefilter("ignore")
         source, size = _source(path)
         try:
-            with source, fits.open(source, memmap=False) as hdus:
+            # An image that is packed in a table may unpack to any size; apStar files have none.
+            options = {"memmap": False, "disable_image_compression": True}
+            with source, fits.open(source, **options) as hdus:
                 _check(path, hdus, size)
                 yield hdus
         except SpectrumError:
@@ -191,35 +194,47 @@ def _source(path: Path) -> tuple[BinaryIO, int]:
             raise SpectrumError(f"{path.name} is a directory, not an apStar file.")
         if not path.is_file():
             raise SpectrumError(f"{path.name} does not exist or is no regular file.")
-        source: BinaryIO = path.open("rb")
-        start = source.read(10)
-        if start[:2] == b"\x1f\x8b":
-            source.close()
-            source = io.BytesIO(_unpack(path))
-            start = source.read(10)
-        size = source.seek(0, io.SEEK_END)
-        source.seek(0)
+        # Without waiting: a FIFO may have taken the file's place meanwhile.
+        file = open(path, "rb", opener=_open_at_once)  # noqa: SIM115
+        try:
+            return _looked_into(path, file)
+        except BaseException:
+            file.close()
+            raise
     except (OSError, EOFError, zlib.error) as error:
-        reason = getattr(error, "strerror", None) or str(error)
+        reason = getattr(error, "strerror", None) or str(error).rstrip(".")
         raise SpectrumError(f"{path.name} cannot be read: {reason}.") from error
+
+
+def _looked_into(path: Path, source: BinaryIO) -> tuple[BinaryIO, int]:
+    start = source.read(10) or b""
+    if start[:2] == b"\x1f\x8b":
+        with source as packed:
+            source = io.BytesIO(_unpack(packed))
+        start = source.read(10)
+    size = source.seek(0, io.SEEK_END)
+    source.seek(0)
+    if size > _LARGEST_FILE:
+        raise SpectrumError(f"{path.name} is larger than 256 MiB; it is no apStar file.")
     if not start.startswith(b"SIMPLE  ="):
-        source.close()
-        what = "is not a FITS file" if start else "is empty"
-        raise SpectrumError(f"{path.name} {what}.")
+        raise SpectrumError(f"{path.name} {'is not a FITS file' if start else 'is empty'}.")
     return source, size
 
 
-def _unpack(path: Path) -> bytes:
-    with gzip.open(path) as file:
-        content = file.read(_LARGEST_FILE + 1)
-    if len(content) > _LARGEST_FILE:
-        raise SpectrumError(f"{path.name} unpacks to more than 1 GiB; it is no apStar file.")
-    return content
+def _open_at_once(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NONBLOCK)
+
+
+def _unpack(packed: BinaryIO) -> bytes:
+    """What a .gz holds, or so much of it that it is too large."""
+    packed.seek(0)
+    with gzip.open(packed) as file:
+        return file.read(_LARGEST_FILE + 1)
 
 
 def _check(path: Path, hdus: fits.HDUList, size: int) -> None:
     end = _end_of_data(path, hdus)
-    shape = hdus[_FLUX].shape if len(hdus) > _FLUX else ()
+    shape = _shape(hdus[_FLUX]) if len(hdus) > _FLUX else ()
     if shape[-1:] == (4096,):
         raise SpectrumError(
             f"{path.name} is an apVisit file; the network reads apStar files, which hold the "
@@ -236,11 +251,17 @@ def _check(path: Path, hdus: fits.HDUList, size: int) -> None:
             "or an incomplete one."
         )
     for number in (_FLUX, _ERROR, _MASK):
-        if hdus[number].shape != shape or shape[-1:] != (N_APSTAR,) or len(shape) > 2:
+        own = _shape(hdus[number])
+        if own != shape or shape[-1:] != (N_APSTAR,) or len(shape) > 2:
             raise SpectrumError(
-                f"{path.name} is no apStar file: HDU {number} has shape {hdus[number].shape}, "
+                f"{path.name} is no apStar file: HDU {number} has shape {own}, "
                 f"not rows of {N_APSTAR} pixels."
             )
+
+
+def _shape(hdu: Any) -> tuple[int, ...]:
+    """The shape of an image; a table has none."""
+    return tuple(getattr(hdu, "shape", ()))
 
 
 def _end_of_data(path: Path, hdus: fits.HDUList) -> int:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
@@ -13,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from worker.errors import FatalError, SpectrumError
-from worker.messages import Failure, SpectrumReference
+from worker.messages import Failure, SpectrumReference, failure_of
 from worker.spectra.apstar import Spectrum, read_spectra
 from worker.spectra.continuum import blank_chips, lost_chips, normalise, uncertainties
 from worker.spectra.pixels import N_PIXELS
@@ -34,11 +35,24 @@ class Loaded:
     seconds: float
 
 
-def load_spectra(spectra: Sequence[SpectrumReference], data_root: Path, coadd_mask: str) -> Loaded:
+#: Stands around the reading of a file, given the first of its spectra that are wanted.
+Guard = Callable[[SpectrumReference], AbstractContextManager[None]]
+
+
+def _unguarded(spectrum: SpectrumReference) -> AbstractContextManager[None]:  # noqa: ARG001
+    return nullcontext()
+
+
+def load_spectra(
+    spectra: Sequence[SpectrumReference],
+    data_root: Path,
+    coadd_mask: str,
+    guard: Guard = _unguarded,
+) -> Loaded:
     """Read and normalise spectra, each file opened once.
 
     A spectrum that cannot be read or carries no information becomes a failure with its reason;
-    the others are not touched by it.
+    the others are not touched by it. ``guard`` may refuse a file with a ``SpectrumError``.
     """
     started = time.perf_counter()
     good: list[SpectrumReference] = []
@@ -46,12 +60,15 @@ def load_spectra(spectra: Sequence[SpectrumReference], data_root: Path, coadd_ma
     failures: list[Failure] = []
     for path, group in groupby(spectra, key=lambda spectrum: spectrum.path):
         members = list(group)
-        outcomes = _load_file(data_root, path, [each.member for each in members], coadd_mask)
+        try:
+            with guard(members[0]):
+                names = [each.member for each in members]
+                outcomes = _load_file(data_root, path, names, coadd_mask)
+        except SpectrumError as error:
+            outcomes = [error] * len(members)
         for spectrum, outcome in zip(members, outcomes, strict=True):
             if isinstance(outcome, SpectrumError):
-                failures.append(
-                    Failure(job=spectrum.job, spectrum=spectrum.spectrum, reason=str(outcome))
-                )
+                failures.append(failure_of(spectrum, str(outcome)))
             else:
                 good.append(spectrum)
                 flux.append(outcome)

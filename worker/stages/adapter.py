@@ -12,8 +12,16 @@ from typing import Any, TypeVar
 from celery.exceptions import Reject
 
 from worker.app import app, publish
-from worker.errors import FatalError, StreamError, TransientError
-from worker.messages import InferSpectra, LoadSpectra, Message, NoResult
+from worker.errors import BusyError, FatalError, StreamError, TransientError
+from worker.messages import (
+    InferSpectra,
+    LoadSpectra,
+    Message,
+    NoResult,
+    Setback,
+    failures_of,
+)
+from worker.outage import Outage
 
 logger = logging.getLogger(__name__)
 
@@ -22,17 +30,28 @@ _M = TypeVar("_M", bound=Message)
 #: Well below the visibility timeout: a longer countdown would be delivered again meanwhile.
 _LONGEST_COUNTDOWN = 30.0
 _WITHOUT_END = sys.maxsize
-#: A message whose worker process died this often is given up: it may be what kills them.
-_LOST_WORKERS = 3
+#: A message whose worker process died this often is dropped; the ledger will miss its jobs.
+_LOST_WORKERS = 10
+_LOST_WORKER_COUNTDOWN = 1
+#: After so many retries, about half a minute, the ledger is told what a message waits for.
+_TELLING_RETRY = 7
 
 
-def task(name: str, message_type: type[_M]) -> Callable[[Callable[[_M], None]], Any]:
+def task(
+    name: str, message_type: type[_M], *, time_limit: float | None = None
+) -> Callable[[Callable[[_M], None]], Any]:
     """Make a Celery task of a function that takes a message.
 
     The task takes the message's JSON. What is away for now is tried again without end: a
     job's row is promised, not that it comes before the database does. A surprise ends the
     message's spectra as rows without labels, so that they do not wait for ever.
+
+    Parameters
+    ----------
+    time_limit
+        Seconds after which a prefork pool kills the process that runs the task.
     """
+    outage = Outage(name)
 
     def register(function: Callable[[_M], None]) -> Any:
         @wraps(function)
@@ -45,6 +64,8 @@ def task(name: str, message_type: type[_M]) -> Callable[[Callable[[_M], None]], 
                 self.app.control.shutdown(destination=[self.request.hostname])
                 raise Reject(str(error), requeue=True) from error
             except TransientError as error:
+                outage.begin(error)
+                _tell_ledger(parsed, error, self.request.retries)
                 raise self.retry(
                     exc=error,
                     countdown=_countdown(self.request.retries),
@@ -57,8 +78,16 @@ def task(name: str, message_type: type[_M]) -> Callable[[Callable[[_M], None]], 
                     countdown=_LONGEST_COUNTDOWN,
                     max_retries=_WITHOUT_END,
                 ) from error
+            outage.end()
 
-        return app.task(run, name=name, bind=True, max_retries=_LOST_WORKERS)
+        return app.task(
+            run,
+            name=name,
+            bind=True,
+            time_limit=time_limit,
+            max_retries=_LOST_WORKERS,
+            default_retry_delay=_LOST_WORKER_COUNTDOWN,
+        )
 
     return register
 
@@ -74,6 +103,14 @@ def _attempt(name: str, function: Callable[[_M], None], message: _M) -> None:
             raise
         logger.exception("action=%s: unexpected error", name)
         publish(NoResult.of(message.spectra, f"The {name} stage failed: {error!r}."))
+
+
+def _tell_ledger(message: Message, error: TransientError, retries: int) -> None:
+    """Say in the ledger, once, what keeps a message from being served."""
+    if retries != _TELLING_RETRY or isinstance(error, BusyError):
+        return
+    if isinstance(message, LoadSpectra | InferSpectra):
+        publish(Setback(failures=failures_of(message.spectra, str(error))))
 
 
 def _countdown(retries: int) -> float:

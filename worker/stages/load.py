@@ -3,21 +3,36 @@
 from __future__ import annotations
 
 import logging
+import time
+from functools import lru_cache
 
-from worker.app import publish
+from worker.app import lane_queue, publish
 from worker.arrays import array_store
-from worker.messages import LoadSpectra, NoResult
-from worker.settings import get_settings
+from worker.broker import Broker
+from worker.crashes import crash_guard
+from worker.errors import BusyError
+from worker.messages import Lane, LoadSpectra, NoResult
+from worker.redis_connection import connect
+from worker.settings import get_settings, redis_py_url
 from worker.spectra.load import load_spectra
 from worker.stages.adapter import task
 
 logger = logging.getLogger(__name__)
 
+#: A file that cannot be read in this time never will; shorter than the visibility timeout.
+_LONGEST_SECONDS = 240
+#: How long a loader waits for inference before it gives its slot to another message.
+_PAUSE_SECONDS = 20.0
+_POLL_SECONDS = 0.25
+
 
 def load(message: LoadSpectra) -> None:
     """Load the spectra of a message, then ask for their labels."""
+    _wait_for_inference(message.lane)
     settings = get_settings()
-    loaded = load_spectra(message.spectra, settings.data_root, settings.coadd_mask)
+    loaded = load_spectra(
+        message.spectra, settings.data_root, settings.coadd_mask, guard=crash_guard().reading
+    )
     for failure in loaded.failures:
         logger.warning("action=load spectrum=%d: %s", failure.spectrum, failure.reason)
     if loaded.failures:
@@ -27,4 +42,29 @@ def load(message: LoadSpectra) -> None:
         publish(message.loaded(loaded.spectra, loaded.seconds))
 
 
-load_task = task("load", LoadSpectra)(load)
+def _wait_for_inference(lane: Lane) -> None:
+    """Pause while much flux waits for inference, so that Redis need not hold more of it.
+
+    Live spectra are few and never wait.
+
+    Raises
+    ------
+    BusyError
+        It still does after some time.
+    """
+    if lane == "live":
+        return
+    end = time.monotonic() + _PAUSE_SECONDS
+    while _broker().backlog(lane_queue("infer", lane)) >= get_settings().infer_backlog:
+        if time.monotonic() > end:
+            raise BusyError("Inference is behind: loading pauses.")
+        time.sleep(_POLL_SECONDS)
+
+
+@lru_cache(maxsize=1)
+def _broker() -> Broker:
+    url = get_settings().broker
+    return Broker(connect(redis_py_url(url)), url)
+
+
+load_task = task("load", LoadSpectra, time_limit=_LONGEST_SECONDS)(load)

@@ -1,0 +1,167 @@
+"""The stream without worker processes: the stages called message by message, on real servers."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+from sqlalchemy import Engine, select, update
+
+import worker.stages.infer as infer_stage
+from producer.dispatch import release
+from producer.reconcile import Reconciler
+from producer.register import Registered, register
+from producer.sources import find_files, spectra_of
+from worker.app import QUEUES, app, publish
+from worker.arrays import array_store
+from worker.broker import Broker
+from worker.crashes import crash_guard
+from worker.database.session import opened, transaction
+from worker.database.tables import AstroNN, Job, Spectrum
+from worker.messages import InferSpectra, LoadSpectra, NoResult, RecordLabels, Setback
+from worker.network.checkpoint import weights_sha256
+from worker.settings import get_settings
+from worker.stages import load as load_stage
+from worker.stages import record as record_stage
+
+STAGES = {
+    "load": (LoadSpectra, load_stage.load),
+    "infer": (InferSpectra, infer_stage.infer),
+    "record": (RecordLabels, record_stage.record),
+    "no_result": (NoResult, record_stage.no_result),
+    "setback": (Setback, record_stage.setback),
+}
+
+
+@dataclass
+class Stream:
+    """A broker to look into, and the jobs of the real files."""
+
+    client: redis.Redis
+    engine: Engine
+    registered: Registered
+
+    def queued(self, queue: str) -> list[dict[str, Any]]:
+        """The messages in a queue, oldest first, as they lie in Redis."""
+        return [json.loads(content) for content in reversed(self.client.lrange(queue, 0, -1))]
+
+    def take(self, queue: str) -> tuple[str, dict[str, Any]] | None:
+        """The oldest message: its task's name and its body."""
+        content = self.client.rpop(queue)
+        if content is None:
+            return None
+        message = json.loads(content)
+        arguments, _, _ = json.loads(base64.b64decode(message["body"]))
+        return message["headers"]["task"], arguments[0]
+
+    @property
+    def broker(self) -> Broker:
+        return Broker(self.client, get_settings().broker)
+
+    def send(self, jobs: list[int] | None = None) -> int:
+        """Dispatch the jobs that wait: all of them, unless some are named."""
+        return release(self.engine, publish, get_settings(), self.broker.name(), jobs=jobs)
+
+    def reconciler(self) -> Reconciler:
+        return Reconciler(self.engine, self.broker, get_settings())
+
+    def path_of(self, job: int) -> str:
+        """The file of a job's spectrum."""
+        with self.engine.connect() as connection:
+            statement = select(Spectrum.path).join(Job, Job.spectrum_pk == Spectrum.pk)
+            return connection.scalars(statement.where(Job.pk == job)).one()
+
+    def states(self) -> dict[int, str]:
+        """States by job."""
+        with self.engine.connect() as connection:
+            return {row.pk: row.state for row in connection.execute(select(Job.pk, Job.state))}
+
+    def reasons(self) -> dict[int, str | None]:
+        """Reasons of the rows by job."""
+        with self.engine.connect() as connection:
+            statement = select(AstroNN.task_pk, AstroNN.no_result_reason)
+            return {row.task_pk: row.no_result_reason for row in connection.execute(statement)}
+
+    def change_jobs(self, **values: object) -> None:
+        with transaction(self.engine) as session:
+            session.execute(update(Job).values(**values))
+
+    def drain(self, times: int = 1) -> int:
+        """Serve all queues until they are empty, each message ``times`` over."""
+        served = 0
+        while taken := next(filter(None, map(self.take, self._queues())), None):
+            message_type, function = STAGES[taken[0]]
+            for _ in range(times):
+                function(message_type.model_validate(taken[1]))  # type: ignore[operator]
+            served += 1
+            assert served < 100, "messages beget messages"
+        return served
+
+    def rows(self) -> dict[int, tuple[float | None, ...]]:
+        """Labels and uncertainties by job."""
+        with transaction(self.engine) as session:
+            return {
+                row.task_pk: (row.teff, row.e_teff, row.fe_h, row.raw_e_ni_h, row.result_flags)
+                for row in session.scalars(select(AstroNN))
+            }
+
+    @staticmethod
+    def _queues() -> list[str]:
+        return [queue for queues in QUEUES.values() for queue in queues]
+
+
+@pytest.fixture
+def stream(
+    monkeypatch: pytest.MonkeyPatch,
+    redis_socket: Path,
+    redis_urls: tuple[str, str],
+    database_url: str,
+    apstar_folder: Path,
+    astra_weights: Path,
+    corrections_pickle: Path,
+) -> Iterator[Stream]:
+    values = {
+        "BROKER_URL": redis_urls[0],
+        "ARRAYS_URL": redis_urls[1],
+        "DATABASE_URL": database_url,
+        "DATA_ROOT": str(apstar_folder),
+        "MODEL": str(astra_weights),
+        "CORRECTIONS": str(corrections_pickle),
+        "MC_SAMPLES": "4",
+        "CHUNK_SIZE": "8",
+    }
+    for name, value in values.items():
+        monkeypatch.setenv(f"ASTRONN_STREAM_{name}", value)
+    forget_process_state()
+    app.conf.broker_url = redis_urls[0]  # Celery reads the settings once in a process
+    files = find_files([apstar_folder], apstar_folder)[:3]
+    weights = weights_sha256(astra_weights)
+    with opened(database_url) as engine, redis.Redis(unix_socket_path=str(redis_socket)) as client:
+        entries = [entry for file in files for entry in spectra_of(file, apstar_folder, "both")]
+        with transaction(engine) as session:
+            jobs = register(session, entries, weights=weights, tag="", lane="bulk")
+        yield Stream(client, engine, jobs)
+        record_stage.database().dispose()
+    forget_process_state()
+
+
+def forget_process_state() -> None:
+    """What a worker process opens once: settings, connections, network."""
+    for cached in (
+        get_settings,
+        array_store,
+        crash_guard,
+        load_stage._broker,
+        record_stage.database,
+        record_stage.noise_model,
+    ):
+        cached.cache_clear()
+    if infer_stage._inference is not None:
+        infer_stage._inference.close()
+    infer_stage._inference = None

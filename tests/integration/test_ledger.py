@@ -1,0 +1,335 @@
+"""The ledger against a real Redis and a real database: what is lost is found, once."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from sqlalchemy import func, select, text
+
+import producer.reconcile
+from producer.dispatch import load_messages, release
+from producer.dispatcher import Dispatcher
+from producer.requeue import Selection, requeue, take_back
+from tests.integration.conftest import Stream
+from worker.app import QUEUES
+from worker.database.session import transaction
+from worker.database.tables import AstroNN, Job, JobState, now
+from worker.errors import TransientError
+from worker.messages import LoadSpectra, Setback, failures_of
+from worker.network.checkpoint import weights_sha256
+from worker.settings import get_settings
+from worker.stages import infer as infer_stage
+from worker.stages import load as load_stage
+from worker.stages import record as record_stage
+
+Configure = Callable[..., None]
+
+
+@pytest.fixture
+def configure(monkeypatch: pytest.MonkeyPatch) -> Configure:
+    def set_variables(**values: object) -> None:
+        for name, value in values.items():
+            monkeypatch.setenv(f"ASTRONN_STREAM_{name.upper()}", str(value))
+        get_settings.cache_clear()
+
+    return set_variables
+
+
+@pytest.fixture
+def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A message that is nowhere is lost at the first look."""
+    monkeypatch.setattr(producer.reconcile, "LOST_SECONDS", 0.0)
+
+
+def attempts(stream: Stream) -> set[int]:
+    with stream.engine.connect() as connection:
+        return set(connection.scalars(select(Job.attempts)))
+
+
+def take_all(stream: Stream, queue: str) -> list[LoadSpectra]:
+    """The messages of a queue, the oldest first, which is empty then."""
+    messages = []
+    while taken := stream.take(queue):
+        messages.append(LoadSpectra.model_validate(taken[1]))
+    return messages
+
+
+def queued(stream: Stream) -> list[LoadSpectra]:
+    """The messages to loaders, which stay where they are."""
+    contents = stream.client.lrange("load.bulk", 0, -1)
+    messages = take_all(stream, "load.bulk")
+    if contents:
+        stream.client.rpush("load.bulk", *contents)
+    return messages
+
+
+def test_messages_of_all_stages_are_seen_on_their_way(stream: Stream) -> None:
+    jobs = frozenset(stream.registered.jobs)
+    stream.send()
+    assert stream.broker.transit().queued == jobs
+    for message in take_all(stream, "load.bulk"):
+        load_stage.load(message)
+    assert stream.broker.transit().queued == jobs
+    while taken := stream.take("infer.bulk"):
+        infer_stage.infer_task(taken[1])
+    assert stream.broker.transit().queued == jobs
+    stream.drain()
+    assert stream.broker.transit().queued == frozenset()
+
+
+def test_a_message_that_a_worker_holds_is_seen(stream: Stream) -> None:
+    stream.send(stream.registered.jobs[:1])
+    content = json.loads(stream.client.rpop("load.bulk"))
+    # As kombu notes what a worker has taken.
+    stream.client.hset("unacked", "tag", json.dumps([content, "exchange", "load.bulk"]))
+    transit = stream.broker.transit()
+    assert transit.held == {stream.registered.jobs[0]}
+    assert transit.queued == frozenset()
+
+
+@pytest.mark.parametrize("content", ["{}", '{"body": "?"}', '{"body": "W10="}', '{"body": 1}'])
+def test_what_is_no_message_of_ours_is_passed_over(stream: Stream, content: str) -> None:
+    stream.client.lpush("record", content)
+    assert stream.broker.transit().queued == frozenset()
+
+
+@pytest.mark.usefixtures("at_once")
+def test_a_lost_message_is_sent_again_and_only_that(stream: Stream) -> None:
+    stream.send()
+    stream.client.lpop("load.bulk")
+    (kept,) = queued(stream)
+    assert stream.reconciler().reconcile() == 12 - len(kept.spectra)
+    again = {job for job, state in stream.states().items() if state == JobState.WAITING}
+    assert again.isdisjoint(each.job for each in kept.spectra)
+    stream.send()
+    # What went wrong once goes alone.
+    assert [len(message.spectra) for message in queued(stream)].count(1) == len(again)
+    stream.drain()
+    assert len(stream.rows()) == 12
+    assert all(teff is not None for teff, *_ in stream.rows().values())
+
+
+def test_a_message_that_is_nowhere_for_a_moment_is_not_lost(stream: Stream) -> None:
+    stream.send()
+    reconciler = stream.reconciler()
+    held_for_a_moment = stream.client.rpop("load.bulk")
+    assert reconciler.reconcile() == 0
+    stream.client.rpush("load.bulk", held_for_a_moment)
+    assert reconciler.reconcile() == 0
+    assert set(stream.states().values()) == {JobState.QUEUED}
+
+
+def test_a_flushed_redis_costs_no_attempt(stream: Stream) -> None:
+    stream.send()
+    stream.client.flushall()
+    assert stream.reconciler().reconcile() == 12
+    assert attempts(stream) == {0}
+    stream.send()
+    stream.drain()
+    assert len(stream.rows()) == 12
+
+
+def test_another_redis_is_not_judged_before_the_deadline(stream: Stream) -> None:
+    stream.change_jobs(
+        state=JobState.QUEUED,
+        broker="elsewhere:1",
+        attempts=1,
+        deadline=now() + timedelta(seconds=60),
+    )
+    assert stream.reconciler().reconcile() == 0
+    stream.change_jobs(deadline=now() - timedelta(seconds=1))
+    assert stream.reconciler().reconcile() == 12
+
+
+def test_a_job_in_its_queue_may_wait_beyond_its_deadline(stream: Stream) -> None:
+    stream.send()
+    stream.change_jobs(deadline=now() - timedelta(seconds=1))
+    assert stream.reconciler().reconcile() == 0
+
+
+def test_a_job_held_beyond_its_deadline_is_sent_again(stream: Stream) -> None:
+    stream.send(stream.registered.jobs[:1])
+    content = json.loads(stream.client.rpop("load.bulk"))
+    stream.client.hset("unacked", "tag", json.dumps([content, "exchange", "load.bulk"]))
+    assert stream.reconciler().reconcile() == 0
+    assert stream.reconciler().reconcile(held_are_lost=True) == 1
+    stream.send(stream.registered.jobs[:1])
+    stream.client.delete("load.bulk")
+    stream.change_jobs(deadline=now() - timedelta(seconds=1))
+    assert stream.reconciler().reconcile() == 1
+
+
+@pytest.mark.usefixtures("at_once")
+def test_after_its_attempts_a_job_ends_with_the_last_error(
+    stream: Stream, configure: Configure
+) -> None:
+    configure(max_attempts=2)
+    one, other = stream.registered.jobs[:2]
+    for attempt in range(2):
+        assert stream.send([one, other]) == 2
+        stream.client.delete("load.bulk")
+        if attempt == 0:
+            (message,) = load_of(stream, [one])
+            record_stage.setback(
+                Setback(failures=failures_of(message.spectra, "The disk is away."))
+            )
+        assert stream.reconciler().reconcile() == 2
+    assert stream.reasons() == {
+        one: "Given up after 2 attempts. The disk is away.",
+        other: "Given up after 2 attempts. Its message was lost.",
+    }
+    assert stream.reconciler().reconcile() == 0
+
+
+def load_of(stream: Stream, jobs: list[int]) -> list[LoadSpectra]:
+    with transaction(stream.engine) as session:
+        return load_messages(session, jobs, chunk_size=32)
+
+
+@pytest.mark.usefixtures("at_once")
+def test_two_reconcilers_send_a_job_again_once(stream: Stream) -> None:
+    stream.send()
+    stream.client.delete("load.bulk")
+    one, other = stream.reconciler(), stream.reconciler()
+    assert one.reconcile() == 12
+    stream.send()
+    assert other.reconcile() == 0
+    assert attempts(stream) == {2}
+
+
+def test_a_backlog_is_released_while_there_is_room(stream: Stream, configure: Configure) -> None:
+    configure(in_flight=5)
+    assert stream.send() == 5
+    assert stream.send() == 0
+    stream.drain()
+    assert stream.send() == 5
+    stream.drain()
+    assert stream.send() == 2
+
+
+def test_a_full_lane_does_not_hold_up_the_other(stream: Stream, configure: Configure) -> None:
+    configure(in_flight=5)
+    stream.send()
+    with transaction(stream.engine) as session:
+        last = session.get_one(Job, stream.registered.jobs[-1])
+        last.lane = "live"
+    assert stream.send() == 1
+    assert stream.client.llen("load.live") == 1
+
+
+def test_what_could_not_be_sent_stays_waiting(stream: Stream) -> None:
+    def fail(_message: LoadSpectra) -> None:
+        raise TransientError("away")
+
+    with pytest.raises(TransientError):
+        release(stream.engine, fail, get_settings(), "broker:1")
+    assert set(stream.states().values()) == {JobState.WAITING}
+
+
+def test_jobs_of_different_weights_share_no_message(stream: Stream) -> None:
+    with transaction(stream.engine) as session:
+        session.get_one(Job, stream.registered.jobs[0]).weights_sha256 = "other"
+    stream.send()
+    assert {m.weights == "other": len(m.spectra) for m in queued(stream)}[True] == 1
+
+
+def test_a_dispatcher_waits_for_a_database_and_says_so_once(
+    stream: Stream, caplog: pytest.LogCaptureFixture
+) -> None:
+    dispatcher = Dispatcher(stream.engine, stream.client, get_settings())
+    with stream.engine.execution_options(writes=True).begin() as connection:
+        connection.execute(text("ALTER TABLE job RENAME TO gone"))
+    assert [dispatcher.step(), dispatcher.step()] == [False, False]
+    assert caplog.text.count("waiting") == 1
+    assert "db upgrade" in caplog.text
+    with stream.engine.execution_options(writes=True).begin() as connection:
+        connection.execute(text("ALTER TABLE gone RENAME TO job"))
+    assert dispatcher.step()
+    assert caplog.text.count("goes on") == 1
+    assert set(stream.states().values()) == {JobState.QUEUED}
+
+
+def test_requeue_sends_spectra_without_labels_once_more(
+    stream: Stream, astra_weights: Path
+) -> None:
+    stream.change_jobs(weights_sha256="0" * 64)  # which nobody serves
+    stream.send()
+    stream.drain()
+    stream.change_jobs(weights_sha256=weights_sha256(astra_weights))
+    assert requeue(stream.engine, Selection(no_result=True)) == 12
+    assert attempts(stream) == {0}
+    stream.send()
+    stream.drain()
+    assert all(teff is not None for teff, *_ in stream.rows().values())
+    assert requeue(stream.engine, Selection(no_result=True)) == 0
+
+
+def test_requeue_by_age_takes_what_was_sent_long_ago(stream: Stream) -> None:
+    stream.send()
+    stream.client.delete("load.bulk")
+    assert requeue(stream.engine, Selection(older_than=timedelta(hours=1))) == 0
+    stream.change_jobs(updated_at=now() - timedelta(hours=2))
+    assert requeue(stream.engine, Selection(older_than=timedelta(hours=1)), lane="live") == 12
+    stream.send()
+    assert {queue: stream.client.llen(queue) for queue in QUEUES["load"]} == {
+        "load.live": 2,
+        "load.bulk": 0,
+    }
+
+
+def test_requeue_by_number_computes_anew_and_keeps_one_row(stream: Stream) -> None:
+    stream.send()
+    stream.drain()
+    before = stream.rows()
+    with stream.engine.connect() as connection:
+        spectrum = connection.scalar(select(AstroNN.spectrum_pk).order_by(AstroNN.task_pk))
+    assert requeue(stream.engine, Selection(spectra=[spectrum or 0])) == 1
+    assert requeue(stream.engine, Selection(spectra=[])) == 0
+    assert requeue(stream.engine, Selection(spectra=[spectrum or 0], tag="other")) == 0
+    assert stream.send() == 1
+    stream.drain()
+    assert stream.rows() == before
+
+
+def test_take_back_leaves_what_is_done(stream: Stream) -> None:
+    first, *rest = stream.registered.jobs
+    stream.send([first])
+    stream.drain()
+    stream.send(rest)
+    take_back(stream.engine, stream.registered.jobs)
+    assert stream.states() == {first: JobState.DONE} | dict.fromkeys(rest, JobState.WAITING)
+
+
+def test_rows_that_the_database_refuses_end_with_its_error(stream: Stream) -> None:
+    stream.send()
+    refused = stream.registered.jobs[3]
+    _refuse_labels_of(stream, refused)
+    stream.drain()
+    with stream.engine.connect() as connection:
+        assert connection.scalar(select(func.count()).select_from(AstroNN)) == 12
+    reasons = stream.reasons()
+    assert "the observer said no" in (reasons.pop(refused) or "").replace("_", " ")
+    assert set(reasons.values()) == {None}
+    assert set(stream.states().values()) == {JobState.DONE}
+
+
+def _refuse_labels_of(stream: Stream, job: int) -> None:
+    """Let the database refuse a labelled row for its content, as a constraint would."""
+    with stream.engine.execution_options(writes=True).begin() as connection:
+        if stream.engine.dialect.name == "sqlite":
+            statements = [
+                "CREATE TRIGGER refuse BEFORE INSERT ON astronn "
+                f"WHEN NEW.task_pk = {job} AND NEW.teff IS NOT NULL "
+                "BEGIN SELECT RAISE(ABORT, 'the observer said no'); END"
+            ]
+        else:
+            statements = [
+                "ALTER TABLE astronn ADD CONSTRAINT the_observer_said_no "
+                f"CHECK (task_pk <> {job} OR teff IS NULL)",
+            ]
+        for statement in statements:
+            connection.execute(text(statement))

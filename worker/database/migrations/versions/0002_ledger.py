@@ -1,0 +1,28 @@
+"""What the ledger needs to find lost jobs: a deadline, the broker, and the last error.
+
+Revision ID: 0002
+Revises: 0001
+"""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0002"
+down_revision = "0001"
+branch_labels = None
+depends_on = None
+
+
+def upgrade() -> None:
+    """Add the columns; jobs that are queued now count as past their deadline."""
+    op.add_column("job", sa.Column("deadline", sa.DateTime(timezone=True)))
+    op.add_column("job", sa.Column("broker", sa.Text()))
+    op.add_column("job", sa.Column("last_error", sa.Text()))
+
+
+def downgrade() -> None:
+    """Drop the columns."""
+    for column in ("last_error", "broker", "deadline"):
+        op.drop_column("job", column)

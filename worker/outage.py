@@ -1,0 +1,31 @@
+"""An outage of something that a process needs: told once when it begins, and when it is over."""
+
+from __future__ import annotations
+
+import logging
+import threading
+
+logger = logging.getLogger(__name__)
+
+
+class Outage:
+    """What the log says about Redis or the database being away; threads may share one."""
+
+    def __init__(self, action: str) -> None:
+        self._action = action
+        self._reason: str | None = None
+        self._lock = threading.Lock()
+
+    def begin(self, error: Exception) -> None:
+        """Something did not answer: a warning, unless that is known already."""
+        with self._lock:
+            known, self._reason = self._reason, str(error)
+        if known is None:
+            logger.warning("action=%s: waiting: %s", self._action, error)
+
+    def end(self) -> None:
+        """It answered."""
+        with self._lock:
+            known, self._reason = self._reason, None
+        if known is not None:
+            logger.warning("action=%s: goes on", self._action)
