@@ -14,6 +14,7 @@ import os
 import select
 import shutil
 import signal
+import ssl
 import stat
 import subprocess
 import sys
@@ -242,11 +243,38 @@ def broker_client(settings: Settings) -> redis.Redis:
     Raises
     ------
     FatalError
-        The folder of the local stack is not this user's own.
+        The folder of the local stack is not this user's own, or the redis-server is there but
+        does not let us in.
     """
     if settings.broker_url is None and settings.stack_directory.exists():
         _check_private(settings.stack_directory)
-    return redis.Redis.from_url(redis_py_url(settings.broker), socket_connect_timeout=3)
+    # A server that does not speak TLS would let us wait for ever.
+    client = redis.Redis.from_url(
+        redis_py_url(settings.broker), socket_connect_timeout=3, socket_timeout=10
+    )
+    _check_welcome(client)
+    return client
+
+
+def _check_welcome(client: redis.Redis) -> None:
+    """Tell a redis-server that refuses us, which takes an operator, from one that is away."""
+    try:
+        client.ping()
+    except (redis.AuthenticationError, redis.ResponseError) as error:
+        raise _refused(f"Redis refuses us: {str(error).partition(',')[0]}") from error
+    except (redis.ConnectionError, redis.TimeoutError) as error:
+        cause = error.__context__
+        tls = issubclass(client.connection_pool.connection_class, redis.SSLConnection)
+        if tls and isinstance(cause, ssl.SSLError | FileNotFoundError):
+            reason = getattr(cause, "verify_message", None) or cause.strerror
+            raise _refused(f"No TLS connection to Redis: {reason}") from error
+
+
+def _refused(what: str) -> FatalError:
+    return FatalError(
+        f"{what.rstrip('.')}; see the user, the password and the ssl_ parameters in "
+        "ASTRONN_STREAM_BROKER_URL."
+    )
 
 
 def broker_answers(settings: Settings) -> bool:

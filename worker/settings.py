@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Literal, Self
 from urllib.parse import parse_qs, urlsplit, urlunsplit
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from worker.errors import FatalError, UsageError
+from worker.redis_url import checked_redis_url
 
 PREFIX = "ASTRONN_STREAM_"
 _SQLITE = "sqlite:///"
@@ -24,7 +25,12 @@ _LONGEST_SOCKET_FOLDER = 50
 class Settings(BaseSettings):
     """What can be configured. Each field is the variable ``ASTRONN_STREAM_<NAME>``."""
 
-    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, env_ignore_empty=True)
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX,
+        frozen=True,
+        env_ignore_empty=True,
+        hide_input_in_errors=True,  # a URL that cannot be used may bear a password
+    )
 
     broker_url: str | None = Field(None, repr=False)
     arrays_url: str | None = Field(None, repr=False)
@@ -39,7 +45,9 @@ class Settings(BaseSettings):
     coadd_mask: Literal["and", "or"] = "and"
 
     chunk_size: int = Field(32, ge=1, description="spectra per message")
-    batch_size: int = Field(64, ge=1, description="spectra per inference batch")
+    batch_size: int = Field(
+        0, ge=0, description="spectra per inference batch; 0: 8 on the CPU, 64 on a GPU"
+    )
     batch_wait: float = Field(
         0.0, ge=0, allow_inf_nan=False, description="seconds that an idle device waits for more"
     )
@@ -53,6 +61,12 @@ class Settings(BaseSettings):
     )
     job_seconds: int = Field(900, ge=1, description="after which a job without a row is resent")
     max_attempts: int = Field(5, ge=1, description="times that a job is sent before it is given up")
+
+    @field_validator("broker_url", "arrays_url")
+    @classmethod
+    def _understood_by_both(cls, url: str | None, info: ValidationInfo) -> str | None:
+        socket_scheme = "redis+socket" if info.field_name == "broker_url" else "unix"
+        return None if url is None else checked_redis_url(url, socket_scheme)
 
     @field_validator("database_url")
     @classmethod
@@ -153,7 +167,8 @@ def get_settings() -> Settings:
     except ValidationError as error:
         first = error.errors()[0]
         name = PREFIX + str(first["loc"][0]).upper()
-        raise FatalError(f"{name} cannot be used: {first['msg']}.") from error
+        reason = first["msg"].removeprefix("Value error, ")
+        raise FatalError(f"{name} cannot be used: {reason}.") from error
 
 
 def use_settings(settings: Settings) -> None:

@@ -17,7 +17,6 @@ from hypothesis import strategies as st
 from tests.conftest import shared
 from tests.unit.apstar_files import Era, Planes, write_apstar
 from worker.errors import SpectrumError
-from worker.spectra import apstar
 from worker.spectra.apstar import read_header, read_spectra
 
 Damage = Callable[[bytes], bytes]
@@ -213,7 +212,7 @@ def test_file_that_may_not_be_read_is_refused(
     def denied(*_: object, **__: object) -> None:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(apstar, "_open_at_once", denied)
+    monkeypatch.setattr(Path, "open", denied)
     assert "Permission denied" in assert_refused(path)
 
 

@@ -140,18 +140,6 @@ def test_what_is_no_plain_file_fails_at_once(
     assert load(root, GOOD).failures == ()
 
 
-@pytest.mark.parametrize("writer", [False, True])
-def test_a_fifo_that_takes_the_place_of_a_file_is_not_waited_for(
-    root: Path, monkeypatch: pytest.MonkeyPatch, writer: bool
-) -> None:
-    os.mkfifo(root / "odd.fits")
-    monkeypatch.setattr(Path, "is_file", lambda _path: True)  # it was one a moment ago
-    other = os.open(root / "odd.fits", os.O_RDWR) if writer else None
-    assert "cannot be read" in assert_fails(root, "odd.fits")
-    if other is not None:
-        os.close(other)
-
-
 def test_a_gz_that_unpacks_to_too_much_fails(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     content = (root / GOOD).read_bytes()
     monkeypatch.setattr(apstar, "_LARGEST_FILE", len(content))

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import gzip
 import io
-import os
 import warnings
 import zlib
 from collections.abc import Iterator, Sequence
@@ -194,8 +193,7 @@ def _source(path: Path) -> tuple[BinaryIO, int]:
             raise SpectrumError(f"{path.name} is a directory, not an apStar file.")
         if not path.is_file():
             raise SpectrumError(f"{path.name} does not exist or is no regular file.")
-        # Without waiting: a FIFO may have taken the file's place meanwhile.
-        file = open(path, "rb", opener=_open_at_once)  # noqa: SIM115
+        file = path.open("rb")
         try:
             return _looked_into(path, file)
         except BaseException:
@@ -207,7 +205,7 @@ def _source(path: Path) -> tuple[BinaryIO, int]:
 
 
 def _looked_into(path: Path, source: BinaryIO) -> tuple[BinaryIO, int]:
-    start = source.read(10) or b""
+    start = source.read(10)
     if start[:2] == b"\x1f\x8b":
         with source as packed:
             source = io.BytesIO(_unpack(packed))
@@ -219,10 +217,6 @@ def _looked_into(path: Path, source: BinaryIO) -> tuple[BinaryIO, int]:
     if not start.startswith(b"SIMPLE  ="):
         raise SpectrumError(f"{path.name} {'is not a FITS file' if start else 'is empty'}.")
     return source, size
-
-
-def _open_at_once(path: str, flags: int) -> int:
-    return os.open(path, flags | os.O_NONBLOCK)
 
 
 def _unpack(packed: BinaryIO) -> bytes:
