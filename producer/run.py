@@ -189,13 +189,13 @@ def _drive(
     restarted = False
     while remaining:
         window = remaining[:_WINDOW]
-        understood = dispatcher.step(window, held_are_lost=restarted)
-        if done := _done(engine, window):
+        answered = dispatcher.step(window, held_are_lost=restarted)
+        if answered and (done := _done(engine, window)):
             remaining = [job for job in remaining if job not in done]
             finished(len(done))
         else:
             time.sleep(_POLL_SECONDS)
-        restarted = stack.check() or (restarted and not understood)
+        restarted = stack.check() or (restarted and not answered)
 
 
 def _done(engine: Engine, jobs: list[int]) -> set[int]:

@@ -63,6 +63,7 @@ def _celery_settings() -> dict[str, Any]:
         "worker_prefetch_multiplier": 1,
         "worker_eta_task_limit": 200,
         "worker_hijack_root_logger": True,
+        "worker_lost_wait": 1.0,
         "broker_pool_limit": settings.infer_threads + 4,
         "broker_connection_retry_on_startup": True,
         "broker_connection_max_retries": None,

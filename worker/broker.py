@@ -8,12 +8,15 @@ import json
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, cast
+from urllib.parse import urlsplit
 
 import redis
 
 from worker.app import QUEUES
-from worker.redis_connection import reachable
+from worker.redis_connection import connect, reachable
+from worker.settings import get_settings, redis_py_url
 
 _MARK = "astronn-stream:broker"
 _HEARTBEAT = "astronn-stream:dispatcher"
@@ -38,11 +41,13 @@ class Broker:
 
     def __init__(self, client: redis.Redis, url: str) -> None:
         self._client = client
-        self._place = hashlib.blake2b(url.encode(), digest_size=6).hexdigest()
+        parts = urlsplit(url)
+        place = f"{parts.netloc.rpartition('@')[2]}{parts.path}{parts.query}"
+        self._place = hashlib.blake2b(place.encode(), digest_size=6).hexdigest()
 
     @property
     def place(self) -> str:
-        """Which Redis this is: a digest of its URL, which may bear a password."""
+        """Which Redis this is: a digest of its URL without user and password."""
         return self._place
 
     def name(self) -> str:
@@ -71,9 +76,9 @@ class Broker:
             *queues, held = pipeline.execute()
         return Transit(
             queued=frozenset(
-                job for queue in queues for content in queue for job in _jobs(json.loads(content))
+                job for queue in queues for content in queue for job in _jobs(content)
             ),
-            held=frozenset(job for content in held for job in _jobs(json.loads(content)[0])),
+            held=frozenset(job for content in held for job in _jobs(content)),
         )
 
     def backlog(self, queue: str) -> int:
@@ -92,9 +97,21 @@ def dispatcher_answers(client: redis.Redis) -> bool:
     return bool(client.exists(_HEARTBEAT))
 
 
-def _jobs(message: dict[str, Any]) -> Iterator[int]:
-    """The jobs of a message as Celery and kombu wrap it; none where it is not one of ours."""
+@lru_cache(maxsize=1)
+def worker_broker() -> Broker:
+    """The broker of this process's settings."""
+    url = get_settings().broker
+    return Broker(connect(redis_py_url(url)), url)
+
+
+def _jobs(content: bytes) -> Iterator[int]:
+    """The jobs of a message as Celery and kombu wrap it; none where it is not one of ours.
+
+    A message that a worker holds stands in a list with its exchange and its queue.
+    """
     try:
+        message: Any = json.loads(content)
+        message = message[0] if isinstance(message, list) else message
         arguments, _, _ = json.loads(base64.b64decode(message["body"]))
         parts = arguments[0]
         for part in ("spectra", "results", "failures"):

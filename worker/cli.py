@@ -149,14 +149,15 @@ def worker(
         # The last line of a worker's log is what the local stack shows.
         typer.echo(f"Error: {error}", err=True)
         raise typer.Exit(EXIT_MISCONFIGURED) from error
-    from celery.app.trace import LOG_RETRY
+    from celery.app.trace import LOG_REJECTED, LOG_RETRY
 
     from worker.app import app, task_module, worker_arguments
 
     name: Stage = stage.value
     app.conf.include = [task_module(name)]  # the other stages' imports would only cost time
-    # An outage is told once; Celery would tell each message that waits for its end.
-    logging.getLogger("celery.app.trace").addFilter(lambda record: record.msg != LOG_RETRY)
+    # The tasks tell an outage once; Celery would tell it of each message, again and again.
+    told = {LOG_RETRY, LOG_REJECTED}
+    logging.getLogger("celery.app.trace").addFilter(lambda record: record.msg not in told)
     app.worker_main(worker_arguments(name, None if lane is None else lane.value))
 
 

@@ -29,6 +29,10 @@ class BusyError(TransientError):
     """The next stage has enough to do; a pause, not a failure."""
 
 
+class YieldError(BusyError):
+    """Something more urgent waits: the message goes back to the head of its queue."""
+
+
 class FatalError(StreamError):
     """The process cannot work at all: weights, corrections, database or Redis are unusable."""
 

@@ -20,7 +20,7 @@ from producer.register import Registered, register
 from producer.sources import find_files, spectra_of
 from worker.app import QUEUES, app, publish
 from worker.arrays import array_store
-from worker.broker import Broker
+from worker.broker import Broker, worker_broker
 from worker.crashes import crash_guard
 from worker.database.session import opened, transaction
 from worker.database.tables import AstroNN, Job, Spectrum
@@ -57,8 +57,14 @@ class Stream:
         if content is None:
             return None
         message = json.loads(content)
-        arguments, _, _ = json.loads(base64.b64decode(message["body"]))
-        return message["headers"]["task"], arguments[0]
+        return message["headers"]["task"], self.message_of(message)
+
+    @staticmethod
+    def message_of(wrapped: dict[str, Any]) -> dict[str, Any]:
+        """Our message in Celery's and kombu's wrapping."""
+        arguments, _, _ = json.loads(base64.b64decode(wrapped["body"]))
+        message: dict[str, Any] = arguments[0]
+        return message
 
     @property
     def broker(self) -> Broker:
@@ -157,7 +163,8 @@ def forget_process_state() -> None:
         get_settings,
         array_store,
         crash_guard,
-        load_stage._broker,
+        worker_broker,
+        infer_stage._bulk,
         record_stage.database,
         record_stage.noise_model,
     ):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +12,14 @@ import redis
 from sqlalchemy import select
 
 import worker.spectra.load
+import worker.stages.infer as infer_stage
 from tests.integration.conftest import Stream
 from worker.arrays import Absent, ArrayStore
 from worker.crashes import CrashGuard
 from worker.database.session import transaction
 from worker.database.tables import AstroNN, Job, JobState
-from worker.errors import BusyError, SpectrumError, TransientError
-from worker.messages import LoadSpectra, SpectrumReference
+from worker.errors import BusyError, SpectrumError, TransientError, YieldError
+from worker.messages import InferSpectra, LoadSpectra, SpectrumReference
 from worker.settings import get_settings
 from worker.spectra.apstar import read_spectra
 from worker.spectra.pixels import N_PIXELS
@@ -206,6 +206,26 @@ def test_loaders_of_bulk_pause_while_much_waits_for_inference(
     assert stream.client.llen("infer.bulk") == 1
 
 
+def test_a_bulk_message_makes_way_for_a_live_one(stream: Stream) -> None:
+    stream.send()
+    for queue in ("infer.bulk", "infer.live"):
+        _, body = stream.take("load.bulk") or ("", {})
+        load_stage.load(LoadSpectra.model_validate(body | {"lane": queue.split(".")[1]}))
+    (bulk,) = stream.queued("infer.bulk")
+    (live,) = stream.queued("infer.live")
+    message, urgent = (InferSpectra.model_validate(stream.message_of(m)) for m in (bulk, live))
+    others = [infer_stage._bulk().acquire() for _ in range(get_settings().infer_threads - 1)]
+    with pytest.raises(YieldError):
+        infer_stage.infer(message)
+    assert stream.client.llen("record") == 0
+    infer_stage.infer(urgent)
+    assert stream.client.llen("record") == 1
+    for _ in others:
+        infer_stage._bulk().release()
+    infer_stage.infer(message)  # there is a thread for it, whatever waits
+    assert stream.client.llen("record") == 2
+
+
 class Killed(BaseException):
     """Stands for the end of the process: nothing after it runs."""
 
@@ -220,21 +240,22 @@ REFERENCE = SpectrumReference(
 )
 
 
-#: What is collected as garbage is tidied up, unlike a process that died.
-BEGUN: list[AbstractContextManager[None]] = []
-
-
 def crash(guard: CrashGuard, spectrum: SpectrumReference) -> None:
-    """Begin to read and never come back."""
-    BEGUN.append(guard.reading(spectrum))
-    BEGUN[-1].__enter__()
+    """Begin to read and die."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(guard, "_forget", lambda _: None)  # a dead process forgets nothing
+        with pytest.raises(Killed), guard.reading(spectrum):
+            raise Killed
 
 
 def test_a_file_that_killed_three_readers_is_not_read_again(guard: CrashGuard) -> None:
     for _ in range(3):
         crash(guard, REFERENCE)
-    with pytest.raises(SpectrumError, match=r"apStar-bad\.fits ended 3 processes"):
-        crash(guard, REFERENCE)
+    with (
+        pytest.raises(SpectrumError, match=r"apStar-bad\.fits ended 3 processes"),
+        guard.reading(REFERENCE),
+    ):
+        pass
     crash(guard, REFERENCE)  # who enqueues it again gets three more tries
 
 

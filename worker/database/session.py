@@ -41,7 +41,7 @@ def open_database(url: str) -> Engine:
             )
         else:
             engine = create_engine(parsed)
-    except (ArgumentError, NoSuchModuleError) as error:
+    except (ArgumentError, NoSuchModuleError, ValueError, ImportError) as error:
         raise FatalError(
             "The database URL cannot be used; it looks like sqlite:///file.sqlite or "
             "postgresql://user:password@host/database."

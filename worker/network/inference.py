@@ -45,6 +45,9 @@ _OUT_OF_MEMORY = (
 #: What they contain when the device fails, and with it every later call.
 _BROKEN_DEVICE = ("CUDA", "cuDNN", "CUBLAS", "HIP error", "unable to find an engine")
 
+#: A live spectrum waits for the batch that runs. The CPU gains nothing from a large one.
+_BATCH_SIZES = {"cpu": 8, "cuda": 64}
+
 
 class Inference:
     """The network of one process: its weights on its device, behind one micro-batcher."""
@@ -65,7 +68,7 @@ class Inference:
         )
         self._batcher = MicroBatcher(
             _telling_faults(engine),
-            batch_size=settings.batch_size,
+            batch_size=settings.batch_size or _BATCH_SIZES[self.device],
             batch_wait=settings.batch_wait,
             longest_call=_LONGEST_WAIT,
         )

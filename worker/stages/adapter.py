@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from celery.exceptions import Reject
 
 from worker.app import app, publish
-from worker.errors import BusyError, FatalError, StreamError, TransientError
+from worker.errors import BusyError, FatalError, StreamError, TransientError, YieldError
 from worker.messages import (
     InferSpectra,
     LoadSpectra,
@@ -63,6 +63,8 @@ def task(
                 logger.critical("action=%s: this worker stops: %s", name, error)
                 self.app.control.shutdown(destination=[self.request.hostname])
                 raise Reject(str(error), requeue=True) from error
+            except YieldError as error:
+                raise Reject(str(error), requeue=True) from error
             except TransientError as error:
                 outage.begin(error)
                 _tell_ledger(parsed, error, self.request.retries)
@@ -70,6 +72,7 @@ def task(
                     exc=error,
                     countdown=_countdown(self.request.retries),
                     max_retries=_WITHOUT_END,
+                    argsrepr=self.request.argsrepr,
                 ) from error
             except MemoryError as error:
                 # Celery never acknowledges a task that ends in MemoryError itself.
@@ -77,6 +80,7 @@ def task(
                     exc=RuntimeError("out of memory"),
                     countdown=_LONGEST_COUNTDOWN,
                     max_retries=_WITHOUT_END,
+                    argsrepr=self.request.argsrepr,
                 ) from error
             outage.end()
 
@@ -87,6 +91,7 @@ def task(
             time_limit=time_limit,
             max_retries=_LOST_WORKERS,
             default_retry_delay=_LOST_WORKER_COUNTDOWN,
+            Strategy="worker.stages.strategy:careful",
         )
 
     return register

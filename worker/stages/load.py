@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import logging
 import time
-from functools import lru_cache
 
 from worker.app import lane_queue, publish
 from worker.arrays import array_store
-from worker.broker import Broker
+from worker.broker import worker_broker
 from worker.crashes import crash_guard
 from worker.errors import BusyError
 from worker.messages import Lane, LoadSpectra, NoResult
-from worker.redis_connection import connect
-from worker.settings import get_settings, redis_py_url
+from worker.settings import get_settings
 from worker.spectra.load import load_spectra
 from worker.stages.adapter import task
 
@@ -55,16 +53,10 @@ def _wait_for_inference(lane: Lane) -> None:
     if lane == "live":
         return
     end = time.monotonic() + _PAUSE_SECONDS
-    while _broker().backlog(lane_queue("infer", lane)) >= get_settings().infer_backlog:
+    while worker_broker().backlog(lane_queue("infer", lane)) >= get_settings().infer_backlog:
         if time.monotonic() > end:
             raise BusyError("Inference is behind: loading pauses.")
         time.sleep(_POLL_SECONDS)
-
-
-@lru_cache(maxsize=1)
-def _broker() -> Broker:
-    url = get_settings().broker
-    return Broker(connect(redis_py_url(url)), url)
 
 
 load_task = task("load", LoadSpectra, time_limit=_LONGEST_SECONDS)(load)

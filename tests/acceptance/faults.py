@@ -1,0 +1,421 @@
+"""A stream of real processes that a test may kill, stop and starve, and what must then hold.
+
+The acceptance tests run it with small numbers; ``benchmarks/chaos.py`` runs it in full.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import redis
+from astropy.table import Table
+from sqlalchemy import Engine, text
+
+from tests.acceptance.command import CHANGING
+from tests.conftest import wait_for
+from worker.database.session import open_database, upgrade
+from worker.embedded import COMMANDS, redis_server
+from worker.results.export import read_table
+
+WORKERS = ("load", "load-live", "infer", "record", "dispatcher")
+#: Numbers of another database, and the name under which the results were made.
+_OF_THE_DATABASE = {"task_pk", "spectrum_pk", "source_pk", "tag"}
+
+
+def copies(files: Path, folder: Path, spectra: int, per_round: int = 44) -> int:
+    """Fill a folder with real files under new names until there are so many spectra.
+
+    Each name gives other dropout masks, so each copy has labels of its own. Returns their number.
+    """
+    first = folder / "0"
+    first.mkdir(parents=True)
+    for file in sorted(files.glob("*.fits")):
+        shutil.copyfile(file, first / file.name)
+    rounds = -(-spectra // per_round)
+    for number in range(1, rounds):
+        part = folder / str(number)
+        part.mkdir()
+        for file in first.iterdir():
+            os.link(file, part / file.name.replace("2M", f"c{number}x2M"))
+    return rounds * per_round
+
+
+class RedisServer:
+    """A redis-server that may be killed; ``keep`` writes its data to disk, as in production."""
+
+    def __init__(self, folder: Path, *, keep: bool = False) -> None:
+        self.folder = folder
+        self.socket = folder / "redis.sock"
+        self.keep = keep
+        self._process: subprocess.Popen[bytes] | None = None
+        self.client = redis.Redis(unix_socket_path=str(self.socket))
+
+    @property
+    def url(self) -> str:
+        return f"redis+socket://{self.socket}?virtual_host=0"
+
+    def start(self) -> None:
+        command = [redis_server(), "--port", "0", "--unixsocket", self.socket, "--save", ""]
+        command += ["--appendonly", "yes" if self.keep else "no", "--dir", self.folder]
+        self._process = subprocess.Popen(
+            [str(part) for part in command], stdout=subprocess.DEVNULL, start_new_session=True
+        )
+        wait_for(self._answers, "redis-server")
+
+    def kill(self) -> None:
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+
+    def memory(self) -> int:
+        """The bytes that it holds."""
+        return int(self.client.info("memory")["used_memory"])
+
+    def _answers(self) -> bool:
+        with contextlib.suppress(redis.RedisError):
+            return bool(self.client.ping())
+        return False
+
+
+class SqliteFile:
+    """A SQLite database; a file is never away."""
+
+    def __init__(self, folder: Path) -> None:
+        self.url = f"sqlite:///{folder / 'stream.sqlite'}"
+
+    def close(self) -> None:
+        """Nothing runs."""
+
+
+class PostgresServer:
+    """A PostgreSQL from a wheel that may be stopped and started."""
+
+    def __init__(self, folder: Path) -> None:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # it tells where it puts its run-time files
+            import pgserver
+        folder.chmod(0o755)  # as root the server runs as a user of its own
+        self._server = pgserver.get_server(folder / "pgdata", cleanup_mode="delete")
+        self.url: str = self._server.get_uri()
+
+    def stop(self) -> None:
+        from pgserver import pg_ctl
+
+        pg_ctl(
+            ["-w", "-m", "immediate", "stop"],
+            pgdata=self._server.pgdata,
+            user=self._server.system_user,
+        )
+
+    def start(self) -> None:
+        self._server.ensure_postgres_running()
+
+    def close(self) -> None:
+        self._server.cleanup()
+
+
+class Stream:
+    """The processes of a stream, each started again when it dies, as a supervisor would.
+
+    Parameters
+    ----------
+    files
+        The folder of spectra, which is also the data root.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        server: RedisServer,
+        database: SqliteFile | PostgresServer,
+        environment: dict[str, str],
+        files: Path,
+    ) -> None:
+        self.folder = folder
+        self.redis = server
+        self.database = database
+        self.files = files
+        self.engine: Engine = open_database(database.url)
+        self.environment = {
+            **os.environ,
+            **environment,
+            "ASTRONN_STREAM_BROKER_URL": server.url,
+            "ASTRONN_STREAM_DATABASE_URL": database.url,
+            "ASTRONN_STREAM_DATA_ROOT": str(files),
+            "TMPDIR": str(folder),
+        }
+        self._processes: dict[str, subprocess.Popen[bytes]] = {}
+        self._lock = threading.RLock()
+        self._closed = threading.Event()
+        self._supervisor = threading.Thread(target=self._supervise, daemon=True)
+        self.restarts = 0
+
+    def __enter__(self) -> Self:
+        upgrade(self.engine)
+        self.redis.start()
+        self.start(*WORKERS)
+        self._supervisor.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._closed.set()
+        self._supervisor.join()
+        for name in list(self._processes):
+            self.kill(name, again=False)
+        self.redis.kill()
+        self.engine.dispose()
+        self.database.close()
+
+    def start(self, *names: str) -> None:
+        """Start workers, as docker-compose would."""
+        for name in names:
+            executable, *arguments = COMMANDS[name]
+            with self._lock, self.log(name).open("ab") as log:
+                self._processes[name] = subprocess.Popen(
+                    [str(Path(sys.executable).parent / executable), *arguments],
+                    env=self.environment,
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=log,
+                    start_new_session=True,
+                )
+
+    def log(self, name: str) -> Path:
+        return self.folder / f"{name}.log"
+
+    def kill(self, name: str, *, again: bool = True) -> None:
+        """kill -9 of a worker with all its processes."""
+        with self._lock:
+            process = self._processes.pop(name)
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+            if again:
+                self.start(name)
+
+    def stop(self, name: str, number: signal.Signals = signal.SIGTERM, seconds: float = 60) -> int:
+        """Ask a worker to stop; its exit status. It stays down until it is started."""
+        with self._lock:
+            process = self._processes.pop(name)
+        process.send_signal(number)
+        return process.wait(timeout=seconds)
+
+    def running(self) -> set[str]:
+        """The workers that are meant to run."""
+        return set(self._processes)
+
+    def _supervise(self) -> None:
+        while not self._closed.wait(0.2):
+            with self._lock:
+                dead = [name for name, each in self._processes.items() if each.poll() is not None]
+                self.restarts += len(dead)
+                self.start(*dead)
+
+    def enqueue(self, *arguments: object, tag: str) -> str:
+        """`astronn-stream enqueue`; what it printed."""
+        command = [Path(sys.executable).parent / "astronn-stream", "enqueue", *arguments]
+        done = subprocess.run(
+            [str(part) for part in [*command, "--tag", tag]],
+            env=self.environment,
+            cwd=self.folder,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout + done.stderr
+
+    def number(self, query: str, **values: object) -> int:
+        """A number out of the database."""
+        with self.engine.connect() as connection:
+            return int(connection.scalar(text(query), values) or 0)
+
+    def done(self, tag: str) -> int:
+        """The jobs under a tag that have their row."""
+        return self.number("SELECT count(*) FROM job WHERE state = 'done' AND tag = :tag", tag=tag)
+
+    def wait(self, tag: str, count: int, seconds: float = 240) -> None:
+        """Wait until so many jobs under a tag are done."""
+        wait_for(lambda: self.done(tag) >= count, f"{count} jobs of {tag!r}", seconds)
+
+    def table(self, tag: str) -> Table:
+        """The rows under a tag, in the order of their files."""
+        return _sorted(read_table(self.engine, tag=tag))
+
+    def attempts(self, tag: str) -> int:
+        """The most attempts that a job under a tag took."""
+        return self.number("SELECT max(attempts) FROM job WHERE tag = :tag", tag=tag)
+
+
+def undisturbed(files: Path, folder: Path, environment: dict[str, str]) -> Table:
+    """The rows of a serial run, in the order of their files."""
+    folder.mkdir(parents=True)
+    command = [Path(sys.executable).parent / "astronn-stream", "run", files, "--serial"]
+    subprocess.run(
+        [str(part) for part in command],
+        env={**os.environ, **environment, "ASTRONN_STREAM_DATA_ROOT": str(files)},
+        cwd=folder,
+        capture_output=True,
+        check=True,
+    )
+    engine = open_database(f"sqlite:///{folder / 'astronn-stream.sqlite'}")
+    try:
+        return _sorted(read_table(engine))
+    finally:
+        engine.dispose()
+
+
+def _sorted(table: Table) -> Table:
+    table.sort(["path", "member"])
+    return table
+
+
+def assert_undisturbed(table: Table, reference: Table) -> None:
+    """One row for each job, equal to those of an undisturbed run to the last bit."""
+    assert len(table) == len(reference), f"{len(table)} rows, not {len(reference)}"
+    for name in set(reference.colnames) - CHANGING - _OF_THE_DATABASE:
+        left, right = (np.ma.filled(each[name]) for each in (table, reference))
+        same = np.array_equal(left, right, equal_nan=left.dtype.kind == "f")
+        assert same, f"{name} differs: {[*table['no_result_reason'][left != right][:3]]}"
+
+
+# The faults. Each disturbs the work on all spectra under a tag and returns when that is done.
+
+
+def kill_workers(stream: Stream, tag: str, count: int, name: str, *, times: int) -> None:
+    """kill -9 of one worker, again and again at random moments, while there is work."""
+    chance = random.Random(f"{name} {times}")  # noqa: S311 - no secret
+    stream.enqueue(stream.files, tag=tag)
+    for number in range(times):
+        # Spread over the work: the next kill comes when a random further part of it is done.
+        part = count * (number + chance.random()) / (times + 1)
+        stream.wait(tag, int(part))
+        stream.kill(name)
+    stream.wait(tag, count)
+
+
+def kill_redis(stream: Stream, tag: str, count: int) -> None:
+    """kill -9 of the redis-server in the middle; it comes back after two seconds."""
+    stream.enqueue(stream.files, tag=tag)
+    stream.wait(tag, count // 3)
+    stream.redis.kill()
+    time.sleep(2)
+    stream.redis.start()
+    stream.wait(tag, count)
+
+
+def flush_redis(stream: Stream, tag: str, count: int) -> None:
+    """FLUSHALL in the middle."""
+    stream.enqueue(stream.files, tag=tag)
+    stream.wait(tag, count // 3)
+    stream.redis.client.flushall()
+    stream.wait(tag, count)
+
+
+def stop_database(stream: Stream, tag: str, count: int, *, seconds: float) -> None:
+    """PostgreSQL stopped in the middle, as by a crash, and started some time later."""
+    assert isinstance(stream.database, PostgresServer)
+    stream.enqueue(stream.files, tag=tag)
+    stream.wait(tag, count // 3)
+    stream.database.stop()
+    time.sleep(seconds)
+    stream.database.start()
+    stream.engine.dispose()
+    stream.wait(tag, count)
+
+
+def deliver_twice_in_reverse(stream: Stream, tag: str, count: int) -> None:
+    """Each stage gets all its messages twice and in reversed order."""
+    stages = ("load", "infer", "record")
+    for stage in stages:
+        stream.stop(stage)
+    stream.enqueue(stream.files, tag=tag)
+    for stage, queue, following in [
+        ("load", "load.bulk", "infer.bulk"),
+        ("infer", "infer.bulk", "record"),
+        ("record", "record", ""),
+    ]:
+        messages = stream.redis.client.lrange(queue, 0, -1)
+        stream.redis.client.delete(queue)
+        stream.redis.client.rpush(queue, *[*reversed(messages)] * 2)
+        before = stream.redis.client.llen(following) if following else 0
+        stream.start(stage)
+        wait_for(lambda queue=queue: _is_served(stream, queue), f"the queue {queue}", 240)  # type: ignore[misc]
+        assert not following or stream.redis.client.llen(following) > before
+    stream.wait(tag, count)
+
+
+def _is_served(stream: Stream, queue: str) -> bool:
+    client = stream.redis.client
+    return client.llen(queue) == 0 and client.hlen("unacked") == 0
+
+
+def expire_arrays(stream: Stream, tag: str, count: int) -> None:
+    """All flux is gone before inference."""
+    stream.stop("infer")
+    stream.enqueue(stream.files, tag=tag)
+    wait_for(lambda: _is_served(stream, "load.bulk"), "all flux", 240)
+    with redis.Redis(unix_socket_path=str(stream.redis.socket), db=1) as arrays:
+        keys = arrays.keys("astronn-stream:flux:*")
+        assert keys
+        arrays.delete(*keys)
+    stream.start("infer")
+    stream.wait(tag, count)
+
+
+#: Makes a loader crash as it opens a file that is called poison; Python runs it at its start.
+POISON = """
+import os, pathlib, sys
+_open = pathlib.Path.open
+def open(self, *arguments, **options):
+    if "poison" in self.name and "load" in sys.argv:
+        os.abort()
+    return _open(self, *arguments, **options)
+pathlib.Path.open = open
+"""
+
+
+@contextlib.contextmanager
+def poison(stream: Stream) -> Iterator[Path]:
+    """A file among the others whose reading crashes the process."""
+    hook = stream.folder / "hook"
+    hook.mkdir()
+    (hook / "sitecustomize.py").write_text(POISON)
+    good = next(iter(sorted(stream.files.rglob("*.fits"))))
+    bad = good.with_name("apStar-r6-2Mpoison.fits")
+    shutil.copyfile(good, bad)
+    stream.environment["PYTHONPATH"] = str(hook)
+    stream.kill("load")
+    try:
+        yield bad
+    finally:
+        del stream.environment["PYTHONPATH"]
+        bad.unlink()
+        stream.kill("load")
+
+
+@contextlib.contextmanager
+def short_folder() -> Iterator[Path]:
+    """A folder whose path is short, for sockets are to lie in it."""
+    folder = Path(tempfile.mkdtemp(prefix="af-", dir="/tmp"))
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+Fault = Callable[[Stream, str, int], Any]

@@ -1,0 +1,190 @@
+"""Every job ends as one row, equal to that of an undisturbed run, whatever happens meanwhile.
+
+``benchmarks/chaos.py`` does the same with more spectra and more faults.
+"""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import pytest
+from astropy.table import Table
+from sqlalchemy import text
+
+from tests.acceptance.faults import (
+    WORKERS,
+    Fault,
+    PostgresServer,
+    RedisServer,
+    SqliteFile,
+    Stream,
+    assert_undisturbed,
+    copies,
+    deliver_twice_in_reverse,
+    expire_arrays,
+    flush_redis,
+    kill_redis,
+    kill_workers,
+    poison,
+    short_folder,
+    stop_database,
+    undisturbed,
+)
+from tests.conftest import shared, wait_for
+
+SPECTRA = 264
+
+
+@dataclass(frozen=True)
+class Night:
+    """What is to be processed, and what has to come out."""
+
+    files: Path
+    environment: dict[str, str]
+    count: int
+    rows: Table
+
+
+@pytest.fixture(scope="module")
+def night(tmp_path_factory: pytest.TempPathFactory) -> Night:
+    folder = tmp_path_factory.mktemp("night")
+    count = copies(shared("apstar"), folder / "files", SPECTRA)
+    environment = {
+        "ASTRONN_STREAM_MODEL": str(shared("peer_models", "astra", "astra_style.pt")),
+        "ASTRONN_STREAM_MC_SAMPLES": "20",
+        "ASTRONN_STREAM_CHUNK_SIZE": "8",
+        "ASTRONN_STREAM_LOAD_PROCESSES": "1",
+        "ASTRONN_STREAM_JOB_SECONDS": "8",
+        "ASTRONN_STREAM_INFER_BACKLOG": "500",  # stages are stopped here while others go on
+    }
+    rows = undisturbed(folder / "files", folder / "alone", environment)
+    return Night(folder / "files", environment, count, rows)
+
+
+@pytest.fixture(scope="module", params=["postgresql", "sqlite"])
+def stream(request: pytest.FixtureRequest, night: Night) -> Iterator[Stream]:
+    """On PostgreSQL with a Redis that keeps its data, or on SQLite with one that does not."""
+    production = request.param == "postgresql"
+    with short_folder() as folder:
+        server = RedisServer(folder, keep=production)
+        database = PostgresServer(folder) if production else SqliteFile(folder)
+        with Stream(folder, server, database, night.environment, night.files) as stream:
+            yield stream
+
+
+FAULTS: dict[str, Fault] = {
+    "load killed": partial(kill_workers, name="load", times=2),
+    "infer killed": partial(kill_workers, name="infer", times=2),
+    "record killed": partial(kill_workers, name="record", times=2),
+    "dispatcher killed": partial(kill_workers, name="dispatcher", times=2),
+    "redis killed": kill_redis,
+    "redis flushed": flush_redis,
+    "all delivered twice and reversed": deliver_twice_in_reverse,
+    "arrays expired": expire_arrays,
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_every_job_ends_as_one_undisturbed_row(stream: Stream, night: Night, fault: str) -> None:
+    FAULTS[fault](stream, fault, night.count)
+    assert_undisturbed(stream.table(fault), night.rows)
+
+
+def test_a_database_that_stops_is_waited_for(stream: Stream, night: Night) -> None:
+    if isinstance(stream.database, SqliteFile):
+        pytest.skip("a file does not stop")
+    stop_database(stream, "stopped", night.count, seconds=5)
+    assert_undisturbed(stream.table("stopped"), night.rows)
+    waiting = stream.log("record").read_text().count("action=record: waiting: The database")
+    assert 1 <= waiting <= 3, "an outage is told once"
+
+
+def test_a_file_that_kills_its_reader_is_one_row_and_harms_no_other(
+    stream: Stream, night: Night
+) -> None:
+    with poison(stream) as bad:
+        stream.enqueue(stream.files, tag="poison")
+        total = stream.number("SELECT count(*) FROM job WHERE tag = 'poison'")
+        assert total > night.count
+        stream.wait("poison", total)
+    table = stream.table("poison")
+    poisoned = table["path"] == str(bad.relative_to(stream.files))
+    assert set(table["flag_no_result"][poisoned]) == {True}
+    assert all("ended 3 processes" in reason for reason in table["no_result_reason"][poisoned])
+    assert_undisturbed(table[~poisoned], night.rows)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGQUIT])
+def test_a_worker_that_is_told_to_stop_gives_back_what_it_holds(
+    stream: Stream, night: Night, number: signal.Signals
+) -> None:
+    stream.stop("dispatcher")  # who would find again what a worker has lost
+    try:
+        tag = f"stopped by {number.name}"
+        stream.enqueue(stream.files, tag=tag)
+        for name, part in [("load", 0.1), ("infer", 0.3), ("record", 0.6)]:
+            stream.wait(tag, int(night.count * part))
+            stream.stop(name, number)
+            stream.start(name)
+        stream.wait(tag, night.count)
+        assert_undisturbed(stream.table(tag), night.rows)
+        assert stream.attempts(tag) == 1
+    finally:
+        stream.start("dispatcher")
+
+
+def test_what_is_away_at_the_start_is_waited_for(stream: Stream, night: Night) -> None:
+    for name in WORKERS:
+        stream.stop(name)
+    stream.redis.kill()
+    if isinstance(stream.database, PostgresServer):
+        stream.database.stop()
+    stream.start(*WORKERS)
+    wait_for(lambda: "waiting:" in stream.log("dispatcher").read_text(), "the dispatcher to wait")
+    stream.redis.start()
+    if isinstance(stream.database, PostgresServer):
+        stream.database.start()
+        stream.engine.dispose()
+    stream.enqueue(stream.files, tag="late")
+    stream.wait("late", night.count)
+    assert_undisturbed(stream.table("late"), night.rows)
+
+
+def test_a_backlog_does_not_fill_redis_and_a_live_spectrum_passes_it(
+    stream: Stream, night: Night
+) -> None:
+    stream.stop("infer")
+    stream.stop("dispatcher")
+    limits = {"ASTRONN_STREAM_IN_FLIGHT": "40", "ASTRONN_STREAM_INFER_BACKLOG": "2"}
+    stream.environment |= limits
+    stream.kill("load")
+    try:
+        stream.start("dispatcher")
+        stream.enqueue(stream.files, tag="backlog")
+        wait_for(lambda: stream.redis.client.llen("infer.bulk") == 2, "the mark to be reached", 60)
+        on_their_way = "SELECT count(*) FROM job WHERE state = 'queued' AND tag = 'backlog'"
+        assert 32 < stream.number(on_their_way) <= 40
+        live = sorted(stream.files.rglob("*.fits"))[0]
+        stream.enqueue(live, "--lane", "live", "--kind", "coadd", tag="visit")
+        wait_for(lambda: stream.redis.client.llen("infer.live") == 1, "the live spectrum", 60)
+        stream.start("infer")
+        stream.wait("visit", 1)
+        stream.wait("backlog", night.count)
+    finally:
+        for name in limits:
+            del stream.environment[name]
+        for name in ("load", "dispatcher"):
+            stream.kill(name)
+        if "infer" not in stream.running():
+            stream.start("infer")
+    first = "SELECT min(created) FROM astronn WHERE tag = :tag"
+    with stream.engine.connect() as connection:
+        visit, backlog = (
+            connection.scalar(text(first), {"tag": tag}) for tag in ("visit", "backlog")
+        )
+    assert visit <= backlog
+    assert_undisturbed(stream.table("backlog"), night.rows)
