@@ -10,6 +10,7 @@ equal to that of an undisturbed run to the last bit. Prints the table, line by l
 from __future__ import annotations
 
 import argparse
+import re
 import statistics
 import sys
 import tempfile
@@ -94,10 +95,10 @@ def disturb(fault: Fault, keep: bool, files: Path, environment: dict[str, str], 
         fault(stream, "chaos", len(rows))
         seconds = time.perf_counter() - started
         assert_undisturbed(stream.table("chaos"), rows)
-        again = stream.number("SELECT count(*) FROM job WHERE attempts > 1")
+        lost = re.findall(r"action=reconcile jobs=(\d+)", stream.log("dispatcher").read_text())
         return (
-            f"{len(rows)} jobs, {len(rows)} rows, all bits equal; {again} sent again, "
-            f"at most {stream.attempts('chaos')} attempts; {seconds:.0f} s"
+            f"{len(rows)} jobs, {len(rows)} rows, all bits equal | {sum(map(int, lost))} | "
+            f"{stream.attempts('chaos')} | {seconds:.0f} s"
         )
 
 

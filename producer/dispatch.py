@@ -33,6 +33,7 @@ def release(
     broker: str,
     *,
     jobs: Sequence[int] | None = None,
+    weights: str | None = None,
 ) -> int:
     """Send jobs that wait, the oldest first, until each lane is full; live before bulk.
 
@@ -44,8 +45,8 @@ def release(
     ----------
     broker
         The name of the Redis that the messages go to.
-    jobs
-        Only these; all where it is None.
+    jobs, weights
+        Only these jobs, only those for these weights; all where it is None.
 
     Returns
     -------
@@ -59,7 +60,8 @@ def release(
     """
     sent = 0
     for lane in LANES:
-        while part := _release_some(engine, send, settings, broker, lane, jobs):
+        waiting = _waiting(lane, jobs, weights)
+        while part := _release_some(engine, send, settings, broker, lane, waiting):
             sent += part
     return sent
 
@@ -70,16 +72,16 @@ def _release_some(
     settings: Settings,
     broker: str,
     lane: Lane,
-    jobs: Sequence[int] | None,
+    waiting: list[ColumnElement[bool]],
 ) -> int:
     with reading(engine) as connection:  # a look first: SQLite has one writer at a time
-        if not connection.scalar(select(Job.pk).where(*_waiting(lane, jobs)).limit(1)):
+        if not connection.scalar(select(Job.pk).where(*waiting).limit(1)):
             return 0
     with transaction(engine) as session:
         room = settings.in_flight - _under_way(session, lane, broker)
         taken = session.execute(
             select(Job.pk, Job.attempts)
-            .where(*_waiting(lane, jobs))
+            .where(*waiting)
             .order_by(Job.pk)
             .limit(max(0, min(room, _AT_ONCE)))
             .with_for_update(skip_locked=True)
@@ -95,9 +97,15 @@ def _release_some(
         return len(taken)
 
 
-def _waiting(lane: Lane, jobs: Sequence[int] | None) -> list[ColumnElement[bool]]:
-    mine = [] if jobs is None else [Job.pk.in_(jobs)]
-    return [Job.state == JobState.WAITING, Job.lane == lane, *mine]
+def _waiting(
+    lane: Lane, jobs: Sequence[int] | None, weights: str | None
+) -> list[ColumnElement[bool]]:
+    conditions = [Job.state == JobState.WAITING, Job.lane == lane]
+    if jobs is not None:
+        conditions.append(Job.pk.in_(jobs))
+    if weights is not None:
+        conditions.append(Job.weights_sha256 == weights)
+    return conditions
 
 
 def _under_way(session: Session, lane: Lane, broker: str) -> int:

@@ -19,6 +19,7 @@ from worker.app import publish
 from worker.broker import Broker
 from worker.errors import TransientError
 from worker.messages import LoadSpectra
+from worker.network.checkpoint import weights_sha256
 from worker.outage import Outage
 from worker.settings import Settings
 
@@ -36,6 +37,9 @@ class Dispatcher:
     ----------
     client
         A connection to the broker's Redis.
+    settings
+        With a model, only jobs for its weights are released: the others are for another stack
+        on the same database.
     """
 
     def __init__(self, engine: Engine, client: redis.Redis, settings: Settings) -> None:
@@ -43,6 +47,7 @@ class Dispatcher:
         self._settings = settings
         self._broker = Broker(client, settings.broker)
         self._reconciler = Reconciler(engine, self._broker, settings)
+        self._weights = None if settings.model is None else weights_sha256(settings.model)
         self._reconciled = float("-inf")
         self._outage = Outage("dispatch")
 
@@ -60,6 +65,8 @@ class Dispatcher:
             False while the database or Redis is away; that is logged once.
         """
         try:
+            if self._outage.is_on:
+                self._reconciler.grant_time(jobs)
             self._step(jobs, held_are_lost)
         except TransientError as error:
             self._outage.begin(error)
@@ -73,7 +80,7 @@ class Dispatcher:
             self._broker.tell_alive()
             self._reconciled = time.monotonic()
         name = self._broker.name()
-        sent = release(self._engine, _send, self._settings, name, jobs=jobs)
+        sent = release(self._engine, _send, self._settings, name, jobs=jobs, weights=self._weights)
         if sent:
             logger.info("action=dispatch spectra=%d", sent)
 

@@ -11,9 +11,9 @@ import logging
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 
-from sqlalchemy import Engine, select
+from sqlalchemy import Engine, select, update
 
 from worker.broker import Broker, Transit
 from worker.database.session import reading, transaction
@@ -76,6 +76,23 @@ class Reconciler:
         self._put_back(late, "It was still without a row at its deadline.", counted=True)
         self._put_back(missing, "Its message was lost.", counted=True)
         return len(flushed) + len(late) + len(missing)
+
+    def grant_time(self, jobs: Sequence[int] | None = None) -> None:
+        """Give all that is queued its full time again, after an outage that it had to wait for.
+
+        Raises
+        ------
+        TransientError
+            The database is away.
+        """
+        mine = [] if jobs is None else [Job.pk.in_(jobs)]
+        with transaction(self.engine) as session:
+            session.execute(
+                update(Job)
+                .where(Job.state == JobState.QUEUED, *mine)
+                .values(deadline=now() + timedelta(seconds=self.settings.job_seconds))
+                .execution_options(synchronize_session=False)
+            )
 
     def _queued(self, jobs: Sequence[int] | None) -> list[_Queued]:
         mine = [] if jobs is None else [Job.pk.in_(jobs)]

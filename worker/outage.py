@@ -16,6 +16,11 @@ class Outage:
         self._reason: str | None = None
         self._lock = threading.Lock()
 
+    @property
+    def is_on(self) -> bool:
+        """Whether something does not answer, as far as is known."""
+        return self._reason is not None
+
     def begin(self, error: Exception) -> None:
         """Something did not answer: a warning, unless that is known already."""
         with self._lock:

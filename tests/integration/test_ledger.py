@@ -16,6 +16,7 @@ from producer.dispatcher import Dispatcher
 from producer.requeue import Selection, requeue, take_back
 from tests.integration.conftest import Stream
 from worker.app import QUEUES
+from worker.broker import Broker
 from worker.database.session import transaction
 from worker.database.tables import AstroNN, Job, JobState, now
 from worker.errors import TransientError
@@ -237,6 +238,14 @@ def test_jobs_of_different_weights_share_no_message(stream: Stream) -> None:
     assert {m.weights == "other": len(m.spectra) for m in queued(stream)}[True] == 1
 
 
+def test_a_dispatcher_feeds_its_own_stack_alone(stream: Stream) -> None:
+    first, *rest = stream.registered.jobs
+    with transaction(stream.engine) as session:
+        session.get_one(Job, first).weights_sha256 = "of another stack"
+    assert Dispatcher(stream.engine, stream.client, get_settings()).step()
+    assert stream.states() == {first: JobState.WAITING} | dict.fromkeys(rest, JobState.QUEUED)
+
+
 def test_a_dispatcher_waits_for_a_database_and_says_so_once(
     stream: Stream, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -251,6 +260,25 @@ def test_a_dispatcher_waits_for_a_database_and_says_so_once(
     assert dispatcher.step()
     assert caplog.text.count("goes on") == 1
     assert set(stream.states().values()) == {JobState.QUEUED}
+
+
+def test_an_outage_does_not_count_against_the_deadlines(
+    stream: Stream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stream.send()
+    content = json.loads(stream.client.rpop("load.bulk"))
+    stream.client.hset("unacked", "tag", json.dumps([content, "exchange", "load.bulk"]))
+    dispatcher = Dispatcher(stream.engine, stream.client, get_settings())
+    with monkeypatch.context() as patch:
+        patch.setattr(Broker, "name", _fail)
+        assert not dispatcher.step()
+    stream.change_jobs(deadline=now() - timedelta(seconds=1))  # it took long
+    assert dispatcher.step()
+    assert attempts(stream) == {1}
+
+
+def _fail(*_: object) -> None:
+    raise TransientError("away")
 
 
 def test_requeue_sends_spectra_without_labels_once_more(
