@@ -219,7 +219,8 @@ def send_live(settings: Settings, visits: list[Path]) -> None:
         for visit in visits:
             plan = Plan.make([visit], settings, wanted="coadd", tag="live")
             jobs = register_files(engine, plan, iter, lane="live").jobs
-            release(engine, publish, settings, Broker(client, settings.broker).name(), jobs=jobs)
+            name = Broker(client, settings.broker).name()
+            release(engine, publish, settings, name, weights=plan.weights, jobs=jobs)
             time.sleep(1)
     engine.dispose()
 

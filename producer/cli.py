@@ -22,6 +22,7 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from sqlalchemy import Engine
 
 import worker.cli
 from producer.dispatcher import Dispatcher
@@ -39,12 +40,13 @@ from producer.run import (
 )
 from worker import __version__
 from worker.cli import Corrections, LaneName, Model, settings_with
-from worker.database.session import open_database, opened
+from worker.database.session import exists, open_database, opened
 from worker.embedded import broker_client, stopping_on_signals
-from worker.errors import StreamError, UsageError
+from worker.errors import StreamError, TransientError, UsageError
+from worker.network.checkpoint import weights_sha256
 from worker.results.export import check_output, write_table
 from worker.results.summary import Summary, summarise
-from worker.settings import get_settings
+from worker.settings import Settings, get_settings
 
 console = Console(highlight=False)
 #: Progress is for who watches; the summary alone is the output.
@@ -133,7 +135,7 @@ def enqueue(
     plan = Plan.make(paths, settings, wanted=kind.value, tag=tag)
     with opened(settings.database_url) as engine:
         registered = register_files(engine, plan, _reading, lane=lane.value)
-        answers = send_waiting(engine, settings)
+        delay = _send(engine, settings)
     console.print(
         f"{_count(len(registered.jobs), 'spectrum', 'spectra')} in "
         f"{_count(len(plan.files), 'file')}: {len(registered.waiting_jobs)} enqueued, "
@@ -141,14 +143,20 @@ def enqueue(
         f"{len(registered.open_jobs) - len(registered.waiting_jobs)} were on their way already.",
         soft_wrap=True,
     )
-    _tell_waiting(answers)
+    _tell_delay(delay)
 
 
 @app.command()
 def requeue(
     older_than: Annotated[
         float | None,
-        typer.Option("--older-than", metavar="MINUTES", min=0, help="Nothing heard for so long."),
+        typer.Option(
+            "--older-than",
+            metavar="MINUTES",
+            min=0,
+            max=1e7,
+            help="Sent, or done, longer ago than this.",
+        ),
     ] = None,
     no_result: Annotated[
         bool, typer.Option("--no-result", help="Jobs that ended without labels.")
@@ -179,18 +187,21 @@ def requeue(
         tag=tag,
     )
     settings = get_settings()
+    if not exists(settings.database_url):
+        raise UsageError("There is no database here yet; `astronn-stream enqueue` makes one.")
     with opened(settings.database_url) as engine:
         count = requeue_jobs(engine, selection, lane.value if lane else None)
-        answers = send_waiting(engine, settings)
+        delay = _send(engine, settings)
     console.print(f"{_count(count, 'job')} enqueued again.")
-    _tell_waiting(answers)
+    _tell_delay(delay)
 
 
 @app.command()
 def dispatcher() -> None:
     """Run the dispatcher: send what waits in the database, and again what got lost.
 
-    A stack has one; more do no harm. It is configured by the environment.
+    A stack has one; more do no harm. It is configured by the environment, and feeds the
+    workers that serve the weights of ASTRONN_STREAM_MODEL.
     """
     logging.basicConfig(
         level=logging.INFO, format="[%(asctime)s: %(levelname)s/dispatcher] %(message)s"
@@ -204,12 +215,23 @@ def dispatcher() -> None:
         Dispatcher(open_database(settings.database_url), client, settings).run()
 
 
-def _tell_waiting(answers: bool) -> None:
-    if not answers:
+def _send(engine: Engine, settings: Settings) -> TransientError | None:
+    """Send what waits, where these settings say to whom; why it could not be, if it could not."""
+    if settings.model is not None:
+        try:
+            send_waiting(engine, settings, weights_sha256(settings.model))
+        except TransientError as error:
+            return error
+    return None
+
+
+def _tell_delay(delay: TransientError | None) -> None:
+    if delay is not None:
         progress_console.print(
-            "Redis does not answer: the spectra wait in the database until a stack runs on it "
+            f"{delay} The spectra wait in the database until a stack runs on it "
             "(`astronn-stream up`).",
             soft_wrap=True,
+            markup=False,
         )
 
 

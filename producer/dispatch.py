@@ -20,6 +20,8 @@ from worker.messages import Lane, LoadSpectra, SpectrumReference
 from worker.settings import Settings
 
 LANES: tuple[Lane, ...] = ("live", "bulk")
+#: The chunk size that makes each file a message.
+_ALONE = 0
 #: Jobs that are sent in one transaction.
 _AT_ONCE = 500
 
@@ -32,8 +34,8 @@ def release(
     settings: Settings,
     broker: str,
     *,
+    weights: str,
     jobs: Sequence[int] | None = None,
-    weights: str | None = None,
 ) -> int:
     """Send jobs that wait, the oldest first, until each lane is full; live before bulk.
 
@@ -45,8 +47,10 @@ def release(
     ----------
     broker
         The name of the Redis that the messages go to.
-    jobs, weights
-        Only these jobs, only those for these weights; all where it is None.
+    weights
+        Only jobs for these.
+    jobs
+        Only these; all where it is None.
 
     Returns
     -------
@@ -60,7 +64,7 @@ def release(
     """
     sent = 0
     for lane in LANES:
-        waiting = _waiting(lane, jobs, weights)
+        waiting = _waiting(lane, weights, jobs)
         while part := _release_some(engine, send, settings, broker, lane, waiting):
             sent += part
     return sent
@@ -79,6 +83,8 @@ def _release_some(
             return 0
     with transaction(engine) as session:
         room = settings.in_flight - _under_way(session, lane, broker)
+        if room < settings.in_flight // 4:
+            return 0  # a slice at a time, of whole files and full messages
         taken = session.execute(
             select(Job.pk, Job.attempts)
             .where(*waiting)
@@ -87,25 +93,22 @@ def _release_some(
             .with_for_update(skip_locked=True)
         ).all()
         _mark_queued(session, [job for job, _ in taken], settings, broker)
-        for again, group in groupby(taken, key=lambda row: row.attempts > 0):
-            part = [job for job, _ in group]
-            # What went wrong once goes alone: it shall not take others along again.
-            for message in load_messages(
-                session, part, chunk_size=settings.chunk_size, alone=again
-            ):
+        # What went wrong once goes alone: it shall not take other files along again.
+        for again, size in ((False, settings.chunk_size), (True, _ALONE)):
+            part = [job for job, attempts in taken if (attempts > 0) == again]
+            for message in load_messages(session, part, chunk_size=size):
                 send(message)
         return len(taken)
 
 
-def _waiting(
-    lane: Lane, jobs: Sequence[int] | None, weights: str | None
-) -> list[ColumnElement[bool]]:
-    conditions = [Job.state == JobState.WAITING, Job.lane == lane]
-    if jobs is not None:
-        conditions.append(Job.pk.in_(jobs))
-    if weights is not None:
-        conditions.append(Job.weights_sha256 == weights)
-    return conditions
+def _waiting(lane: Lane, weights: str, jobs: Sequence[int] | None) -> list[ColumnElement[bool]]:
+    mine = [] if jobs is None else [Job.pk.in_(jobs)]
+    return [
+        Job.state == JobState.WAITING,
+        Job.lane == lane,
+        Job.weights_sha256 == weights,
+        *mine,
+    ]
 
 
 def _under_way(session: Session, lane: Lane, broker: str) -> int:
@@ -132,13 +135,11 @@ def _mark_queued(session: Session, jobs: list[int], settings: Settings, broker: 
     )
 
 
-def load_messages(
-    session: Session, jobs: Sequence[int], *, chunk_size: int, alone: bool = False
-) -> list[LoadSpectra]:
+def load_messages(session: Session, jobs: Sequence[int], *, chunk_size: int) -> list[LoadSpectra]:
     """The messages that ask for these jobs, those done already left out.
 
     A chunk holds about ``chunk_size`` spectra: files are never split, small ones share a
-    chunk. With ``alone`` each spectrum is a message.
+    chunk; none does where it is 0.
     """
     rows = session.execute(
         select(Job, Spectrum.path, Spectrum.member)
@@ -151,7 +152,7 @@ def load_messages(
         rows, key=lambda row: (row[0].weights_sha256, row[0].lane)
     ):
         references = [_reference(*row) for row in group]
-        chunks = [[each] for each in references] if alone else _chunks(references, chunk_size)
+        chunks = _chunks(references, chunk_size)
         messages += [
             LoadSpectra(lane=cast(Lane, lane), weights=weights, spectra=tuple(chunk))
             for chunk in chunks

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 
 import redis
 from sqlalchemy import Engine
+from sqlalchemy.exc import SQLAlchemyError
 
 from producer.dispatch import release
 from producer.reconcile import Reconciler
@@ -38,8 +39,13 @@ class Dispatcher:
     client
         A connection to the broker's Redis.
     settings
-        With a model, only jobs for its weights are released: the others are for another stack
+        Only jobs for the weights of its model are released: the others are for another stack
         on the same database.
+
+    Raises
+    ------
+    UsageError
+        The settings name no model.
     """
 
     def __init__(self, engine: Engine, client: redis.Redis, settings: Settings) -> None:
@@ -47,7 +53,7 @@ class Dispatcher:
         self._settings = settings
         self._broker = Broker(client, settings.broker)
         self._reconciler = Reconciler(engine, self._broker, settings)
-        self._weights = None if settings.model is None else weights_sha256(settings.model)
+        self._weights = weights_sha256(settings.required_model())
         self._reconciled = float("-inf")
         self._outage = Outage("dispatch")
 
@@ -66,9 +72,9 @@ class Dispatcher:
         """
         try:
             if self._outage.is_on:
-                self._reconciler.grant_time(jobs)
+                self._reconciler.forget()
             self._step(jobs, held_are_lost)
-        except TransientError as error:
+        except (TransientError, SQLAlchemyError) as error:
             self._outage.begin(error)
             return False
         self._outage.end()
@@ -80,7 +86,7 @@ class Dispatcher:
             self._broker.tell_alive()
             self._reconciled = time.monotonic()
         name = self._broker.name()
-        sent = release(self._engine, _send, self._settings, name, jobs=jobs, weights=self._weights)
+        sent = release(self._engine, send, self._settings, name, weights=self._weights, jobs=jobs)
         if sent:
             logger.info("action=dispatch spectra=%d", sent)
 
@@ -91,6 +97,9 @@ class Dispatcher:
             time.sleep(_POLL_SECONDS)
 
 
-def _send(message: LoadSpectra) -> None:
-    # Not patient: the jobs' rows are locked meanwhile, and the next round tries again.
+def send(message: LoadSpectra) -> None:
+    """Send a message of a dispatcher.
+
+    It is not patient: the jobs' rows are locked meanwhile, and the next round tries again.
+    """
     publish(message, patient=False)

@@ -1,7 +1,7 @@
 """Reconciling: jobs that the ledger takes for sent, but that nobody works on, are sent again.
 
 Redis may lose what it holds; the ledger may not. A job whose message is nowhere, or that a
-worker has held past its deadline, goes back to waiting. After ``max_attempts`` it ends as a row
+worker has held for too long, goes back to waiting. After ``max_attempts`` it ends as a row
 without labels.
 """
 
@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import datetime
 
-from sqlalchemy import Engine, select, update
+from sqlalchemy import Engine, select
 
 from worker.broker import Broker, Transit
 from worker.database.session import reading, transaction
@@ -26,6 +26,9 @@ logger = logging.getLogger(__name__)
 
 #: A message is nowhere for milliseconds while a worker takes it; longer, and it is lost.
 LOST_SECONDS = 3.0
+_FLUSHED = "Redis lost its message."
+_LOST = "Its message was lost."
+_LATE = "A worker held it for too long."
 #: Jobs that one statement names.
 _AT_ONCE = 500
 
@@ -39,15 +42,34 @@ class _Queued:
     broker: str
     deadline: datetime
 
+    def is_sending_of(self, job: Job) -> bool:
+        """Whether the job was not sent once more since."""
+        return (job.attempts, job.broker or "") == (self.attempts, self.broker)
+
+
+class _Watch:
+    """Since when something is true of jobs, look after look."""
+
+    def __init__(self) -> None:
+        self._since: dict[_Queued, float] = {}
+
+    def longer_than(self, seconds: float, queued: Sequence[_Queued]) -> list[_Queued]:
+        """Of the jobs of which it is true now, those of which it was true all this time."""
+        moment = time.monotonic()
+        self._since = {each: self._since.get(each, moment) for each in queued}
+        return [each for each, since in self._since.items() if moment - since >= seconds]
+
 
 @dataclass
 class Reconciler:
-    """Compares the ledger with what is in Redis; remembers what it missed the last time."""
+    """Compares the ledger with what is in Redis; remembers what it saw the last time."""
 
     engine: Engine
     broker: Broker
     settings: Settings
-    _missing_since: dict[tuple[int, int], float] = field(default_factory=dict)
+    _names: set[str] = field(default_factory=set)
+    _missing: _Watch = field(default_factory=lambda: _Watch())
+    _held: _Watch = field(default_factory=lambda: _Watch())
 
     def reconcile(self, jobs: Sequence[int] | None = None, *, held_are_lost: bool = False) -> int:
         """Put back what is lost or late; returns how many jobs that were.
@@ -57,7 +79,7 @@ class Reconciler:
         jobs
             Only these; all where it is None.
         held_are_lost
-            A worker has died: what workers hold counts as late now, not at its deadline.
+            A worker has died: what workers hold counts as late now, not after its time.
 
         Raises
         ------
@@ -66,33 +88,24 @@ class Reconciler:
         """
         name = self.broker.name()
         queued = self._queued(jobs)
-        transit = self.broker.transit() if queued else Transit(frozenset(), frozenset())
-        flushed = [each for each in queued if self._is_flushed(each, name)]
-        rest = [each for each in queued if not self._is_flushed(each, name)]
-        late = [each for each in rest if self._is_late(each, name, transit, held_are_lost)]
-        here = [each for each in rest if each.broker == name and each not in late]
-        missing = self._missing(here, transit)
-        self._put_back(flushed, "Redis lost its message.", counted=False)
-        self._put_back(late, "It was still without a row at its deadline.", counted=True)
-        self._put_back(missing, "Its message was lost.", counted=True)
+        transit = self.broker.transit() if queued else Transit()
+        here = [each for each in queued if each.broker == name]
+        elsewhere = [each for each in queued if each.broker != name]
+        flushed = [each for each in elsewhere if self._is_flushed(each)]
+        late = [each for each in elsewhere if each not in flushed and each.deadline <= now()]
+        late += self._late(here, transit, held_are_lost)
+        missing = self._missing.longer_than(
+            LOST_SECONDS, [each for each in here if each.job not in transit.queued | transit.held]
+        )
+        self._names.add(name)
+        self._put_back(flushed, _FLUSHED, counted=False)
+        self._put_back(late, _LATE, counted=True)
+        self._put_back(missing, _LOST, counted=True)
         return len(flushed) + len(late) + len(missing)
 
-    def grant_time(self, jobs: Sequence[int] | None = None) -> None:
-        """Give all that is queued its full time again, after an outage that it had to wait for.
-
-        Raises
-        ------
-        TransientError
-            The database is away.
-        """
-        mine = [] if jobs is None else [Job.pk.in_(jobs)]
-        with transaction(self.engine) as session:
-            session.execute(
-                update(Job)
-                .where(Job.state == JobState.QUEUED, *mine)
-                .values(deadline=now() + timedelta(seconds=self.settings.job_seconds))
-                .execution_options(synchronize_session=False)
-            )
+    def forget(self) -> None:
+        """Begin all waiting anew: after an outage, in which nobody could go on."""
+        self._missing, self._held = _Watch(), _Watch()
 
     def _queued(self, jobs: Sequence[int] | None) -> list[_Queued]:
         mine = [] if jobs is None else [Job.pk.in_(jobs)]
@@ -105,41 +118,34 @@ class Reconciler:
                 for pk, attempts, broker, deadline in connection.execute(statement)
             ]
 
-    def _is_flushed(self, queued: _Queued, name: str) -> bool:
+    def _is_flushed(self, queued: _Queued) -> bool:
         """Whether it was sent to this Redis in an earlier life, of which nothing is left."""
-        return queued.broker != name and queued.broker.startswith(self.broker.place)
+        return queued.broker in self._names or self.broker.is_place_of(queued.broker)
 
-    def _is_late(self, queued: _Queued, name: str, transit: Transit, held_are_lost: bool) -> bool:
-        if queued.broker == name and queued.job in transit.queued:
-            return False  # it waits for a worker; sending it once more would not help
-        if queued.broker == name and queued.job in transit.held and held_are_lost:
-            return True
-        return queued.deadline <= now()
+    def _late(
+        self, here: Sequence[_Queued], transit: Transit, held_are_lost: bool
+    ) -> list[_Queued]:
+        """The jobs that a worker has held too long.
 
-    def _missing(self, queued: Iterable[_Queued], transit: Transit) -> list[_Queued]:
-        """The jobs whose messages were nowhere in two looks, some seconds apart."""
-        moment = time.monotonic()
-        gone = [each for each in queued if each.job not in transit.queued | transit.held]
-        self._missing_since = {
-            (each.job, each.attempts): self._missing_since.get((each.job, each.attempts), moment)
-            for each in gone
-        }
-        return [
-            each
-            for each in gone
-            if moment - self._missing_since[each.job, each.attempts] >= LOST_SECONDS
-        ]
+        One that is in a queue waits for a worker, and one that was tried again waits for what
+        is away: sending them once more would not help.
+        """
+        held = [each for each in here if each.job in transit.held - transit.queued]
+        if held_are_lost:
+            return held
+        working = [each for each in held if each.job not in transit.retried]
+        return self._held.longer_than(self.settings.job_seconds, working)
 
     def _put_back(self, queued: Sequence[_Queued], reason: str, *, counted: bool) -> None:
         if queued:
             logger.warning("action=reconcile jobs=%d: %s", len(queued), reason)
         for first in range(0, len(queued), _AT_ONCE):
-            attempts = {each.job: each.attempts for each in queued[first : first + _AT_ONCE]}
+            seen = {each.job: each for each in queued[first : first + _AT_ONCE]}
             with transaction(self.engine) as session:
-                statement = select(Job).where(Job.pk.in_(attempts), Job.state == JobState.QUEUED)
-                found = session.scalars(statement.with_for_update()).all()
+                statement = select(Job).where(Job.pk.in_(seen), Job.state == JobState.QUEUED)
+                found = session.scalars(statement.order_by(Job.pk).with_for_update()).all()
                 # One that was sent again meanwhile, by another dispatcher, is no longer lost.
-                same = [job for job in found if job.attempts == attempts[job.pk]]
+                same = [job for job in found if seen[job.pk].is_sending_of(job)]
                 given_up = [job for job in same if counted and self._is_last(job)]
                 record_failures(session, [_failure(job, reason) for job in given_up])
                 for job in same:
@@ -154,7 +160,7 @@ def _let_wait(job: Job, reason: str, *, counted: bool) -> None:
     job.state = JobState.WAITING
     job.updated_at = now()
     if counted:
-        job.last_error = job.last_error or reason
+        job.last_error = _last_error(job, reason)
     else:
         job.attempts = max(0, job.attempts - 1)
 
@@ -164,5 +170,11 @@ def _failure(job: Job, reason: str) -> Failure:
         job=job.pk,
         spectrum=job.spectrum_pk,
         file_version=job.file_version,
-        reason=f"Given up after {job.attempts} attempts. {job.last_error or reason}",
+        reason=f"Given up after {job.attempts} attempts. {_last_error(job, reason)}",
     )
+
+
+def _last_error(job: Job, reason: str) -> str:
+    """What a stage has said of the job tells more than that it is late."""
+    said = job.last_error
+    return reason if said is None or said in (_LOST, _LATE) else said

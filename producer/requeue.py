@@ -18,6 +18,7 @@ from worker.messages import Lane
 
 #: Spectra or jobs that one statement names.
 _AT_ONCE = 2000
+_TOO_LARGE = 2**63
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ class Selection:
     spectra
         Jobs of these spectra (``spectrum_pk`` of the table), whatever their state.
     older_than
-        Jobs of which nothing was heard for so long.
+        Jobs that were sent, or done, longer ago than this.
     tag
         Jobs under this tag.
     """
@@ -63,7 +64,7 @@ def requeue(engine: Engine, selection: Selection, lane: Lane | None = None) -> i
 
 def take_back(engine: Engine, jobs: Sequence[int]) -> None:
     """Let these jobs wait again where they count as sent: what they were sent to is gone."""
-    for block in _blocks(jobs):
+    for block in blocks(jobs):
         _let_wait(engine, [Job.pk.in_(block), Job.state == JobState.QUEUED])
 
 
@@ -77,11 +78,14 @@ def read_ids(file: Path) -> list[int]:
     """
     try:
         text = sys.stdin.read() if str(file) == "-" else file.read_text()
-        return [int(word) for word in text.split()]
+        numbers = [int(word) for word in text.split()]
+        if not all(0 < number < _TOO_LARGE for number in numbers):
+            raise ValueError("a key lies between 1 and 2^63")
+        return numbers
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"--ids {file} cannot be read: {error}.") from error
     except ValueError as error:
-        raise UsageError(f"--ids {file}: there is a line that is no number: {error}.") from error
+        raise UsageError(f"--ids {file}: there is a line that is no key: {error}.") from error
 
 
 def _let_wait(engine: Engine, conditions: list[ColumnElement[bool]], **changes: str) -> int:
@@ -117,11 +121,12 @@ def _some(spectra: Collection[int] | None) -> Iterator[list[ColumnElement[bool]]
     if spectra is None:
         yield []
         return
-    for block in _blocks(sorted(spectra)):
+    for block in blocks(sorted(spectra)):
         yield [Job.spectrum_pk.in_(block)]
 
 
-def _blocks(keys: Sequence[int]) -> Iterator[list[int]]:
+def blocks(keys: Sequence[int]) -> Iterator[list[int]]:
+    """As many keys at a time as a statement may name."""
     remaining = iter(keys)
     while block := list(islice(remaining, _AT_ONCE)):
         yield block

@@ -6,7 +6,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -15,16 +15,17 @@ import numpy as np
 from astropy.table import Table
 from sqlalchemy import Engine, select
 
-from producer.dispatch import load_messages
-from producer.dispatcher import Dispatcher
+from producer.dispatch import load_messages, release
+from producer.dispatcher import Dispatcher, send
 from producer.register import Registered, register
-from producer.requeue import take_back
+from producer.requeue import blocks, take_back
 from producer.sources import Wanted, find_files, spectra_of
 from producer.stack import StackChild
+from worker.broker import Broker
 from worker.database.session import reading, transaction
 from worker.database.tables import Job, JobState
 from worker.embedded import REDIS, broker_answers, broker_client
-from worker.errors import FatalError
+from worker.errors import FatalError, TransientError
 from worker.messages import STAGES, Lane, LoadSpectra, Stage
 from worker.network.checkpoint import weights_sha256
 from worker.results.export import read_table
@@ -110,16 +111,17 @@ def register_files(
     )
 
 
-def send_waiting(engine: Engine, settings: Settings) -> bool:
+def send_waiting(engine: Engine, settings: Settings, weights: str) -> None:
     """Send what waits to a running stack, as far as there is room; its dispatcher sends the rest.
 
-    Returns
-    -------
-    bool
-        Whether there was a Redis to send it to.
+    Raises
+    ------
+    TransientError
+        Redis or the database does not answer; what waits goes on waiting.
     """
     with closing(broker_client(settings)) as client:
-        return Dispatcher(engine, client, settings).step()
+        name = Broker(client, settings.broker).name()
+        release(engine, send, settings, name, weights=weights)
 
 
 def run_serial(engine: Engine, plan: Plan, jobs: list[int], finished: Finished) -> None:
@@ -127,7 +129,7 @@ def run_serial(engine: Engine, plan: Plan, jobs: list[int], finished: Finished) 
     from worker.serial import process
 
     def messages() -> Iterator[LoadSpectra]:
-        for block in _blocks(jobs):
+        for block in blocks(jobs):
             with transaction(engine) as session:
                 part = load_messages(session, block, chunk_size=plan.settings.chunk_size)
             yield from part
@@ -186,28 +188,27 @@ def _drive(
     finished: Finished,
 ) -> None:
     """Send jobs and wait until each has its row; what gets lost is sent again."""
-    restarted = False
+    restarted, window = False, remaining[:_WINDOW]
     while remaining:
-        window = remaining[:_WINDOW]
         answered = dispatcher.step(window, held_are_lost=restarted)
         if answered and (done := _done(engine, window)):
-            remaining = [job for job in remaining if job not in done]
+            remaining, window = (
+                [job for job in jobs if job not in done] for jobs in (remaining, window)
+            )
             finished(len(done))
         else:
             time.sleep(_POLL_SECONDS)
+        if len(window) < _WINDOW // 2:  # much at once, so that messages are full
+            window = remaining[:_WINDOW]
         restarted = stack.check() or (restarted and not answered)
 
 
 def _done(engine: Engine, jobs: list[int]) -> set[int]:
-    with reading(engine) as connection:
-        statement = select(Job.pk).where(Job.pk.in_(jobs), Job.state == JobState.DONE)
+    """The jobs that are done; none while the database is away, which the dispatcher tells."""
+    statement = select(Job.pk).where(Job.pk.in_(jobs), Job.state == JobState.DONE)
+    with suppress(TransientError), reading(engine) as connection:
         return set(connection.scalars(statement))
-
-
-def _blocks(jobs: list[int]) -> Iterator[list[int]]:
-    """As many jobs at a time as a statement may name."""
-    for first in range(0, len(jobs), _WINDOW):
-        yield jobs[first : first + _WINDOW]
+    return set()
 
 
 def collect(engine: Engine, plan: Plan, registered: Registered, seconds: float) -> Outcome:

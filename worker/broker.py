@@ -5,8 +5,8 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import socket
 import uuid
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, cast
@@ -27,10 +27,14 @@ UNACKED = "unacked"
 
 @dataclass(frozen=True)
 class Transit:
-    """The jobs in the broker: ``queued`` for a worker, or ``held`` by one."""
+    """The jobs in the broker: ``queued`` for a worker, or ``held`` by one.
 
-    queued: frozenset[int]
-    held: frozenset[int]
+    Of the latter, ``retried`` are those whose message a worker will try again in a moment.
+    """
+
+    queued: frozenset[int] = frozenset()
+    held: frozenset[int] = frozenset()
+    retried: frozenset[int] = frozenset()
 
 
 class Broker:
@@ -42,16 +46,12 @@ class Broker:
     def __init__(self, client: redis.Redis, url: str) -> None:
         self._client = client
         parts = urlsplit(url)
-        place = f"{parts.netloc.rpartition('@')[2]}{parts.path}{parts.query}"
-        self._place = hashlib.blake2b(place.encode(), digest_size=6).hexdigest()
-
-    @property
-    def place(self) -> str:
-        """Which Redis this is: a digest of its URL without user and password."""
-        return self._place
+        # The same host name may be another host elsewhere; a socket of this host is one place.
+        place = f"{socket.gethostname()} {parts.path}" if "socket" in parts.scheme else ""
+        self._place = place and hashlib.blake2b(place.encode(), digest_size=6).hexdigest()
 
     def name(self) -> str:
-        """Which Redis this is and which life it leads.
+        """Which Redis this is, as far as its URL tells, and which life it leads.
 
         Redis loses a mark together with the messages, when it restarts empty or is flushed; so
         the name changes, and all that was sent under the old one is known to be lost.
@@ -60,6 +60,10 @@ class Broker:
             self._client.set(_MARK, uuid.uuid4().hex, nx=True)
             life = cast(bytes, self._client.get(_MARK) or b"")
         return f"{self._place}:{life.decode()}"
+
+    def is_place_of(self, name: str) -> bool:
+        """Whether a name is surely one that this Redis had before."""
+        return bool(self._place) and name.startswith(f"{self._place}:")
 
     def transit(self) -> Transit:
         """All jobs on their way, at one instant.
@@ -74,11 +78,12 @@ class Broker:
                 pipeline.lrange(name, 0, -1)
             pipeline.hvals(UNACKED)
             *queues, held = pipeline.execute()
+        waiting = [_Content.read(content) for queue in queues for content in queue]
+        taken = [_Content.read(content) for content in held]
         return Transit(
-            queued=frozenset(
-                job for queue in queues for content in queue for job in _jobs(content)
-            ),
-            held=frozenset(job for content in held for job in _jobs(content)),
+            queued=frozenset(job for each in waiting for job in each.jobs),
+            held=frozenset(job for each in taken for job in each.jobs),
+            retried=frozenset(job for each in taken if each.retries for job in each.jobs),
         )
 
     def backlog(self, queue: str) -> int:
@@ -104,17 +109,29 @@ def worker_broker() -> Broker:
     return Broker(connect(redis_py_url(url)), url)
 
 
-def _jobs(content: bytes) -> Iterator[int]:
-    """The jobs of a message as Celery and kombu wrap it; none where it is not one of ours.
+@dataclass(frozen=True)
+class _Content:
+    """What a message in Redis is about; of nothing where it is not one of ours."""
 
-    A message that a worker holds stands in a list with its exchange and its queue.
-    """
-    try:
-        message: Any = json.loads(content)
-        message = message[0] if isinstance(message, list) else message
-        arguments, _, _ = json.loads(base64.b64decode(message["body"]))
-        parts = arguments[0]
-        for part in ("spectra", "results", "failures"):
-            yield from (each["job"] for each in parts.get(part, ()))
-    except (ValueError, KeyError, IndexError, TypeError, AttributeError):
-        return
+    jobs: frozenset[int] = frozenset()
+    retries: int = 0
+
+    @classmethod
+    def read(cls, content: bytes) -> _Content:
+        """Unwrap a message as Celery and kombu wrap it.
+
+        One that a worker holds stands in a list with its exchange and its queue. A setback
+        alone does not bring its job any further.
+        """
+        try:
+            message: Any = json.loads(content)
+            message = message[0] if isinstance(message, list) else message
+            headers = message["headers"]
+            if headers["task"] == "setback":
+                return cls()
+            arguments, _, _ = json.loads(base64.b64decode(message["body"]))
+            parts = [arguments[0].get(name, ()) for name in ("spectra", "results", "failures")]
+            jobs = frozenset(int(each["job"]) for part in parts for each in part)
+            return cls(jobs, int(headers.get("retries") or 0))
+        except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
+            return cls()

@@ -134,30 +134,31 @@ def worker(
     stage: Annotated[StageName, typer.Argument(help="The stage whose queues it serves.")],
     lane: Annotated[
         LaneName | None,
-        typer.Option("--lane", help="Serve this lane alone. Loads and inference have lanes."),
+        typer.Option("--lane", help="Serve this lane alone; for loaders."),
     ] = None,
 ) -> None:
     """Run one worker, configured by the environment, as docker-compose.yml starts it.
 
     A signal to stop (SIGTERM or Ctrl-C) lets it finish what it is at and give back the rest.
     """
-    if lane is not None and stage is StageName.RECORD:
-        raise UsageError("The record stage has one queue; leave out --lane.")
+    if lane is not None and stage is not StageName.LOAD:
+        raise UsageError(f"A lane can be left to a loader; {stage} serves all of them.")
     try:
         _prepare(stage)
     except (FatalError, UsageError) as error:
         # The last line of a worker's log is what the local stack shows.
         typer.echo(f"Error: {error}", err=True)
         raise typer.Exit(EXIT_MISCONFIGURED) from error
-    from celery.app.trace import LOG_REJECTED, LOG_RETRY
+    from celery.app.trace import LOG_RECEIVED, LOG_REJECTED, LOG_RETRY
 
     from worker.app import app, task_module, worker_arguments
 
     name: Stage = stage.value
     app.conf.include = [task_module(name)]  # the other stages' imports would only cost time
     # The tasks tell an outage once; Celery would tell it of each message, again and again.
-    told = {LOG_RETRY, LOG_REJECTED}
-    logging.getLogger("celery.app.trace").addFilter(lambda record: record.msg not in told)
+    told = {LOG_RECEIVED, LOG_RETRY, LOG_REJECTED}
+    for logs in ("celery.app.trace", "celery.worker.strategy"):
+        logging.getLogger(logs).addFilter(lambda record: record.msg not in told)
     app.worker_main(worker_arguments(name, None if lane is None else lane.value))
 
 

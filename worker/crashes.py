@@ -33,7 +33,7 @@ class CrashGuard:
         Raises
         ------
         SpectrumError
-            Three processes that read the file died of it or ran out of memory.
+            Three processes that read the file died of it.
         TransientError
             Redis does not answer.
         """
@@ -44,17 +44,13 @@ class CrashGuard:
         if crashes >= _MOST_CRASHES:
             self._forget(key)  # who enqueues it again means it to be tried again
             raise SpectrumError(
-                f"{spectrum.path} ended {crashes} processes that read it, by a crash or for want "
-                "of memory; look at the file and the loader's log."
+                f"{spectrum.path} ended {crashes} processes that read it; look at the file and "
+                "the loader's log."
             )
         try:
             yield
-        except MemoryError:
-            raise  # the mark stays: this is as good as a crash
-        except BaseException:
+        finally:
             self._forget(key)
-            raise
-        self._forget(key)
 
     def _forget(self, key: str) -> None:
         with reachable("The array store"):

@@ -85,7 +85,8 @@ class LocalStack:
         A private directory for the redis-server's socket and, with ``logs``, the workers'
         logs. It is removed at the end.
     services
-        What to start: ``redis``, the stages' workers, ``flower`` on http://127.0.0.1:5555.
+        What to start: ``redis`` and names of ``COMMANDS``; ``flower`` listens on
+        http://127.0.0.1:5555.
     logs
         Write each worker's output to a file in ``directory`` instead of the terminal.
     """

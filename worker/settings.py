@@ -59,7 +59,7 @@ class Settings(BaseSettings):
     infer_backlog: int = Field(
         64, ge=1, description="messages before inference at which loaders of bulk pause"
     )
-    job_seconds: int = Field(900, ge=1, description="after which a job without a row is resent")
+    job_seconds: int = Field(900, ge=1, description="seconds that a worker may hold a job")
     max_attempts: int = Field(5, ge=1, description="times that a job is sent before it is given up")
 
     @field_validator("broker_url", "arrays_url")

@@ -6,14 +6,15 @@ from typing import Any
 
 import redis
 from kombu.exceptions import OperationalError as BrokerError
-from sqlalchemy import func, select
+from sqlalchemy import Connection, func, select
 from sqlalchemy.exc import SQLAlchemyError
 
 from worker.app import QUEUES, app
 from worker.broker import UNACKED, dispatcher_answers
 from worker.database.session import exists, open_database
-from worker.database.tables import AstroNN, Job
+from worker.database.tables import AstroNN, Job, JobState
 from worker.embedded import broker_client
+from worker.network.checkpoint import weights_sha256
 from worker.settings import Settings
 
 _WORKERS_SECONDS = 1.0
@@ -50,12 +51,25 @@ def _jobs(settings: Settings) -> dict[str, Any]:
                 select(Job.state, func.count().label("number")).group_by(Job.state)
             )
             jobs: dict[str, Any] = {row.state: row.number for row in states}
+            jobs |= _for_other_weights(connection, settings)
             unlabelled = select(func.count()).where(AstroNN.flag_no_result)
             return jobs | {"without labels": connection.scalar(unlabelled)}
     except SQLAlchemyError:
         return {"database": "cannot be read; has `astronn-stream db upgrade` been run?"}
     finally:
         engine.dispose()
+
+
+def _for_other_weights(connection: Connection, settings: Settings) -> dict[str, int]:
+    """How many jobs wait that the dispatcher of this stack leaves to another, if there are any."""
+    if settings.model is None:
+        return {}
+    number = connection.scalar(
+        select(func.count()).where(
+            Job.state == JobState.WAITING, Job.weights_sha256 != weights_sha256(settings.model)
+        )
+    )
+    return {"waiting for other weights": number} if number else {}
 
 
 def _workers() -> dict[str, Any]:

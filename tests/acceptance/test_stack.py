@@ -58,6 +58,7 @@ def test_spectra_given_to_a_stack_come_out_as_tables(
     for name, rows in [("a.fits", 44), ("a.parquet", 44), ("a.csv", 44), ("a.ecsv", 44)]:
         assert f"{name}: {rows} rows" in place.run("export", "--out", name)
     assert "b.fits: 10 rows" in place.run("export", "--out", "b.fits", "--kind", "coadd")
+    assert "0 jobs enqueued again" in place.run("requeue", "--no-result")
     ping = [sys.executable, "-m", "celery", "-A", "worker.app", "inspect", "ping"]
     answer = subprocess.run(
         ping,
@@ -118,6 +119,11 @@ def test_looking_where_nothing_is_makes_nothing(place: Workplace) -> None:
     assert report["jobs"] == report["workers"] == {}
     assert "does not answer" in str(report["queues"]["redis"])
     assert "no database" in place.run("export", "--out", "x.fits", status=2)
+    assert "no database" in place.run("requeue", "--no-result", status=2)
+    assert "Say which jobs" in place.run("requeue", status=2)
+    assert "A lane can be left to a loader" in place.run(
+        "worker", "record", "--lane", "live", status=2
+    )
     assert place.files() == set()
 
 

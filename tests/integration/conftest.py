@@ -67,12 +67,22 @@ class Stream:
         return message
 
     @property
+    def weights(self) -> str:
+        return weights_sha256(get_settings().required_model())
+
+    @property
     def broker(self) -> Broker:
         return Broker(self.client, get_settings().broker)
 
     def send(self, jobs: list[int] | None = None) -> int:
         """Dispatch the jobs that wait: all of them, unless some are named."""
-        return release(self.engine, publish, get_settings(), self.broker.name(), jobs=jobs)
+        with self.engine.connect() as connection:
+            served = set(connection.scalars(select(Job.weights_sha256)))
+        name = self.broker.name()
+        return sum(
+            release(self.engine, publish, get_settings(), name, weights=weights, jobs=jobs)
+            for weights in served
+        )
 
     def reconciler(self) -> Reconciler:
         return Reconciler(self.engine, self.broker, get_settings())

@@ -11,6 +11,7 @@ from sqlalchemy import Connection, Engine, create_engine, event, make_url
 from sqlalchemy.exc import (
     ArgumentError,
     InterfaceError,
+    InternalError,
     NoSuchModuleError,
     OperationalError,
     ProgrammingError,
@@ -21,6 +22,8 @@ from sqlalchemy.orm import Session
 from worker.errors import FatalError, TransientError
 
 _SQLITE_BUSY_SECONDS = 30
+#: What passes by itself, or once an operator acts: no server, no table yet, a read-only server.
+_AWAY = (OperationalError, InterfaceError, InternalError, ProgrammingError)
 
 
 def open_database(url: str) -> Engine:
@@ -97,7 +100,8 @@ def upgrade(engine: Engine) -> None:
         ) from error
     except SQLAlchemyError as error:
         reason = str(getattr(error, "orig", None) or error).strip().splitlines()[0]
-        if engine.dialect.name != "sqlite" and isinstance(error, OperationalError):
+        away = engine.dialect.name != "sqlite" or "locked" in reason
+        if away and isinstance(error, OperationalError):
             raise TransientError(f"The database does not answer: {reason}.") from error
         raise FatalError(f"The database cannot be opened: {reason}.") from error
 
@@ -153,7 +157,7 @@ def _reachable() -> Iterator[None]:
     """Turn what passes by itself, or once an operator acts, into an error to try again after."""
     try:
         yield
-    except (OperationalError, InterfaceError, ProgrammingError) as error:
+    except _AWAY as error:
         reason = str(error.orig).strip().splitlines()[0]
         if isinstance(error, ProgrammingError) or "no such" in reason:
             raise TransientError(

@@ -138,14 +138,14 @@ class Job(Base):
 
     ``file_version`` is the version of the file that the job was opened for; when the file is
     rewritten, the job is opened again. ``attempts`` counts how often it was sent, ``broker``
-    says to which Redis, and past its ``deadline`` it is sent again. ``last_error`` is the last
-    reason why it was late.
+    says to which Redis; should that be gone, it is sent again past its ``deadline``.
+    ``last_error`` is the last reason why it was late.
     """
 
     __tablename__ = "job"
     __table_args__ = (
         UniqueConstraint("spectrum_pk", "weights_sha256", "tag"),
-        Index("ix_job_state_lane_pk", "state", "lane", "pk"),
+        Index("ix_job_queue", "state", "lane", "weights_sha256", "pk"),
     )
 
     pk: Mapped[int] = mapped_column(_Key, primary_key=True)

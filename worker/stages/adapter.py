@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import random
 import sys
+import time
 from collections.abc import Callable
 from functools import wraps
 from typing import Any, TypeVar
@@ -30,6 +31,8 @@ _M = TypeVar("_M", bound=Message)
 #: Well below the visibility timeout: a longer countdown would be delivered again meanwhile.
 _LONGEST_COUNTDOWN = 30.0
 _WITHOUT_END = sys.maxsize
+#: How long a message is held back that Redis does not take again, as when its memory is full.
+_REFUSED_SECONDS = 2.0
 #: A message whose worker process died this often is dropped; the ledger will miss its jobs.
 _LOST_WORKERS = 10
 _LOST_WORKER_COUNTDOWN = 1
@@ -67,21 +70,7 @@ def task(
                 raise Reject(str(error), requeue=True) from error
             except TransientError as error:
                 outage.begin(error)
-                _tell_ledger(parsed, error, self.request.retries)
-                raise self.retry(
-                    exc=error,
-                    countdown=_countdown(self.request.retries),
-                    max_retries=_WITHOUT_END,
-                    argsrepr=self.request.argsrepr,
-                ) from error
-            except MemoryError as error:
-                # Celery never acknowledges a task that ends in MemoryError itself.
-                raise self.retry(
-                    exc=RuntimeError("out of memory"),
-                    countdown=_LONGEST_COUNTDOWN,
-                    max_retries=_WITHOUT_END,
-                    argsrepr=self.request.argsrepr,
-                ) from error
+                _try_again(self, parsed, error)
             outage.end()
 
         return app.task(
@@ -98,16 +87,39 @@ def task(
 
 
 def _attempt(name: str, function: Callable[[_M], None], message: _M) -> None:
-    """Call the function; when it fails in a way that nobody foresaw, its spectra end here."""
+    """Call the function; when it fails in a way that nobody foresaw, its spectra end here.
+
+    Raises
+    ------
+    TransientError
+        Also for a lack of memory: Celery never acknowledges a task that ends in MemoryError.
+    """
     try:
         function(message)
-    except (StreamError, MemoryError):
+    except StreamError:
         raise
+    except MemoryError as error:
+        raise TransientError(f"A process of the {name} stage is out of memory.") from error
     except Exception as error:
         if not isinstance(message, LoadSpectra | InferSpectra):
             raise
         logger.exception("action=%s: unexpected error", name)
         publish(NoResult.of(message.spectra, f"The {name} stage failed: {error!r}."))
+
+
+def _try_again(task: Any, message: Message, error: TransientError) -> None:
+    """Send the message once more, to be served in a while; or give it back where Redis refuses."""
+    try:
+        _tell_ledger(message, error, task.request.retries)
+        task.retry(
+            exc=error,
+            countdown=_countdown(task.request.retries),
+            max_retries=_WITHOUT_END,
+            argsrepr=task.request.argsrepr,
+        )
+    except (TransientError, Reject) as refusal:
+        time.sleep(_REFUSED_SECONDS)
+        raise Reject(str(refusal), requeue=True) from error
 
 
 def _tell_ledger(message: Message, error: TransientError, retries: int) -> None:
