@@ -174,7 +174,7 @@ def forget_process_state() -> None:
         array_store,
         crash_guard,
         worker_broker,
-        infer_stage._bulk,
+        infer_stage._admission,
         record_stage.database,
         record_stage.noise_model,
     ):

@@ -4,23 +4,18 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import lru_cache
 
 from worker.app import lane_queue, publish
 from worker.arrays import Absent, array_store
 from worker.broker import worker_broker
-from worker.errors import YieldError
-from worker.messages import InferSpectra, Lane
+from worker.messages import InferSpectra
 from worker.network.inference import Inference
 from worker.settings import get_settings
 from worker.stages.adapter import task
+from worker.stages.admission import Admission
 
 logger = logging.getLogger(__name__)
-
-#: How soon a bulk message that waits for a thread's turn notices a live one.
-_POLL_SECONDS = 0.05
 
 _lock = threading.Lock()
 _inference: Inference | None = None
@@ -37,39 +32,18 @@ def open_inference() -> Inference:
 
 def infer(message: InferSpectra) -> None:
     """Infer the labels of a message's spectra, then ask for them to be recorded."""
-    with _admitted(message.lane):
+    turn = _admission().live() if message.lane == "live" else _admission().bulk(_live_waits)
+    with turn:
         _infer(message)
 
 
-@contextmanager
-def _admitted(lane: Lane) -> Iterator[None]:
-    """Keep one of the worker's threads for live spectra.
-
-    Bulk holds all threads but one. A bulk message on the last one waits for another to end,
-    and goes back to its queue when a live message comes: what has a thread has the device
-    next, before all bulk.
-
-    Raises
-    ------
-    YieldError
-        A live message waits.
-    """
-    if lane == "live":
-        yield
-        return
-    bulk, broker = _bulk(), worker_broker()
-    while not bulk.acquire(timeout=_POLL_SECONDS):
-        if broker.backlog(lane_queue("infer", "live")):
-            raise YieldError("A live spectrum goes first.")
-    try:
-        yield
-    finally:
-        bulk.release()
-
-
 @lru_cache(maxsize=1)
-def _bulk() -> threading.Semaphore:
-    return threading.Semaphore(max(1, get_settings().infer_threads - 1))
+def _admission() -> Admission:
+    return Admission(get_settings().infer_threads)
+
+
+def _live_waits() -> bool:
+    return worker_broker().backlog(lane_queue("infer", "live")) > 0
 
 
 def _infer(message: InferSpectra) -> None:
