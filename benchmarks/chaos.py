@@ -31,8 +31,6 @@ from producer.dispatch import release
 from producer.run import Plan, register_files
 from tests.acceptance.faults import (
     Fault,
-    PostgresServer,
-    RedisServer,
     Stream,
     assert_undisturbed,
     copies,
@@ -42,10 +40,10 @@ from tests.acceptance.faults import (
     kill_redis,
     kill_workers,
     poison,
-    short_folder,
     stop_database,
     undisturbed,
 )
+from tests.acceptance.servers import PostgresServer, RedisServer, short_folder
 from tests.conftest import wait_for
 from worker.app import publish
 from worker.broker import Broker

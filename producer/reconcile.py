@@ -92,7 +92,8 @@ class Reconciler:
         here = [each for each in queued if each.broker == name]
         elsewhere = [each for each in queued if each.broker != name]
         flushed = [each for each in elsewhere if self._is_flushed(each)]
-        late = [each for each in elsewhere if each not in flushed and each.deadline <= now()]
+        foreign = [each for each in elsewhere if not self._is_flushed(each)]
+        late = [each for each in foreign if each.deadline <= now()]
         late += self._late(here, transit, held_are_lost)
         missing = self._missing.longer_than(
             LOST_SECONDS, [each for each in here if each.job not in transit.queued | transit.held]

@@ -12,10 +12,8 @@ import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import threading
 import time
-import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Self
@@ -26,9 +24,10 @@ from astropy.table import Table
 from sqlalchemy import Engine, text
 
 from tests.acceptance.command import CHANGING
+from tests.acceptance.servers import PostgresServer, RedisServer, SqliteFile
 from tests.conftest import wait_for
 from worker.database.session import open_database, upgrade
-from worker.embedded import COMMANDS, redis_server
+from worker.embedded import COMMANDS
 from worker.results.export import read_table
 
 WORKERS = ("load", "load-live", "infer", "record", "dispatcher")
@@ -52,80 +51,6 @@ def copies(files: Path, folder: Path, spectra: int, per_round: int = 44) -> int:
         for file in first.iterdir():
             os.link(file, part / file.name.replace("2M", f"c{number}x2M"))
     return rounds * per_round
-
-
-class RedisServer:
-    """A redis-server that may be killed; ``keep`` writes its data to disk, as in production."""
-
-    def __init__(self, folder: Path, *, keep: bool = False) -> None:
-        self.folder = folder
-        self.socket = folder / "redis.sock"
-        self.keep = keep
-        self._process: subprocess.Popen[bytes] | None = None
-        self.client = redis.Redis(unix_socket_path=str(self.socket))
-
-    @property
-    def url(self) -> str:
-        return f"redis+socket://{self.socket}?virtual_host=0"
-
-    def start(self) -> None:
-        command = [redis_server(), "--port", "0", "--unixsocket", self.socket, "--save", ""]
-        command += ["--appendonly", "yes" if self.keep else "no", "--dir", self.folder]
-        self._process = subprocess.Popen(
-            [str(part) for part in command], stdout=subprocess.DEVNULL, start_new_session=True
-        )
-        wait_for(self._answers, "redis-server")
-
-    def kill(self) -> None:
-        if self._process is not None:
-            self._process.kill()
-            self._process.wait()
-
-    def memory(self) -> int:
-        """The bytes that it holds."""
-        return int(self.client.info("memory")["used_memory"])
-
-    def _answers(self) -> bool:
-        with contextlib.suppress(redis.RedisError):
-            return bool(self.client.ping())
-        return False
-
-
-class SqliteFile:
-    """A SQLite database; a file is never away."""
-
-    def __init__(self, folder: Path) -> None:
-        self.url = f"sqlite:///{folder / 'stream.sqlite'}"
-
-    def close(self) -> None:
-        """Nothing runs."""
-
-
-class PostgresServer:
-    """A PostgreSQL from a wheel that may be stopped and started."""
-
-    def __init__(self, folder: Path) -> None:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # it tells where it puts its run-time files
-            import pgserver
-        folder.chmod(0o755)  # as root the server runs as a user of its own
-        self._server = pgserver.get_server(folder / "pgdata", cleanup_mode="delete")
-        self.url: str = self._server.get_uri()
-
-    def stop(self) -> None:
-        from pgserver import pg_ctl
-
-        pg_ctl(
-            ["-w", "-m", "immediate", "stop"],
-            pgdata=self._server.pgdata,
-            user=self._server.system_user,
-        )
-
-    def start(self) -> None:
-        self._server.ensure_postgres_running()
-
-    def close(self) -> None:
-        self._server.cleanup()
 
 
 class Stream:
@@ -377,7 +302,7 @@ def expire_arrays(stream: Stream, tag: str, count: int) -> None:
     stream.wait(tag, count)
 
 
-#: Makes a loader crash as it opens a file that is called poison; Python runs it at its start.
+#: Makes a loader crash as it opens a file that is called poison.
 POISON = """
 import os, pathlib, sys
 _open = pathlib.Path.open
@@ -387,35 +312,45 @@ def open(self, *arguments, **options):
     return _open(self, *arguments, **options)
 pathlib.Path.open = open
 """
+#: Ends the device's thread at its first batch, once.
+DYING_DEVICE = """
+import numpy, pathlib, threading
+_mark, _stack = pathlib.Path(__file__).with_name("died"), numpy.stack
+def stack(*arguments, **options):
+    if threading.current_thread().name == "device" and not _mark.exists():
+        _mark.touch()
+        raise SystemExit("the device is gone")
+    return _stack(*arguments, **options)
+numpy.stack = stack
+"""
+
+
+@contextlib.contextmanager
+def hooked(stream: Stream, name: str, hook: str) -> Iterator[None]:
+    """A worker whose Python runs a hook when it starts."""
+    folder = stream.folder / f"hook-{name}"
+    folder.mkdir()
+    (folder / "sitecustomize.py").write_text(hook)
+    stream.environment["PYTHONPATH"] = str(folder)
+    stream.kill(name)
+    try:
+        yield
+    finally:
+        del stream.environment["PYTHONPATH"]
+        stream.kill(name)
 
 
 @contextlib.contextmanager
 def poison(stream: Stream) -> Iterator[Path]:
     """A file among the others whose reading crashes the process."""
-    hook = stream.folder / "hook"
-    hook.mkdir()
-    (hook / "sitecustomize.py").write_text(POISON)
-    good = next(iter(sorted(stream.files.rglob("*.fits"))))
+    good = min(stream.files.rglob("*.fits"))
     bad = good.with_name("apStar-r6-2Mpoison.fits")
     shutil.copyfile(good, bad)
-    stream.environment["PYTHONPATH"] = str(hook)
-    stream.kill("load")
     try:
-        yield bad
+        with hooked(stream, "load", POISON):
+            yield bad
     finally:
-        del stream.environment["PYTHONPATH"]
         bad.unlink()
-        stream.kill("load")
-
-
-@contextlib.contextmanager
-def short_folder() -> Iterator[Path]:
-    """A folder whose path is short, for sockets are to lie in it."""
-    folder = Path(tempfile.mkdtemp(prefix="af-", dir="/tmp"))
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 Fault = Callable[[Stream, str, int], Any]

@@ -16,24 +16,23 @@ from astropy.table import Table
 from sqlalchemy import text
 
 from tests.acceptance.faults import (
+    DYING_DEVICE,
     WORKERS,
     Fault,
-    PostgresServer,
-    RedisServer,
-    SqliteFile,
     Stream,
     assert_undisturbed,
     copies,
     deliver_twice_in_reverse,
     expire_arrays,
     flush_redis,
+    hooked,
     kill_redis,
     kill_workers,
     poison,
-    short_folder,
     stop_database,
     undisturbed,
 )
+from tests.acceptance.servers import PostgresServer, RedisServer, SqliteFile, short_folder
 from tests.conftest import shared, wait_for
 
 SPECTRA = 264
@@ -116,6 +115,16 @@ def test_a_file_that_kills_its_reader_is_one_row_and_harms_no_other(
     assert set(table["flag_no_result"][poisoned]) == {True}
     assert all("ended 3 processes" in reason for reason in table["no_result_reason"][poisoned])
     assert_undisturbed(table[~poisoned], night.rows)
+
+
+def test_a_dead_device_ends_its_worker_which_comes_back(stream: Stream, night: Night) -> None:
+    restarts = stream.restarts
+    with hooked(stream, "infer", DYING_DEVICE):
+        stream.enqueue(stream.files, tag="dead device")
+        stream.wait("dead device", night.count)
+    assert stream.restarts == restarts + 1
+    assert "this worker stops" in stream.log("infer").read_text()
+    assert_undisturbed(stream.table("dead device"), night.rows)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGQUIT])

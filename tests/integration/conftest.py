@@ -98,6 +98,10 @@ class Stream:
         with self.engine.connect() as connection:
             return {row.pk: row.state for row in connection.execute(select(Job.pk, Job.state))}
 
+    def attempts(self) -> set[int]:
+        with self.engine.connect() as connection:
+            return set(connection.scalars(select(Job.attempts)))
+
     def reasons(self) -> dict[int, str | None]:
         """Reasons of the rows by job."""
         with self.engine.connect() as connection:

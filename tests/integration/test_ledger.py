@@ -7,7 +7,6 @@ import json
 import time
 from collections.abc import Callable
 from datetime import timedelta
-from pathlib import Path
 
 import pytest
 from sqlalchemy import func, select, text
@@ -16,15 +15,13 @@ import producer.reconcile
 from producer.dispatch import load_messages, release
 from producer.dispatcher import Dispatcher
 from producer.reconcile import Reconciler
-from producer.requeue import Selection, requeue, take_back
 from tests.integration.conftest import Stream
-from worker.app import QUEUES, publish
+from worker.app import publish
 from worker.broker import Broker
 from worker.database.session import transaction
 from worker.database.tables import AstroNN, Job, JobState, now
 from worker.errors import TransientError
 from worker.messages import LoadSpectra, Setback, failures_of
-from worker.network.checkpoint import weights_sha256
 from worker.settings import get_settings
 from worker.stages import infer as infer_stage
 from worker.stages import load as load_stage
@@ -47,11 +44,6 @@ def configure(monkeypatch: pytest.MonkeyPatch) -> Configure:
 def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """A message that is nowhere is lost at the first look."""
     monkeypatch.setattr(producer.reconcile, "LOST_SECONDS", 0.0)
-
-
-def attempts(stream: Stream) -> set[int]:
-    with stream.engine.connect() as connection:
-        return set(connection.scalars(select(Job.attempts)))
 
 
 def take_all(stream: Stream, queue: str) -> list[LoadSpectra]:
@@ -148,7 +140,7 @@ def test_a_flushed_redis_costs_no_attempt(stream: Stream) -> None:
     stream.send()
     stream.client.flushall()
     assert stream.reconciler().reconcile() == 12
-    assert attempts(stream) == {0}
+    assert stream.attempts() == {0}
     stream.send()
     stream.drain()
     assert len(stream.rows()) == 12
@@ -168,7 +160,7 @@ def test_a_redis_that_was_seen_before_it_was_flushed_is_known_again(stream: Stre
     assert reconciler.reconcile() == 0
     stream.client.flushall()
     assert reconciler.reconcile() == 12
-    assert attempts(stream) == {0}
+    assert stream.attempts() == {0}
 
 
 @pytest.mark.usefixtures("at_once")
@@ -288,7 +280,7 @@ def test_two_reconcilers_send_a_job_again_once(stream: Stream) -> None:
     assert one.reconcile() == 12
     stream.send()
     assert other.reconcile() == 0
-    assert attempts(stream) == {2}
+    assert stream.attempts() == {2}
 
 
 def test_a_backlog_is_released_while_there_is_room(stream: Stream, configure: Configure) -> None:
@@ -349,57 +341,6 @@ def test_a_dispatcher_waits_for_a_database_and_says_so_once(
     assert dispatcher.step()
     assert caplog.text.count("goes on") == 1
     assert set(stream.states().values()) == {JobState.QUEUED}
-
-
-def test_requeue_sends_spectra_without_labels_once_more(
-    stream: Stream, astra_weights: Path
-) -> None:
-    stream.change_jobs(weights_sha256="0" * 64)  # which nobody serves
-    stream.send()
-    stream.drain()
-    stream.change_jobs(weights_sha256=weights_sha256(astra_weights))
-    assert requeue(stream.engine, Selection(no_result=True)) == 12
-    assert attempts(stream) == {0}
-    stream.send()
-    stream.drain()
-    assert all(teff is not None for teff, *_ in stream.rows().values())
-    assert requeue(stream.engine, Selection(no_result=True)) == 0
-
-
-def test_requeue_by_age_takes_what_was_sent_long_ago(stream: Stream) -> None:
-    stream.send()
-    stream.client.delete("load.bulk")
-    assert requeue(stream.engine, Selection(older_than=timedelta(hours=1))) == 0
-    stream.change_jobs(updated_at=now() - timedelta(hours=2))
-    assert requeue(stream.engine, Selection(older_than=timedelta(hours=1)), lane="live") == 12
-    stream.send()
-    assert {queue: stream.client.llen(queue) for queue in QUEUES["load"]} == {
-        "load.live": 2,
-        "load.bulk": 0,
-    }
-
-
-def test_requeue_by_number_computes_anew_and_keeps_one_row(stream: Stream) -> None:
-    stream.send()
-    stream.drain()
-    before = stream.rows()
-    with stream.engine.connect() as connection:
-        spectrum = connection.scalar(select(AstroNN.spectrum_pk).order_by(AstroNN.task_pk))
-    assert requeue(stream.engine, Selection(spectra=[spectrum or 0])) == 1
-    assert requeue(stream.engine, Selection(spectra=[])) == 0
-    assert requeue(stream.engine, Selection(spectra=[spectrum or 0], tag="other")) == 0
-    assert stream.send() == 1
-    stream.drain()
-    assert stream.rows() == before
-
-
-def test_take_back_leaves_what_is_done(stream: Stream) -> None:
-    first, *rest = stream.registered.jobs
-    stream.send([first])
-    stream.drain()
-    stream.send(rest)
-    take_back(stream.engine, stream.registered.jobs)
-    assert stream.states() == {first: JobState.DONE} | dict.fromkeys(rest, JobState.WAITING)
 
 
 def test_rows_that_the_database_refuses_end_with_its_error(stream: Stream) -> None:

@@ -7,10 +7,12 @@ import random
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from functools import wraps
 from typing import Any, TypeVar
 
 from celery.exceptions import Reject
+from kombu.exceptions import OperationalError
 
 from worker.app import app, publish
 from worker.errors import BusyError, FatalError, StreamError, TransientError, YieldError
@@ -64,7 +66,8 @@ def task(
                 _attempt(name, function, parsed)
             except FatalError as error:
                 logger.critical("action=%s: this worker stops: %s", name, error)
-                self.app.control.shutdown(destination=[self.request.hostname])
+                with suppress(OperationalError):
+                    self.app.control.shutdown(destination=[self.request.hostname])
                 raise Reject(str(error), requeue=True) from error
             except YieldError as error:
                 raise Reject(str(error), requeue=True) from error

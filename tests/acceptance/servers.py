@@ -1,0 +1,100 @@
+"""Servers of a test's own that it may kill and start again."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import subprocess
+import tempfile
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+import redis
+
+from tests.conftest import wait_for
+from worker.embedded import redis_server
+
+
+class RedisServer:
+    """A redis-server that may be killed; ``keep`` writes its data to disk, as in production."""
+
+    def __init__(self, folder: Path, *, keep: bool = False) -> None:
+        self.folder = folder
+        self.socket = folder / "redis.sock"
+        self.keep = keep
+        self._process: subprocess.Popen[bytes] | None = None
+        self.client = redis.Redis(unix_socket_path=str(self.socket))
+
+    @property
+    def url(self) -> str:
+        return f"redis+socket://{self.socket}?virtual_host=0"
+
+    def start(self) -> None:
+        command = [redis_server(), "--port", "0", "--unixsocket", self.socket, "--save", ""]
+        command += ["--appendonly", "yes" if self.keep else "no", "--dir", self.folder]
+        self._process = subprocess.Popen(
+            [str(part) for part in command], stdout=subprocess.DEVNULL, start_new_session=True
+        )
+        wait_for(self._answers, "redis-server")
+
+    def kill(self) -> None:
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+
+    def memory(self) -> int:
+        """The bytes that it holds."""
+        return int(self.client.info("memory")["used_memory"])
+
+    def _answers(self) -> bool:
+        with contextlib.suppress(redis.RedisError):
+            return bool(self.client.ping())
+        return False
+
+
+class SqliteFile:
+    """A SQLite database; a file is never away."""
+
+    def __init__(self, folder: Path) -> None:
+        self.url = f"sqlite:///{folder / 'stream.sqlite'}"
+
+    def close(self) -> None:
+        """Nothing runs."""
+
+
+class PostgresServer:
+    """A PostgreSQL from a wheel that may be stopped and started."""
+
+    def __init__(self, folder: Path) -> None:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # it tells where it puts its run-time files
+            import pgserver
+        folder.chmod(0o755)  # as root the server runs as a user of its own
+        self._server = pgserver.get_server(folder / "pgdata", cleanup_mode="delete")
+        self.url: str = self._server.get_uri()
+
+    def stop(self) -> None:
+        from pgserver import pg_ctl
+
+        pg_ctl(
+            ["-w", "-m", "immediate", "stop"],
+            pgdata=self._server.pgdata,
+            user=self._server.system_user,
+        )
+
+    def start(self) -> None:
+        self._server.ensure_postgres_running()
+
+    def close(self) -> None:
+        self._server.cleanup()
+
+
+@contextlib.contextmanager
+def short_folder() -> Iterator[Path]:
+    """A folder whose path is short, for sockets are to lie in it."""
+    folder = Path(tempfile.mkdtemp(prefix="af-", dir="/tmp"))
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
