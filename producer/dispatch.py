@@ -22,6 +22,8 @@ from worker.settings import Settings
 LANES: tuple[Lane, ...] = ("live", "bulk")
 #: The chunk size that makes each file a message.
 _ALONE = 0
+#: The number of PostgreSQL's advisory lock for dispatching; any will do that nobody else takes.
+_TURN = 0x6173_7472_6F4E_4E  # "astroNN"
 #: Jobs that are sent in one transaction.
 _AT_ONCE = 500
 
@@ -82,6 +84,7 @@ def _release_some(
         if not connection.scalar(select(Job.pk).where(*waiting).limit(1)):
             return 0
     with transaction(engine) as session:
+        _take_turns(session)
         room = settings.in_flight - _under_way(session, lane, broker)
         if room < settings.in_flight // 4:
             return 0  # a slice at a time, of whole files and full messages
@@ -99,6 +102,15 @@ def _release_some(
             for message in load_messages(session, part, chunk_size=size):
                 send(message)
         return len(taken)
+
+
+def _take_turns(session: Session) -> None:
+    """Let one dispatcher at a time count what is under way and add to it.
+
+    A writer of SQLite is alone anyway.
+    """
+    if session.get_bind().dialect.name == "postgresql":
+        session.execute(select(func.pg_advisory_xact_lock(_TURN)))
 
 
 def _waiting(lane: Lane, weights: str, jobs: Sequence[int] | None) -> list[ColumnElement[bool]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import threading
 import time
 from collections.abc import Callable
 from datetime import timedelta
@@ -291,6 +292,19 @@ def test_a_backlog_is_released_while_there_is_room(stream: Stream, configure: Co
     assert stream.send() == 5
     stream.drain()
     assert stream.send() == 2
+
+
+def test_dispatchers_side_by_side_send_no_more_than_there_is_room(
+    stream: Stream, configure: Configure
+) -> None:
+    configure(in_flight=5)
+    sent: list[int] = []
+    dispatchers = [threading.Thread(target=lambda: sent.append(stream.send())) for _ in range(4)]
+    for each in dispatchers:
+        each.start()
+    for each in dispatchers:
+        each.join()
+    assert sum(sent) == 5
 
 
 def test_a_full_lane_does_not_hold_up_the_other(stream: Stream, configure: Configure) -> None:
