@@ -26,4 +26,4 @@ def reachable(what: str) -> Iterator[None]:
         yield
     except (redis.ConnectionError, redis.TimeoutError, redis.ResponseError) as error:
         # ResponseError: out of memory, still loading, a replica.
-        raise TransientError(f"{what} does not answer: {error}.") from error
+        raise TransientError(f"{what} does not answer: {str(error).rstrip('.')}.") from error
