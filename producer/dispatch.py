@@ -92,7 +92,7 @@ def _release_some(
             select(Job.pk, Job.attempts)
             .where(*waiting)
             .order_by(Job.pk)
-            .limit(max(0, min(room, _AT_ONCE)))
+            .limit(min(room, _AT_ONCE))
             .with_for_update(skip_locked=True)
         ).all()
         _mark_queued(session, [job for job, _ in taken], settings, broker)

@@ -67,6 +67,11 @@ class Ticket(Message):
     spectrum: int
     file_version: Name
 
+    @property
+    def ticket(self) -> dict[str, int | str]:
+        """The fields of the ticket, without those of whatever bears it."""
+        return {name: getattr(self, name) for name in Ticket.model_fields}
+
 
 class SpectrumReference(Ticket):
     """One spectrum on its way through the stages."""
@@ -78,11 +83,6 @@ class SpectrumReference(Ticket):
     def natural_key(self) -> str:
         """See :func:`natural_key`."""
         return natural_key(self.path, self.member)
-
-    @property
-    def ticket(self) -> dict[str, int | str]:
-        """The fields of the reference's :class:`Ticket`."""
-        return {name: getattr(self, name) for name in Ticket.model_fields}
 
 
 References = Annotated[tuple[SpectrumReference, ...], Field(max_length=_MOST_SPECTRA)]
@@ -192,12 +192,12 @@ class Setback(Message):
     failures: Failures
 
 
-def failures_of(spectra: Iterable[SpectrumReference], reason: str) -> tuple[Failure, ...]:
+def failures_of(spectra: Iterable[Ticket], reason: str) -> tuple[Failure, ...]:
     """One reason for several spectra."""
     return tuple(failure_of(each, reason) for each in spectra)
 
 
-def failure_of(spectrum: SpectrumReference, reason: str) -> Failure:
+def failure_of(spectrum: Ticket, reason: str) -> Failure:
     """The failure of one spectrum."""
     return Failure.model_validate({**spectrum.ticket, "reason": reason})
 

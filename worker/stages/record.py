@@ -12,7 +12,7 @@ from sqlalchemy.exc import DataError, DBAPIError, IntegrityError
 from sqlalchemy.orm import Session
 
 from worker.database.session import open_database, transaction
-from worker.messages import Failure, NoResult, RecordLabels, Setback, SpectrumLabels, Ticket
+from worker.messages import NoResult, RecordLabels, Setback, SpectrumLabels, Ticket, failure_of
 from worker.results.noise_model import NoiseModel, read_noise_model
 from worker.results.record import note_setbacks, record_failures, record_labels
 from worker.settings import get_settings
@@ -63,11 +63,8 @@ def _write(parts: Sequence[_T], write: Callable[[Session, Sequence[_T]], int]) -
 def _write_refusal(part: Ticket, error: DBAPIError) -> int:
     reason = f"The database refused its row: {str(error.orig).strip().splitlines()[0]}."
     logger.error("action=record spectrum=%d: %s", part.spectrum, reason)
-    failure = Failure(
-        job=part.job, spectrum=part.spectrum, file_version=part.file_version, reason=reason
-    )
     with transaction(database()) as session:
-        return record_failures(session, [failure])
+        return record_failures(session, [failure_of(part, reason)])
 
 
 @lru_cache(maxsize=1)
