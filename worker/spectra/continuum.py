@@ -10,14 +10,12 @@ function.
 
 from __future__ import annotations
 
-import importlib.util
 from functools import lru_cache
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from worker.errors import FatalError
+from worker.spectra.astronn_data import astronn_array
 from worker.spectra.pixels import CUT_CHIPS, MASKED_BITS, cut_gaps
 
 _DEGREE = 2
@@ -141,20 +139,9 @@ def _chips_where(per_chip: list[NDArray[np.bool_]], n_spectra: int) -> list[tupl
 def continuum_pixels() -> NDArray[np.bool_]:
     """AstroNN's DR17 continuum pixels, ``(7514,)``.
 
-    Read from astroNN's data folder without importing astroNN, whose import takes seconds and
-    brings matplotlib along.
-
     Raises
     ------
     FatalError
         astroNN is not installed, or without its data.
     """
-    package = importlib.util.find_spec("astroNN")
-    if package is None or package.origin is None:
-        raise FatalError("astroNN is not installed; it carries the DR17 continuum pixels.")
-    path = Path(package.origin).parent / "data" / "dr17_contmask.npy"
-    try:
-        pixels = np.load(path, allow_pickle=False)
-    except OSError as error:
-        raise FatalError(f"{path.name} of astroNN cannot be read: {error}.") from error
-    return np.asarray(pixels, dtype=np.bool_)
+    return astronn_array("dr17_contmask.npy").astype(np.bool_)
