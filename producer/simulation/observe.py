@@ -1,0 +1,218 @@
+"""Observing the made-up stars: broadening, detectors, noise, sky, telluric lines, bad pixels.
+
+What belongs to the star is computed in its rest frame; what belongs to the telescope and the air
+(the ends of the chips, sky lines, telluric bands, bad columns) stands still in the observer's
+frame and so moves over the rest-frame grid with the topocentric velocity of each visit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from producer.simulation.instrument import (
+    PIXEL_KMS,
+    Weather,
+    bad_pixels,
+    chip_response,
+    coverage,
+    in_rest_frame,
+    sky_lines,
+    telluric_transmission,
+)
+from producer.simulation.lines import microturbulence, spectrum_model
+from producer.simulation.observation import Floats, Star, Visits
+from producer.simulation.population import N_NORMAL, N_UNIFORM, draw_labels
+from worker.labels import LABEL_NAMES
+from worker.spectra.pixels import N_APSTAR
+
+_TEFF, _LOGG, _FE_H = (LABEL_NAMES.index(name) for name in ("teff", "logg", "fe_h"))
+#: Width of the instrument's line spread function in pixels (Gaussian sigma), R = 22500.
+_LSF = 1.30
+#: Room at the end of the grid, so that the periodic convolution does not join both ends.
+_PADDED = 8640
+_FIRST_MJD, _NIGHTS = 58000, 1500
+#: Flux of a star of tenth magnitude in H, in 1e-17 erg/s/cm2/Angstrom.
+_TENTH_MAGNITUDE = 1100.0
+
+
+@dataclass(frozen=True)
+class Observing:
+    """How the stars are observed.
+
+    Attributes
+    ----------
+    visits
+        Most visits to a star.
+    visit_range
+        Whether the number of visits is drawn from 1 to ``visits``; otherwise all have as many.
+    snr
+        The signal-to-noise ratios of visits, per pixel, are drawn between these, evenly in
+        their logarithm.
+    """
+
+    visits: int = 3
+    visit_range: bool = True
+    snr: tuple[float, float] = (10.0, 250.0)
+
+
+def simulate_stars(
+    seed: int, numbers: Sequence[int], observing: Observing
+) -> list[tuple[Star, Visits]]:
+    """Stars of the survey and their visits.
+
+    A star depends on the seed, its number and ``observing`` alone, not on the other stars of
+    the call; a later visit does not change an earlier one.
+    """
+    generators = [np.random.default_rng([seed, number]) for number in numbers]
+    uniform = np.array([rng.random(N_UNIFORM) for rng in generators])
+    normal = np.array([rng.standard_normal(N_NORMAL) for rng in generators])
+    labels = draw_labels(uniform, normal)
+    # One at a time: a product of matrices may round differently with the number of its rows.
+    spectra = [spectrum_model()(row[None])[0] for row in labels]
+    stars = [_star(rng, row) for rng, row in zip(generators, labels, strict=True)]
+    return [
+        (star, _visits(rng, star, spectrum, observing))
+        for rng, star, spectrum in zip(generators, stars, spectra, strict=True)
+    ]
+
+
+def _star(rng: np.random.Generator, labels: NDArray[np.float64]) -> Star:
+    ra, sine = rng.uniform(0, 360), rng.uniform(-0.9, 0.98)
+    dec = float(np.degrees(np.arcsin(sine)))
+    h = rng.uniform(7.0, 13.3)
+    colour = 0.95 - 0.30 * (labels[_TEFF] - 4000) / 1000
+    spread = 40.0 if labels[_FE_H] > -0.8 else 140.0
+    return Star(
+        obj=_name(ra, dec),
+        ra=ra,
+        dec=dec,
+        magnitudes=(h + colour, h, h - 0.2 * colour),
+        v_helio=float(spread * rng.standard_normal()),
+        labels=labels,
+        telescope="apo25m" if dec > -15 else "lco25m",
+        location=4000 + int(ra / 10) * 40 + int((dec + 90) / 5),
+    )
+
+
+def _name(ra: float, dec: float) -> str:
+    """The name in the 2MASS style: 2Mhhmmssss+ddmmsss, cut, not rounded, as theirs are."""
+    hundredths = int(ra / 15 * 360000)
+    hours, minutes = hundredths // 360000, hundredths // 6000 % 60
+    tenths = int(abs(dec) * 36000)
+    degrees, arcminutes = tenths // 36000, tenths // 600 % 60
+    return (
+        f"2M{hours:02d}{minutes:02d}{hundredths % 6000:04d}"
+        f"{'-' if dec < 0 else '+'}{degrees:02d}{arcminutes:02d}{tenths % 600:03d}"
+    )
+
+
+def _visits(
+    rng: np.random.Generator, star: Star, spectrum: NDArray[np.float32], observing: Observing
+) -> Visits:
+    count = int(rng.integers(1, observing.visits + 1)) if observing.visit_range else None
+    transform = np.fft.rfft(_padded(spectrum))
+    width = _stellar_width(rng, star.labels)
+    seen = [
+        _visit(visit_rng, star, transform, width, observing)
+        for visit_rng in rng.spawn(count or observing.visits)
+    ]
+    return _in_order_of_time(seen)
+
+
+def _padded(spectrum: NDArray[np.float32]) -> NDArray[np.float32]:
+    return np.concatenate([spectrum, np.ones(_PADDED - N_APSTAR, dtype=np.float32)])
+
+
+def _stellar_width(rng: np.random.Generator, labels: NDArray[np.float64]) -> float:
+    """Broadening by macroturbulence and rotation in pixels (Gaussian sigma)."""
+    teff, logg = labels[_TEFF], labels[_LOGG]
+    macroturbulence = 10 ** (0.741 - 0.0998 * min(logg, 4.0))
+    hot = max(teff - 5600.0, 0.0) / 1000.0
+    rotation = 1.5 + rng.exponential(1.0 + 9.0 * hot)
+    turbulence = microturbulence(np.array([logg]))[0]
+    velocity = np.sqrt(macroturbulence**2 + turbulence**2 + rotation**2)
+    return float(0.42 * velocity / PIXEL_KMS)
+
+
+def _visit(
+    rng: np.random.Generator,
+    star: Star,
+    transform: NDArray[np.complexfloating],
+    stellar_width: float,
+    observing: Observing,
+) -> dict[str, NDArray[np.generic]]:
+    """One visit; the arrays of :class:`Visits` without their first axis."""
+    mjd = _FIRST_MJD + int(rng.integers(_NIGHTS))
+    fiber = int(rng.integers(1, 301))
+    jd = mjd + 2400000.5 + rng.uniform(0.1, 0.45)
+    barycentric = _barycentric(star, jd)
+    snr = float(np.exp(rng.uniform(*np.log(observing.snr))))
+    shift = (barycentric - star.v_helio) / PIXEL_KMS  # of the observer's frame on our grid
+    weather = Weather.draw(rng)
+
+    width = np.hypot(stellar_width, _LSF * rng.normal(1.0, 0.03))
+    seen = _broadened(transform, width, 0.03 * rng.standard_normal())
+    level = _TENTH_MAGNITUDE * 10 ** (-0.4 * (star.magnitudes[1] - 10)) * rng.normal(1, 0.05)
+    continuum = level * chip_response(rng, float(star.labels[_TEFF]))
+    transmission = in_rest_frame(telluric_transmission(), shift) ** weather.airmass
+    lines = in_rest_frame(sky_lines(), shift)
+    covered = coverage(shift, fiber)
+
+    object_error = continuum * np.sqrt(0.3 + 0.7 * seen) / snr
+    sky_level = weather.sky * level / snr
+    sky = sky_level * (0.5 + lines)
+    e_sky = sky_level * np.sqrt(0.02 + 0.30 * lines)
+    error = np.hypot(object_error, e_sky) / np.maximum(transmission, 0.3)
+    flux = continuum * seen * (1 + weather.telluric_residual * (1 - transmission))
+    flux = flux + weather.sky_residual * sky_level * lines
+    flux = flux + error * rng.standard_normal(N_APSTAR, dtype=np.float32)
+    mask, flux = bad_pixels(rng, flux, shift, fiber)
+    mask |= np.where(e_sky > 0.5 * object_error, np.int32(1 << 12), np.int32(0))
+    mask |= np.where(transmission < 0.75, np.int32(1 << 13), np.int32(0))
+    in_windows = covered & (seen > 0.9)
+    return {
+        "flux": flux,
+        "error": error,
+        "mask": mask,
+        "sky": sky,
+        "e_sky": e_sky,
+        "telluric": transmission,
+        "e_telluric": 0.02 * (1 - transmission),
+        "covered": covered,
+        "plate": np.int64(5000 + star.location % 4000),
+        "mjd": np.int64(mjd),
+        "fiber": np.int64(fiber),
+        "jd": np.float64(jd),
+        "barycentric": np.float64(barycentric),
+        "snr": np.float64(np.median(flux[in_windows] / error[in_windows])),
+    }
+
+
+def _barycentric(star: Star, jd: float) -> float:
+    """The Earth's velocity towards the star in km/s, its orbit taken as a circle."""
+    sun = 2 * np.pi * (jd - 2451624.8) / 365.2422  # ecliptic longitude since an equinox
+    ra, dec = np.radians(star.ra), np.radians(star.dec)
+    obliquity = np.radians(23.44)
+    x = np.cos(dec) * np.cos(ra)
+    y = np.cos(dec) * np.sin(ra) * np.cos(obliquity) + np.sin(dec) * np.sin(obliquity)
+    return float(29.8 * (x * np.sin(sun) - y * np.cos(sun)))
+
+
+def _broadened(transform: NDArray[np.complexfloating], width: float, shift: float) -> Floats:
+    """A spectrum convolved with a Gaussian and moved, widths and shifts in pixels."""
+    frequency = np.arange(transform.size) / _PADDED
+    kernel = np.exp(-2 * (np.pi * frequency * width) ** 2 - 2j * np.pi * frequency * shift)
+    broadened = np.fft.irfft(transform * kernel, _PADDED)
+    return np.asarray(broadened[:N_APSTAR], dtype=np.float32)
+
+
+def _in_order_of_time(seen: list[dict[str, NDArray[np.generic]]]) -> Visits:
+    seen = sorted(seen, key=lambda visit: float(visit["jd"]))
+    columns = {name: np.array([visit[name] for visit in seen]) for name in seen[0]}
+    for name in ("flux", "error", "sky", "e_sky", "telluric", "e_telluric"):
+        columns[name] = columns[name].astype(np.float32)
+    return Visits(**columns)
