@@ -1,16 +1,20 @@
-"""Reading weights: Astra's PyTorch layout, ``{"model_state_dict": {...}}``.
+"""Weights files: Astra's PyTorch layout, ``{"model_state_dict": {...}}``, and our metadata.
 
 The file is read with ``weights_only=True``, which admits tensors and plain containers alone.
 Widths come from the weights; every key and shape is checked, and the error says which differ.
+What we write has ``"metadata"`` beside the weights, which others need not know.
 """
 
 from __future__ import annotations
 
 import hashlib
+import io
+import json
 import re
+import tempfile
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from worker.errors import FatalError
 from worker.spectra.pixels import N_PIXELS
@@ -21,6 +25,13 @@ if TYPE_CHECKING:
     from worker.network.model import ApogeeBCNNCensored, Architecture
 
 _MASK_KEY = re.compile(r"aspcap_masks\.(\d+)")
+_WINDOW_KEY = re.compile(r"window_(\d+)")
+#: float64 in Astra's layout, and kept so in a file of half precision.
+_SCALES = ("input_mean", "labels_mean", "labels_std")
+_MOST_METADATA = 10_000
+
+#: Plain values of JSON by name: where weights come from and what they were trained on.
+Metadata = dict[str, Any]
 
 
 @lru_cache(maxsize=8)
@@ -52,16 +63,122 @@ def read_checkpoint(path: Path) -> ApogeeBCNNCensored:
     state = _read_state(path)
     model = ApogeeBCNNCensored(_architecture(path, state))
     _check(path, state, model.state_dict())
-    model.load_state_dict(state)
+    model.load_state_dict(state)  # half precision becomes float32 here
     return model.eval().requires_grad_(False)
 
 
-def _read_state(path: Path) -> dict[str, Tensor]:
-    """The tensors of a file under our names: ASPCAP masks become windows of pixel indices."""
+def read_metadata(path: Path) -> Metadata:
+    """What a file tells about its weights; nothing for one that others wrote.
+
+    Raises
+    ------
+    FatalError
+        The file cannot be read, or its metadata are not plain values.
+    """
+    content = _load(path)
+    metadata = content.get("metadata", {}) if isinstance(content, dict) else {}
+    if not isinstance(metadata, dict) or not _is_plain(metadata):
+        raise FatalError(f"The metadata of {path.name} are not plain values; it was not made here.")
+    return metadata
+
+
+def stored_type(path: Path) -> str:
+    """The type in which a file holds the weights, such as ``float16``.
+
+    Raises
+    ------
+    FatalError
+        The file cannot be read or holds no weights.
+    """
+    types = {
+        str(value.dtype).removeprefix("torch.")
+        for key, value in _read_state(path).items()
+        if value.is_floating_point() and key not in _SCALES
+    }
+    return ", ".join(sorted(types))
+
+
+def write_checkpoint(
+    path: Path, model: ApogeeBCNNCensored, metadata: Metadata, *, half: bool = False
+) -> None:
+    """Write a network as others read it too; the same network gives the same bytes.
+
+    The file is replaced in one step.
+
+    Parameters
+    ----------
+    metadata
+        Plain values of JSON.
+    half
+        Write the weights as float16, in half the space; means and scales stay float64.
+
+    Raises
+    ------
+    FatalError
+        The file cannot be written, or a weight is too large for float16.
+    ValueError, TypeError
+        The metadata are not plain values.
+    """
+    import torch
+
+    state = {
+        _WINDOW_KEY.sub(r"aspcap_masks.\1", key): _stored(path, key, value, half)
+        for key, value in model.state_dict().items()
+    }
+    # Through JSON, so that equal metadata are pickled to equal bytes whoever made them.
+    plain = json.loads(json.dumps(metadata, allow_nan=False))
+    buffer = io.BytesIO()  # in a file of its own name torch would write that name
+    torch.save({"model_state_dict": state, "metadata": plain}, buffer)
+    try:
+        with tempfile.TemporaryDirectory(
+            prefix=".astronn-stream-", dir=path.absolute().parent
+        ) as folder:
+            temporary = Path(folder) / path.name
+            temporary.write_bytes(buffer.getvalue())
+            temporary.replace(path)
+    except OSError as error:
+        raise FatalError(f"The weights {path} cannot be written: {error.strerror}.") from error
+
+
+def _stored(path: Path, key: str, value: Tensor, half: bool) -> Tensor:
+    """A tensor as the file has it: windows as masks, weights in the wanted precision."""
+    import torch
+
+    if _WINDOW_KEY.fullmatch(key):
+        mask = torch.zeros(N_PIXELS, dtype=torch.bool)
+        mask[value.cpu()] = True
+        return mask
+    if half and key not in _SCALES:
+        if not bool(value.half().isfinite().all()):
+            raise FatalError(f"{path.name} cannot be written as float16: {key} is too large.")
+        value = value.half()
+    return value.cpu().clone(memory_format=torch.contiguous_format)
+
+
+def _is_plain(value: object) -> bool:
+    """Whether a value consists of JSON's types alone, and is of a sensible size.
+
+    A pickle may hold containers that contain themselves, or each other many times.
+    """
+    waiting, seen = [value], 0
+    while waiting:
+        item, seen = waiting.pop(), seen + 1
+        if isinstance(item, dict) and all(isinstance(key, str) for key in item):
+            waiting.extend(item.values())
+        elif isinstance(item, list):
+            waiting.extend(item)
+        elif not (item is None or isinstance(item, str | int | float)):
+            return False
+        if seen + len(waiting) > _MOST_METADATA:
+            return False
+    return True
+
+
+def _load(path: Path) -> object:
     import torch
 
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        content: object = torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
         raise FatalError(f"The weights {path} cannot be read: {error.strerror}.") from error
     except Exception as error:
@@ -69,6 +186,14 @@ def _read_state(path: Path) -> dict[str, Tensor]:
         raise FatalError(
             f"{path.name} is not a PyTorch checkpoint of plain tensors; it was not loaded."
         ) from error
+    return content
+
+
+def _read_state(path: Path) -> dict[str, Tensor]:
+    """The tensors of a file under our names: ASPCAP masks become windows of pixel indices."""
+    import torch
+
+    content = _load(path)
     state = content.get("model_state_dict") if isinstance(content, dict) else None
     if not isinstance(state, dict) or not all(
         isinstance(key, str) and torch.is_tensor(value) for key, value in state.items()
