@@ -4,53 +4,40 @@ from __future__ import annotations
 
 import logging
 import sys
-import time
-from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, suppress
 from datetime import timedelta
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 from sqlalchemy import Engine
 
+import producer.model_cli
+import producer.simulate_cli
 import worker.cli
+from producer.demo import demo
 from producer.dispatcher import Dispatcher
+from producer.outcome import print_outcome
 from producer.requeue import Selection, read_ids
 from producer.requeue import requeue as requeue_jobs
-from producer.run import (
-    Finished,
-    Outcome,
-    Plan,
-    collect,
-    register_files,
-    run_serial,
-    run_stream,
-    send_waiting,
+from producer.run import Plan, carry_out, check_stack, register_files, send_waiting
+from producer.terminal import (
+    console,
+    counted,
+    progress_bar,
+    progress_console,
+    reading,
+    telling_interruption,
 )
 from worker import __version__
-from worker.cli import Corrections, LaneName, Model, settings_with
+from worker.cli import Corrections, LaneName, Model, settings_with, tell_starter
 from worker.database.session import exists, open_database, opened
 from worker.embedded import broker_client, stopping_on_signals
 from worker.errors import StreamError, TransientError, UsageError
 from worker.network.checkpoint import weights_sha256
 from worker.results.export import check_output, write_table
-from worker.results.summary import Summary, summarise
 from worker.settings import Settings, get_settings
-
-console = Console(highlight=False)
-#: Progress is for who watches; the summary alone is the output.
-progress_console = Console(stderr=True, highlight=False)
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -107,16 +94,13 @@ def run(
     check_output(out)
     settings = settings_with(model, corrections)
     plan = Plan.make(paths, settings, wanted=kind.value, tag=tag)
-    with _telling_interruption(), opened(settings.database_url) as engine:
-        registered = register_files(engine, plan, _reading)
-        started = time.perf_counter()
-        if registered.open_jobs:
-            process = run_serial if serial else run_stream
-            with _bar("Processing", len(registered.open_jobs)) as advance:
-                process(engine, plan, registered.open_jobs, advance)
-        outcome = collect(engine, plan, registered, time.perf_counter() - started)
+    if settings.broker_url is not None and not serial:
+        check_stack(settings, plan.weights)
+    tell_starter(plan.weights)
+    with telling_interruption():
+        outcome = carry_out(plan, serial=serial, headers=reading, bar=progress_bar)
     write_table(outcome.table, out)
-    _print_outcome(outcome, plan.tag)
+    print_outcome(outcome, plan.tag)
     console.print(f"{out}: {len(outcome.table)} rows", soft_wrap=True)
 
 
@@ -133,12 +117,14 @@ def enqueue(
     """Give spectra to a running stack and return; see `astronn-stream up`."""
     settings = settings_with(model)
     plan = Plan.make(paths, settings, wanted=kind.value, tag=tag)
+    check_stack(settings, plan.weights)
+    tell_starter(plan.weights)
     with opened(settings.database_url) as engine:
-        registered = register_files(engine, plan, _reading, lane=lane.value)
-        delay = _send(engine, settings)
+        registered = register_files(engine, plan, reading, lane=lane.value)
+        delay = _send(engine, settings, plan.weights)
     console.print(
-        f"{_count(len(registered.jobs), 'spectrum', 'spectra')} in "
-        f"{_count(len(plan.files), 'file')}: {len(registered.waiting_jobs)} enqueued, "
+        f"{counted(len(registered.jobs), 'spectrum', 'spectra')} in "
+        f"{counted(len(plan.files), 'file')}: {len(registered.waiting_jobs)} enqueued, "
         f"{len(registered.jobs) - len(registered.open_jobs)} had results, "
         f"{len(registered.open_jobs) - len(registered.waiting_jobs)} were on their way already.",
         soft_wrap=True,
@@ -191,8 +177,10 @@ def requeue(
         raise UsageError("There is no database here yet; `astronn-stream enqueue` makes one.")
     with opened(settings.database_url) as engine:
         count = requeue_jobs(engine, selection, lane.value if lane else None)
-        delay = _send(engine, settings)
-    console.print(f"{_count(count, 'job')} enqueued again.")
+        # Without weights of its own it leaves the sending to the stack's dispatcher.
+        named = settings.model is not None
+        delay = _send(engine, settings, weights_sha256(settings.weights_file)) if named else None
+    console.print(f"{counted(count, 'job')} enqueued again.")
     _tell_delay(delay)
 
 
@@ -207,6 +195,7 @@ def dispatcher() -> None:
         level=logging.INFO, format="[%(asctime)s: %(levelname)s/dispatcher] %(message)s"
     )
     settings = get_settings()
+    tell_starter(weights_sha256(settings.weights_file))
     with (
         suppress(KeyboardInterrupt),
         stopping_on_signals(),
@@ -215,13 +204,12 @@ def dispatcher() -> None:
         Dispatcher(open_database(settings.database_url), client, settings).run()
 
 
-def _send(engine: Engine, settings: Settings) -> TransientError | None:
-    """Send what waits, where these settings say to whom; why it could not be, if it could not."""
-    if settings.model is not None:
-        try:
-            send_waiting(engine, settings, weights_sha256(settings.model))
-        except TransientError as error:
-            return error
+def _send(engine: Engine, settings: Settings, weights: str) -> TransientError | None:
+    """Send what waits for these weights; why it could not be, if it could not."""
+    try:
+        send_waiting(engine, settings, weights)
+    except TransientError as error:
+        return error
     return None
 
 
@@ -235,76 +223,6 @@ def _tell_delay(delay: TransientError | None) -> None:
         )
 
 
-def _reading(files: Sequence[Path]) -> Iterator[Path]:
-    with _bar("Reading headers", len(files)) as advance:
-        for file in files:
-            yield file
-            advance(1)
-
-
-@contextmanager
-def _bar(description: str, total: int) -> Iterator[Finished]:
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    )
-    watched = progress_console.is_terminal
-    with Progress(
-        *columns, console=progress_console, transient=True, disable=not watched
-    ) as progress:
-        task = progress.add_task(description, total=total)
-        yield lambda count: progress.advance(task, count)
-
-
-def _print_outcome(outcome: Outcome, tag: str) -> None:
-    summary = summarise(outcome.table)
-    if outcome.processed == 0:
-        console.print(
-            f"Nothing to compute: all {summary.spectra} spectra have results"
-            f"{f' under the tag {tag!r}' if tag else ''} already."
-        )
-    else:
-        console.print(
-            f"Processed {_count(outcome.processed, 'spectrum', 'spectra')} in "
-            f"{outcome.seconds:.1f} s, {outcome.processed / outcome.seconds:.1f} per second"
-            f"{_kept(summary, outcome)}."
-        )
-    _print_summary(summary)
-    if outcome.other_provenance:
-        console.print(
-            f"[yellow]{outcome.other_provenance} results were made before with other "
-            "corrections, seed or number of MC samples and are kept as they are; use another "
-            "--tag to compute them anew.[/yellow]"
-        )
-
-
-def _kept(summary: Summary, outcome: Outcome) -> str:
-    kept = summary.spectra - outcome.processed
-    return f"; {kept} had results already" if kept else ""
-
-
-def _print_summary(summary: Summary) -> None:
-    console.print(
-        f"{_count(summary.spectra, 'spectrum', 'spectra')} ({_count(summary.coadds, 'coadd')}, "
-        f"{_count(summary.visits, 'visit')}): {summary.labelled} with labels, "
-        f"{summary.spectra - summary.labelled} without.",
-        soft_wrap=True,
-    )
-    flags = ", ".join(f"{count} {name}" for name, count in summary.flagged.items())
-    console.print(
-        f"Flagged: {summary.warn} flag_warn ({flags}), {summary.bad} flag_bad.", soft_wrap=True
-    )
-    for reason, count in summary.reasons.most_common():
-        console.print(f"  {count} without labels: {reason}", soft_wrap=True, markup=False)
-
-
-def _count(number: int, one: str, many: str | None = None) -> str:
-    return f"{number} {one if number == 1 else many or one + 's'}"
-
-
 @app.callback(invoke_without_command=True)
 def _version(
     version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
@@ -315,6 +233,9 @@ def _version(
 
 
 worker.cli.mount(app)
+producer.model_cli.mount(app)
+app.command()(producer.simulate_cli.simulate)
+app.command()(demo)
 
 
 def main() -> None:
@@ -328,16 +249,6 @@ def main() -> None:
         _fail(error, 2)
     except StreamError as error:
         _fail(error, 1)
-
-
-@contextmanager
-def _telling_interruption() -> Iterator[None]:
-    """Say how to go on after Ctrl-C; the command line's own handler would end without a word."""
-    with stopping_on_signals():
-        try:
-            yield
-        except KeyboardInterrupt:
-            _fail("interrupted; the same command goes on where it stopped.", 130)
 
 
 def _fail(error: object, status: int) -> None:

@@ -22,6 +22,7 @@ from worker.errors import TransientError
 from worker.messages import LoadSpectra
 from worker.network.checkpoint import weights_sha256
 from worker.outage import Outage
+from worker.served import tell_served
 from worker.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -39,21 +40,22 @@ class Dispatcher:
     client
         A connection to the broker's Redis.
     settings
-        Only jobs for the weights of its model are released: the others are for another stack
-        on the same database.
+        Only jobs for its weights are released: the others are for another stack on the same
+        database.
 
     Raises
     ------
-    UsageError
-        The settings name no model.
+    FatalError
+        The weights cannot be read.
     """
 
     def __init__(self, engine: Engine, client: redis.Redis, settings: Settings) -> None:
         self._engine = engine
+        self._client = client
         self._settings = settings
         self._broker = Broker(client, settings.broker)
         self._reconciler = Reconciler(engine, self._broker, settings)
-        self._weights = weights_sha256(settings.required_model())
+        self._weights = weights_sha256(settings.weights_file)
         self._reconciled = float("-inf")
         self._outage = Outage("dispatch")
 
@@ -84,6 +86,8 @@ class Dispatcher:
         if held_are_lost or time.monotonic() - self._reconciled > _RECONCILE_SECONDS:
             self._reconciler.reconcile(jobs, held_are_lost=held_are_lost)
             self._broker.tell_alive()
+            if jobs is None:  # with jobs of its own it is a run's, not the stack's
+                tell_served(self._client, self._weights)
             self._reconciled = time.monotonic()
         name = self._broker.name()
         sent = release(self._engine, send, self._settings, name, weights=self._weights, jobs=jobs)

@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from producer.train_cli import train
 from worker.errors import UsageError
 from worker.network.checkpoint import write_checkpoint
 from worker.settings import get_settings
@@ -190,6 +191,6 @@ def _print(text: str) -> None:
 def mount(app: typer.Typer) -> None:
     """Add the commands of this module to a command line."""
     model = typer.Typer(help="Weights of the network.", no_args_is_help=True)
-    for command in (convert, info, verify):
+    for command in (convert, info, verify, train):
         model.command()(command)
     app.add_typer(model, name="model")

@@ -28,7 +28,13 @@ class Registered:
 
 
 def register(
-    session: Session, entries: Sequence[CatalogueEntry], *, weights: str, tag: str, lane: Lane
+    session: Session,
+    entries: Sequence[CatalogueEntry],
+    *,
+    weights: str,
+    weights_name: str,
+    tag: str,
+    lane: Lane,
 ) -> Registered:
     """Register spectra and open a job for each under these weights and this tag.
 
@@ -36,7 +42,15 @@ def register(
     again. Give some hundred at a time: a statement takes a bounded number of parameters.
     """
     spectra = _register_spectra(session, entries)
-    jobs = _open_jobs(session, spectra, entries, weights=weights, tag=tag, lane=lane)
+    jobs = _open_jobs(
+        session,
+        spectra,
+        entries,
+        weights=weights,
+        weights_name=weights_name,
+        tag=tag,
+        lane=lane,
+    )
     return Registered(
         [pk for pk, _ in jobs],
         [pk for pk, state in jobs if state != JobState.DONE],
@@ -78,6 +92,7 @@ def _open_jobs(
     entries: Sequence[CatalogueEntry],
     *,
     weights: str,
+    weights_name: str,
     tag: str,
     lane: Lane,
 ) -> list[tuple[int, str]]:
@@ -87,6 +102,7 @@ def _open_jobs(
         {
             "spectrum_pk": pk,
             "weights_sha256": weights,
+            "weights_name": weights_name,
             "tag": tag,
             "lane": lane,
             "state": JobState.WAITING,
@@ -115,7 +131,7 @@ def _open_jobs(
     session.execute(
         update(Job)
         .where(*mine, Job.state == JobState.WAITING)
-        .values(lane=lane)
+        .values(lane=lane, weights_name=weights_name)
         .execution_options(synchronize_session=False)
     )
     jobs = {

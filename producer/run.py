@@ -6,7 +6,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager, suppress
+from contextlib import AbstractContextManager, closing, contextmanager, suppress
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -22,14 +22,16 @@ from producer.requeue import blocks, take_back
 from producer.sources import Wanted, find_files, spectra_of
 from producer.stack import StackChild
 from worker.broker import Broker
-from worker.database.session import reading, transaction
+from worker.database.session import opened, reading, transaction
 from worker.database.tables import Job, JobState
 from worker.embedded import REDIS, broker_answers, broker_client
-from worker.errors import FatalError, TransientError
+from worker.errors import FatalError, TransientError, UsageError
 from worker.messages import STAGES, Lane, LoadSpectra, Stage
 from worker.network.checkpoint import weights_sha256
+from worker.network.starter import weights_name
 from worker.results.export import read_table
 from worker.results.noise_model import read_noise_model
+from worker.served import served_weights
 from worker.settings import Settings, socket_broker_url, socket_folder, use_settings
 
 #: How often the ledger is asked what is done, and how much of it at a time.
@@ -39,6 +41,10 @@ _REGISTERED_AT_ONCE = 500
 
 #: Told of the spectra that got their row.
 Finished = Callable[[int], None]
+#: Gives files on, showing how many are left.
+Reading = Callable[[Sequence[Path]], Iterator[Path]]
+#: Shows how much of a total is done, given what it is called.
+Bar = Callable[[str, int], AbstractContextManager[Finished]]
 
 
 @dataclass(frozen=True)
@@ -69,26 +75,49 @@ class Plan:
     files: list[Path]
     wanted: Wanted
     weights: str
+    weights_name: str
     corrections: str | None
     tag: str
 
     @classmethod
     def make(cls, paths: Sequence[Path], settings: Settings, *, wanted: Wanted, tag: str) -> Plan:
         """Check all that can be checked before the work."""
+        weights = weights_sha256(settings.weights_file)
         return cls(
             settings=settings,
             files=find_files(paths, settings.data_root),
             wanted=wanted,
-            weights=weights_sha256(settings.required_model()),
-            corrections=read_noise_model(settings.corrections).sha256,
+            weights=weights,
+            weights_name=weights_name(settings.weights_file, weights),
+            corrections=read_noise_model(settings.corrections_file(weights)).sha256,
             tag=tag,
         )
+
+
+def carry_out(plan: Plan, *, serial: bool, headers: Reading, bar: Bar) -> Outcome:
+    """Do all of a plan: register its files, process what has no result, read all results.
+
+    Parameters
+    ----------
+    serial
+        In this process alone; otherwise through the stream.
+    headers, bar
+        How progress is shown: while headers are read, and while spectra are processed.
+    """
+    with opened(plan.settings.database_url) as engine:
+        registered = register_files(engine, plan, headers)
+        started = time.perf_counter()
+        if registered.open_jobs:
+            process = run_serial if serial else run_stream
+            with bar("Processing", len(registered.open_jobs)) as advance:
+                process(engine, plan, registered.open_jobs, advance)
+        return collect(engine, plan, registered, time.perf_counter() - started)
 
 
 def register_files(
     engine: Engine,
     plan: Plan,
-    progress: Callable[[Sequence[Path]], Iterator[Path]],
+    progress: Reading,
     lane: Lane = "bulk",
 ) -> Registered:
     """Register the spectra of a plan's files and open their jobs.
@@ -103,12 +132,41 @@ def register_files(
     parts = []
     while block := list(islice(entries, _REGISTERED_AT_ONCE)):
         with transaction(engine) as session:
-            parts.append(register(session, block, weights=plan.weights, tag=plan.tag, lane=lane))
+            parts.append(
+                register(
+                    session,
+                    block,
+                    weights=plan.weights,
+                    weights_name=plan.weights_name,
+                    tag=plan.tag,
+                    lane=lane,
+                )
+            )
     return Registered(
         [job for part in parts for job in part.jobs],
         [job for part in parts for job in part.open_jobs],
         [job for part in parts for job in part.waiting_jobs],
     )
+
+
+def check_stack(settings: Settings, weights: str) -> None:
+    """Make sure that the starter weights, where none are given, are those of a running stack.
+
+    Who names weights may mean a stack that comes later.
+
+    Raises
+    ------
+    UsageError
+        The stack serves others: jobs would wait for ever.
+    """
+    if settings.model is not None:
+        return
+    with suppress(TransientError), closing(broker_client(settings)) as client:
+        if served_weights(client) not in (None, weights):
+            raise UsageError(
+                "No weights are given, and the stack that runs here does not serve the starter "
+                "weights; give those of the stack with --model FILE or ASTRONN_STREAM_MODEL."
+            )
 
 
 def send_waiting(engine: Engine, settings: Settings, weights: str) -> None:
@@ -117,9 +175,12 @@ def send_waiting(engine: Engine, settings: Settings, weights: str) -> None:
     Raises
     ------
     TransientError
-        Redis or the database does not answer; what waits goes on waiting.
+        Redis or the database does not answer, or no weights are given and no stack says that it
+        serves the starter weights; what waits goes on waiting.
     """
     with closing(broker_client(settings)) as client:
+        if settings.model is None and served_weights(client) != weights:
+            raise TransientError("No stack that serves the starter weights answers.")
         name = Broker(client, settings.broker).name()
         release(engine, send, settings, name, weights=weights)
 

@@ -16,6 +16,7 @@ import redis
 from sqlalchemy import create_engine, make_url, text
 
 from worker.embedded import redis_server
+from worker.network.starter import STARTER_WEIGHTS
 from worker.settings import PREFIX, get_settings
 
 SHARED_DATA = Path(__file__).parents[2] / "shared" / "data"
@@ -42,6 +43,14 @@ def astra_weights() -> Path:
 @pytest.fixture(scope="session")
 def corrections_pickle() -> Path:
     return shared("corrections", "AstroNN_corrections.pkl")
+
+
+@pytest.fixture(scope="session")
+def starter_weights() -> Path:
+    """The starter weights themselves, with what is shipped beside them."""
+    if not STARTER_WEIGHTS.exists():
+        pytest.skip("this checkout holds no starter weights")
+    return STARTER_WEIGHTS
 
 
 @pytest.fixture(autouse=True)

@@ -25,6 +25,8 @@ from worker.embedded import (
 )
 from worker.errors import FatalError, TransientError, UsageError
 from worker.messages import STAGES, Stage
+from worker.network.checkpoint import weights_sha256
+from worker.network.starter import NOTICE, is_starter
 from worker.outage import Outage
 from worker.settings import Settings, get_settings, use_settings
 
@@ -32,12 +34,18 @@ console = Console()
 
 Model = Annotated[
     Path | None,
-    typer.Option("--model", metavar="FILE", help="Weights of the network, a PyTorch checkpoint."),
+    typer.Option(
+        "--model",
+        metavar="FILE",
+        help="Weights of the network, a PyTorch checkpoint; without it the starter weights.",
+    ),
 ]
 Corrections = Annotated[
     Path | None,
     typer.Option(
-        "--corrections", metavar="FILE", help="Noise model: .pkl of the peers, .json or .toml."
+        "--corrections",
+        metavar="FILE",
+        help="Noise model: .pkl of the peers, .json or .toml. The starter weights have their own.",
     ),
 ]
 
@@ -80,6 +88,12 @@ def settings_with(model: Path | None = None, corrections: Path | None = None) ->
     return settings
 
 
+def tell_starter(weights: str) -> None:
+    """Say so where the weights with this SHA-256 are the starter weights."""
+    if is_starter(weights):
+        console.print(f"[yellow]{NOTICE}[/yellow]", highlight=False, soft_wrap=True)
+
+
 def up(
     model: Model = None,
     corrections: Corrections = None,
@@ -93,9 +107,10 @@ def up(
     redis-server is started only where ASTRONN_STREAM_BROKER_URL names none.
     """
     settings = settings_with(model, corrections)
-    settings.required_model()
+    weights = weights_sha256(settings.weights_file)
     if settings.broker_url is None and broker_answers(settings):
         raise UsageError("A local stack for this database is running already.")
+    tell_starter(weights)
     services = [*STAGES, LIVE_LOADER, DISPATCHER]
     services += [REDIS] if settings.broker_url is None else []
     services += [FLOWER] if flower else []
@@ -172,11 +187,11 @@ def _prepare(stage: StageName) -> None:
         case StageName.INFER:
             from worker.stages.infer import open_inference
 
-            open_inference()
+            tell_starter(open_inference().weights)
         case StageName.RECORD:
             from worker.stages.record import noise_model
 
-            noise_model()
+            noise_model(get_settings().corrections)
 
 
 def status(
@@ -214,6 +229,8 @@ def export(
         table = read_table(engine, kind=kind, tag=tag)
     write_table(table, out)
     console.print(f"{out}: {len(table)} rows", highlight=False, soft_wrap=True)
+    if "notice" in table.meta:
+        console.print(f"[yellow]{table.meta['notice']}[/yellow]", highlight=False, soft_wrap=True)
 
 
 def database_upgrade() -> None:

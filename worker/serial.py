@@ -33,9 +33,9 @@ def process(
     FatalError
         The weights or the corrections cannot be used.
     """
-    noise_model = read_noise_model(settings.corrections)
     inference = Inference(settings)
     try:
+        noise_model = read_noise_model(settings.corrections_file(inference.weights))
         for message in messages:
             finished(_process(message, engine, settings, inference, noise_model))
     finally:

@@ -13,7 +13,8 @@ from urllib.parse import parse_qs, urlsplit, urlunsplit
 from pydantic import Field, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from worker.errors import FatalError, UsageError
+from worker.errors import FatalError
+from worker.network import starter
 from worker.redis_url import checked_redis_url
 
 PREFIX = "ASTRONN_STREAM_"
@@ -101,17 +102,20 @@ class Settings(BaseSettings):
         database = hashlib.blake2b(self.database_url.encode(), digest_size=6).hexdigest()
         return socket_folder() / f"astronn-stream-{os.getuid()}-{database}"
 
-    def required_model(self) -> Path:
-        """The weights to use.
+    @property
+    def weights_file(self) -> Path:
+        """The weights to use: those configured, or the starter weights."""
+        return self.model or starter.STARTER_WEIGHTS
 
-        Raises
-        ------
-        UsageError
-            None are configured.
+    def corrections_file(self, weights: str) -> Path | None:
+        """The noise model for labels of the weights with this SHA-256.
+
+        It is the one configured, whatever the weights. Without one the starter weights have
+        their own; others have none. A recorder therefore need not know what inference serves.
         """
-        if self.model is None:
-            raise UsageError("No weights are given: use --model FILE or set ASTRONN_STREAM_MODEL.")
-        return self.model
+        if self.corrections is None and starter.is_starter(weights):
+            return starter.STARTER_CORRECTIONS
+        return self.corrections
 
     @property
     def loaders(self) -> int:

@@ -14,7 +14,9 @@ from worker.broker import UNACKED, dispatcher_answers
 from worker.database.session import exists, open_database
 from worker.database.tables import AstroNN, Job, JobState
 from worker.embedded import broker_client
-from worker.network.checkpoint import weights_sha256
+from worker.errors import TransientError
+from worker.network.starter import STARTER_NAME, is_starter
+from worker.served import served_weights
 from worker.settings import Settings
 
 _WORKERS_SECONDS = 1.0
@@ -25,23 +27,33 @@ def read_status(settings: Settings) -> dict[str, dict[str, Any]]:
 
     What cannot be reached says so in its place.
     """
-    return {"queues": _queues(settings), "jobs": _jobs(settings), "workers": _workers()}
+    served, queues = _queues(settings)
+    return {"queues": queues, "jobs": _jobs(settings, served), "workers": _workers()}
 
 
-def _queues(settings: Settings) -> dict[str, Any]:
+def _queues(settings: Settings) -> tuple[str | None, dict[str, Any]]:
+    """The weights that the stack serves, where its dispatcher says so, and what Redis holds."""
     client = broker_client(settings)
     try:
+        served = served_weights(client)
         names = [queue for queues in QUEUES.values() for queue in queues]
         depths: dict[str, Any] = {name: client.llen(name) for name in names}
         depths["taken, not acknowledged"] = client.hlen(UNACKED)
-        return depths | {"dispatcher": "answers" if dispatcher_answers(client) else "none"}
-    except (redis.ConnectionError, redis.TimeoutError):
-        return {"redis": "does not answer; is a stack up?"}
+        depths["dispatcher"] = "answers" if dispatcher_answers(client) else "none"
+        return served, depths | _name_of(served)
+    except (redis.ConnectionError, redis.TimeoutError, TransientError):
+        return None, {"redis": "does not answer; is a stack up?"}
     finally:
         client.close()
 
 
-def _jobs(settings: Settings) -> dict[str, Any]:
+def _name_of(served: str | None) -> dict[str, str]:
+    if served is None:
+        return {}
+    return {"weights": STARTER_NAME if is_starter(served) else served[:12]}
+
+
+def _jobs(settings: Settings, served: str | None) -> dict[str, Any]:
     if not exists(settings.database_url):
         return {}
     engine = open_database(settings.database_url)
@@ -51,7 +63,7 @@ def _jobs(settings: Settings) -> dict[str, Any]:
                 select(Job.state, func.count().label("number")).group_by(Job.state)
             )
             jobs: dict[str, Any] = {row.state: row.number for row in states}
-            jobs |= _for_other_weights(connection, settings)
+            jobs |= _for_other_weights(connection, served)
             unlabelled = select(func.count()).where(AstroNN.flag_no_result)
             return jobs | {"without labels": connection.scalar(unlabelled)}
     except SQLAlchemyError:
@@ -60,14 +72,12 @@ def _jobs(settings: Settings) -> dict[str, Any]:
         engine.dispose()
 
 
-def _for_other_weights(connection: Connection, settings: Settings) -> dict[str, int]:
+def _for_other_weights(connection: Connection, served: str | None) -> dict[str, int]:
     """How many jobs wait that the dispatcher of this stack leaves to another, if there are any."""
-    if settings.model is None:
+    if served is None:
         return {}
     number = connection.scalar(
-        select(func.count()).where(
-            Job.state == JobState.WAITING, Job.weights_sha256 != weights_sha256(settings.model)
-        )
+        select(func.count()).where(Job.state == JobState.WAITING, Job.weights_sha256 != served)
     )
     return {"waiting for other weights": number} if number else {}
 

@@ -171,7 +171,7 @@ def _visit(
     flux = flux + weather.sky_residual * sky_level * lines
     flux = flux + error * rng.standard_normal(N_APSTAR, dtype=np.float32)
     mask, flux = bad_pixels(rng, flux, shift, fiber)
-    mask |= np.where(e_sky > 0.5 * object_error, np.int32(1 << 12), np.int32(0))
+    mask |= np.where((lines > 0.3) & (e_sky > 0.5 * object_error), np.int32(1 << 12), np.int32(0))
     mask |= np.where(transmission < 0.75, np.int32(1 << 13), np.int32(0))
     in_windows = covered & (seen > 0.9)
     return {

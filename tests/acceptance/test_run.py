@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import signal
@@ -9,10 +10,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from astropy.io import fits
 
 from tests.acceptance.command import DONE, Workplace, assert_same_rows
 from tests.conftest import shared, wait_for
 from worker.labels import LABEL_NAMES
+from worker.network.starter import NOTICE, STARTER_CORRECTIONS, STARTER_NAME
 
 
 @pytest.fixture
@@ -99,6 +102,31 @@ def test_another_tag_computes_all_anew_with_the_same_values(
     assert "Processed 44 spectra" in output
     assert_same_rows(streamed.table(), streamed.table("b.fits"), besides={"tag", "task_pk"})
     (streamed.folder / "b.fits").unlink()
+
+
+def test_without_weights_the_starter_weights_are_used_and_every_row_says_so(
+    place: Workplace, apstar_folder: Path, starter_weights: Path
+) -> None:
+    files = sorted(apstar_folder.iterdir())[:2]
+    (place.folder / "text.fits").write_text("not FITS at all\n")
+    output = place.run("run", *files, "text.fits", "--serial")
+    assert output.count(NOTICE) == 1
+    table = place.table()
+    assert (table["weights_name"] == STARTER_NAME).all()
+    assert table["flag_no_result"].sum() == 1
+    labelled = table[~table["flag_no_result"]]
+    factors = json.loads(STARTER_CORRECTIONS.read_text())["teff"]
+    expected = factors["scale"] * labelled["raw_e_teff"] + factors["offset"]
+    np.testing.assert_allclose(labelled["e_teff"], expected, rtol=1e-6)
+    with fits.open(place.folder / "labels.fits") as hdus:
+        assert "starter weights" in str(hdus["ASTRONN"].header["COMMENT"])
+    streamed = place.run("run", *files, "text.fits", "--tag", "streamed", "--out", "b.fits")
+    assert streamed.count(NOTICE) == 1
+    assert_same_rows(table, place.table("b.fits"), besides={"tag", "task_pk"})
+    copied = shutil.copy(starter_weights, place.folder / "renamed.pt")
+    again = place.run("run", *files, "--model", copied, "--out", "c.fits")
+    assert "Nothing to compute" in again
+    assert NOTICE in again
 
 
 @pytest.fixture
@@ -191,7 +219,6 @@ def test_bad_files_get_one_reason_each_and_the_good_one_its_labels(
     ("arguments", "status", "sentence"),
     [
         (["nowhere", "--model", "{weights}"], 2, "nowhere does not exist"),
-        (["{folder}"], 2, "No weights are given"),
         (["{folder}", "--model", "none.pt"], 2, "none.pt: there is no such file"),
         (["{folder}", "--model", "{weights}", "--out", "x.txt"], 2, "must end in one of"),
         (

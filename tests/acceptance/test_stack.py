@@ -13,6 +13,8 @@ import pytest
 
 from tests.acceptance.command import DONE, Workplace, assert_same_rows
 from tests.conftest import wait_for
+from worker.network.checkpoint import weights_sha256
+from worker.network.starter import STARTER_NAME
 
 
 @pytest.fixture
@@ -45,7 +47,11 @@ def status(place: Workplace) -> dict[str, dict[str, object]]:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_spectra_given_to_a_stack_come_out_as_tables(
-    place: Workplace, apstar_folder: Path, stack: subprocess.Popen[str], number: signal.Signals
+    place: Workplace,
+    apstar_folder: Path,
+    astra_weights: Path,
+    stack: subprocess.Popen[str],
+    number: signal.Signals,
 ) -> None:
     output = place.run("enqueue", apstar_folder)
     assert "44 spectra in 10 files: 44 enqueued" in output
@@ -54,6 +60,7 @@ def test_spectra_given_to_a_stack_come_out_as_tables(
     assert report["jobs"] == {"done": 44, "without labels": 0}
     assert len(report["workers"]) == 4
     assert report["queues"]["dispatcher"] == "answers"
+    assert report["queues"]["weights"] == weights_sha256(astra_weights)[:12]
     assert "0 enqueued, 44 had results" in place.run("enqueue", apstar_folder)
     for name, rows in [("a.fits", 44), ("a.parquet", 44), ("a.csv", 44), ("a.ecsv", 44)]:
         assert f"{name}: {rows} rows" in place.run("export", "--out", name)
@@ -80,6 +87,33 @@ def test_a_second_stack_on_the_same_database_is_refused(
     stack: subprocess.Popen[str],  # noqa: ARG001 - it has to be there
 ) -> None:
     assert "running already" in place.run("up", status=2)
+
+
+@pytest.mark.usefixtures("starter_weights", "stack")
+def test_spectra_for_the_starter_weights_are_not_given_to_a_stack_of_others(
+    place: Workplace, apstar_folder: Path
+) -> None:
+    wait_for(lambda: "weights" in status(place)["queues"], "the dispatcher")
+    model = place.environment.pop("ASTRONN_STREAM_MODEL")
+    assert "does not serve the starter weights" in place.run("enqueue", apstar_folder, status=2)
+    assert place.count("SELECT count(*) FROM job") == 0
+    place.run("enqueue", apstar_folder, "--model", model)
+    wait_for(lambda: place.count(DONE) == 44, "all jobs")
+
+
+@pytest.mark.usefixtures("starter_weights")
+def test_a_stack_without_weights_serves_the_starter_weights(
+    place: Workplace, apstar_folder: Path
+) -> None:
+    del place.environment["ASTRONN_STREAM_MODEL"]
+    assert "wait in the database" in place.run("enqueue", apstar_folder)
+    stack = start_stack(place)
+    try:
+        wait_for(lambda: place.count(DONE) == 44, "all jobs")
+        assert status(place)["queues"]["weights"] == STARTER_NAME
+        assert STARTER_NAME in place.run("export", "--out", "a.csv")
+    finally:
+        place.stop(stack, signal.SIGTERM, 0)
 
 
 def test_a_stack_that_is_killed_leaves_no_process(

@@ -68,7 +68,7 @@ class Stream:
 
     @property
     def weights(self) -> str:
-        return weights_sha256(get_settings().required_model())
+        return weights_sha256(get_settings().weights_file)
 
     @property
     def broker(self) -> Broker:
@@ -165,7 +165,9 @@ def stream(
     with opened(database_url) as engine, redis.Redis(unix_socket_path=str(redis_socket)) as client:
         entries = [entry for file in files for entry in spectra_of(file, apstar_folder, "both")]
         with transaction(engine) as session:
-            jobs = register(session, entries, weights=weights, tag="", lane="bulk")
+            jobs = register(
+                session, entries, weights=weights, weights_name="own.pt", tag="", lane="bulk"
+            )
         yield Stream(client, engine, jobs)
         record_stage.database().dispose()
     forget_process_state()

@@ -1,17 +1,21 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
+from alembic import command
 from alembic.autogenerate import compare_metadata
+from alembic.config import Config
 from alembic.migration import MigrationContext
-from sqlalchemy import Engine, func, select
+from sqlalchemy import Engine, func, inspect, select
 from sqlalchemy.exc import IntegrityError
 
 from producer.register import Registered, register
 from producer.sources import CatalogueEntry
+from worker.database import session as database_session
 from worker.database.session import opened, transaction, upgrade
 from worker.database.tables import AstroNN, Base, Job, JobState, Kind, Source, Spectrum
 from worker.errors import FatalError, TransientError
@@ -46,7 +50,14 @@ def entries(number: int, version: str = "1-1") -> list[CatalogueEntry]:
 
 def registered(engine: Engine, number: int, *, tag: str = "", version: str = "1-1") -> Registered:
     with transaction(engine) as session:
-        return register(session, entries(number, version), weights="w", tag=tag, lane="bulk")
+        return register(
+            session,
+            entries(number, version),
+            weights="w",
+            weights_name="own.pt",
+            tag=tag,
+            lane="bulk",
+        )
 
 
 def labels_of(jobs: list[int], value: float = 1.0, version: str = "1-1") -> RecordLabels:
@@ -89,6 +100,43 @@ def test_a_database_of_a_newer_version_is_refused(engine: Engine) -> None:
         upgrade(engine)
 
 
+def test_rows_without_a_name_of_their_weights_survive_the_way_down_and_up(engine: Engine) -> None:
+    (done, waiting) = registered(engine, 2).jobs
+    with transaction(engine) as session:
+        record_labels(session, labels_of([done]), identity())
+    migrate(engine, command.downgrade, "0002")
+    for table in ("job", "astronn"):
+        assert "weights_name" not in {each["name"] for each in inspect(engine).get_columns(table)}
+    migrate(engine, command.upgrade, "head")
+    test_migrations_make_exactly_the_models(engine)
+    assert names(engine) == {done: None, waiting: None}
+    assert registered(engine, 2).open_jobs == [waiting]
+    with transaction(engine) as session:
+        assert record_labels(session, labels_of([waiting]), identity()) == 1
+        # What waited before is named when it is asked for again; what was done stays.
+        rows = {row.task_pk: row.weights_name for row in session.scalars(select(AstroNN))}
+        assert rows == {done: None, waiting: "own.pt"}
+    assert names(engine) == {done: None, waiting: "own.pt"}
+
+
+def migrate(engine: Engine, move: Callable[[Config, str], None], revision: str) -> None:
+    """Move the tables up or down to a revision."""
+    config = Config()
+    config.set_main_option(
+        "script_location", str(Path(database_session.__file__).parent / "migrations")
+    )
+    with engine.execution_options(writes=True).begin() as connection:
+        config.attributes["connection"] = connection
+        move(config, revision)
+
+
+def names(engine: Engine) -> dict[int, str | None]:
+    """The weights' names by job."""
+    with engine.connect() as connection:
+        rows = connection.execute(select(Job.pk, Job.weights_name))
+        return {row.pk: row.weights_name for row in rows}
+
+
 def test_registering_twice_adds_nothing(engine: Engine) -> None:
     first, second = registered(engine, 1200), registered(engine, 1200)
     assert first == second
@@ -99,7 +147,9 @@ def test_registering_twice_adds_nothing(engine: Engine) -> None:
 def test_jobs_come_back_in_the_order_of_the_spectra(engine: Engine) -> None:
     jobs = registered(engine, 700).jobs
     with transaction(engine) as session:
-        reverse = register(session, entries(700)[::-1], weights="w", tag="", lane="bulk")
+        reverse = register(
+            session, entries(700)[::-1], weights="w", weights_name="own.pt", tag="", lane="bulk"
+        )
     assert reverse.jobs == jobs[::-1]
 
 
@@ -142,6 +192,7 @@ def test_labels_become_one_row_with_noise_model_and_provenance(engine: Engine) -
             assert getattr(row, f"raw_e_{name}") == 0.01 * (n + 1)
             assert getattr(row, f"e_{name}") == 2.0 * 0.01 * (n + 1) + 0.5 * n
         assert (row.corrections_sha256, row.mc_samples, row.seed) == ("abc", 100, 0)
+        assert (row.weights_sha256, row.weights_name) == ("w", "own.pt")
         assert row.source_pk is not None
         assert session.get_one(Job, job).state == JobState.DONE
 
@@ -179,6 +230,7 @@ def test_a_failure_becomes_a_row_without_labels(engine: Engine) -> None:
         row = session.scalars(select(AstroNN)).one()
         assert row.result_flags == ResultFlag.NO_RESULT
         assert row.no_result_reason == "apStar-é\N{REPLACEMENT CHARACTER}.fits is empty."
+        assert (row.weights_sha256, row.weights_name) == ("w", "own.pt")
         assert all(getattr(row, name) is None for name in LABEL_NAMES)
 
 
@@ -208,7 +260,7 @@ def test_two_recorders_of_the_same_jobs_write_one_row_each(engine: Engine) -> No
 def test_a_transaction_that_raises_leaves_nothing(engine: Engine) -> None:
     def fail_in_the_middle() -> None:
         with transaction(engine) as session:
-            register(session, entries(5), weights="w", tag="", lane="bulk")
+            register(session, entries(5), weights="w", weights_name="own.pt", tag="", lane="bulk")
             raise ValueError
 
     with pytest.raises(ValueError):  # noqa: PT011 - the very one

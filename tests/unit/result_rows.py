@@ -51,6 +51,7 @@ def result(pk: int, flags: int, **changes: Any) -> AstroNN:
         **dict(zip(label_columns(), numbers, strict=True)),
         "source_pk": 1,
         "weights_sha256": "ab" * 32,
+        "weights_name": "own.pt",
         "tag": "first",
         "software_version": __version__,
         "mc_samples": 100 if labelled else None,
@@ -83,7 +84,7 @@ def small_database(folder: Path) -> Iterator[Engine]:
     """A coadd, three visits and a spectrum without a star; one of them has no labels."""
     coadd = {"kind": "coadd", "member": "coadd", "plate": None, "mjd": None, "fiber": None}
     results = [
-        result(1, 0, corrections_sha256="cd" * 32),
+        result(1, 0, corrections_sha256="cd" * 32, weights_name=None),  # of an older version
         result(2, 2),
         result(3, 7, tag="second", created=MOMENT.astimezone(timezone(timedelta(hours=2)))),
         result(4, ResultFlag.NO_RESULT, no_result_reason=REASON),

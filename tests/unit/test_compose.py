@@ -101,6 +101,14 @@ def test_record_reads_the_settings_that_are_meant(monkeypatch: pytest.MonkeyPatc
     assert with_corrections.corrections == Path("/model/noise.json")
 
 
+@pytest.mark.parametrize("service", ["infer", DISPATCHER])
+def test_a_survey_never_runs_on_the_starter_weights(
+    monkeypatch: pytest.MonkeyPatch, service: str
+) -> None:
+    given = {"REDIS_PASSWORD": "of-redis", "POSTGRES_PASSWORD": "of-postgres"}
+    assert settings_of(service, monkeypatch, **given).weights_file == Path("/model/weights.pt")
+
+
 def test_env_example_lists_what_is_used_and_nothing_else() -> None:
     assert set(env_example()) == variables(TEXT)
 

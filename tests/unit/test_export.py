@@ -23,7 +23,7 @@ LABEL_NAMES = """
 """
 OTHER_NAMES = """
     spectrum_pk source_pk task_pk tag software_version created modified t_elapsed t_overhead
-    result_flags no_result_reason weights_sha256 corrections_sha256 mc_samples seed
+    result_flags no_result_reason weights_sha256 weights_name corrections_sha256 mc_samples seed
 """
 PREFIXES = ("", "e_", "raw_", "raw_e_")
 
@@ -69,6 +69,7 @@ def test_what_is_missing_is_nan_masked_or_empty(table: Table) -> None:
     assert table["healpix"].mask.tolist() == [True, False, True, True, True]
     assert table["no_result_reason"].tolist() == ["", "", "", "", REASON]
     assert table["corrections_sha256"].tolist() == ["", "cd" * 32, "", "", ""]
+    assert table["weights_name"].tolist() == ["own.pt", "", "own.pt", "own.pt", "own.pt"]
 
 
 def test_flags_come_as_bits_and_as_truths(table: Table) -> None:

@@ -305,6 +305,7 @@ LIGHT_MODULES = (
     "producer.sources",
     "producer.register",
     "producer.dispatch",
+    "producer.cli",
     "worker.app",
     "worker.stages.load",
     "worker.stages.infer",

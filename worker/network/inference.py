@@ -55,13 +55,13 @@ class Inference:
     def __init__(self, settings: Settings) -> None:
         from worker.network.dropout import McDropoutEngine, choose_device
 
-        model = settings.required_model()
-        self.weights = weights_sha256(model)
+        file = settings.weights_file
+        self.weights = weights_sha256(file)
         self.mc_samples = settings.mc_samples
         self.seed = settings.seed
         self.device = choose_device(settings.device)
         engine = McDropoutEngine(
-            read_checkpoint(model),
+            read_checkpoint(file),
             mc_samples=settings.mc_samples,
             seed=settings.seed,
             device=self.device,

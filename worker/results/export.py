@@ -21,6 +21,7 @@ from worker import __version__
 from worker.database.tables import LABEL_PREFIXES, AstroNN, Spectrum
 from worker.errors import UsageError
 from worker.labels import LABELS
+from worker.network.starter import STARTER_NAME
 from worker.results.flags import DESCRIPTIONS
 
 _ROWS_AT_ONCE = 10_000
@@ -94,6 +95,7 @@ def table_columns() -> list[TableColumn]:
         _column(AstroNN.flag_no_result, "bool", "There are no labels"),
         _column(AstroNN.no_result_reason, "str", "Why there are no labels"),
         _column(AstroNN.software_version, "str", "Version of astronn-stream"),
+        _column(AstroNN.weights_name, "str", "Name of the weights"),
         _column(AstroNN.weights_sha256, "str", "SHA-256 of the weights"),
         _column(AstroNN.corrections_sha256, "str", "SHA-256 of the noise model; none: identity"),
         _column(AstroNN.mc_samples, "i4", "Passes of MC dropout"),
@@ -147,7 +149,14 @@ def read_table(
         for flag, meaning in DESCRIPTIONS.items()
         if flag.name
     }
+    if (made_up := _starter_rows(table)) > 0:
+        table.meta["notice"] = f"{made_up} of {len(table)} rows come from the {STARTER_NAME}."
     return table
+
+
+def _starter_rows(table: Table) -> int:
+    """How many rows of a table, with labels or without, come from the starter weights."""
+    return int((table["weights_name"] == STARTER_NAME).sum())
 
 
 def _parts(query: Select[Any], jobs: Sequence[int] | None) -> Iterator[Select[Any]]:
@@ -200,7 +209,7 @@ def _write_fits(table: Table, path: Path) -> None:
         plain[name].unit = None
         if plain[name].dtype.kind == "U":
             plain[name] = [text.encode("ascii", "backslashreplace") for text in plain[name]]
-    flags = plain.meta.pop("result_flags")
+    flags, notice = plain.meta.pop("result_flags"), plain.meta.pop("notice", None)
     hdu = fits.table_to_hdu(plain)
     hdu.name = "ASTRONN"
     for number, name in enumerate(plain.colnames, start=1):
@@ -213,6 +222,8 @@ def _write_fits(table: Table, path: Path) -> None:
         hdu.header[f"TCOMM{number}"] = description
     for bit, meaning in flags.items():
         hdu.header["COMMENT"] = f"result_flags {bit}: {meaning}"
+    if notice is not None:
+        hdu.header["COMMENT"] = notice
     fits.HDUList([fits.PrimaryHDU(), hdu]).writeto(path)
 
 

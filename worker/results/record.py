@@ -89,6 +89,7 @@ def _close_jobs(
             "spectrum_pk": job.spectrum_pk,
             "source_pk": source_pk,
             "weights_sha256": job.weights_sha256,
+            "weights_name": job.weights_name,
             "tag": job.tag,
             "software_version": __version__,
             "created": moment,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from functools import lru_cache
+from pathlib import Path
 from typing import TypeVar
 
 from sqlalchemy import Engine
@@ -28,10 +29,11 @@ _T = TypeVar("_T", bound=Ticket)
 
 def record(message: RecordLabels) -> None:
     """Write the labels of a message."""
+    factors = noise_model(get_settings().corrections_file(message.weights))
 
     def write(session: Session, results: Sequence[SpectrumLabels]) -> int:
         part = message.model_copy(update={"results": tuple(results)})
-        return record_labels(session, part, noise_model())
+        return record_labels(session, part, factors)
 
     finished = _write(message.results, write)
     logger.info("action=record jobs=%d of %d", finished, len(message.results))
@@ -73,10 +75,10 @@ def database() -> Engine:
     return open_database(get_settings().database_url)
 
 
-@lru_cache(maxsize=1)
-def noise_model() -> NoiseModel:
-    """The noise model of this process."""
-    return read_noise_model(get_settings().corrections)
+@lru_cache(maxsize=2)
+def noise_model(path: Path | None) -> NoiseModel:
+    """The noise model of a file, read once in this process; identity without one."""
+    return read_noise_model(path)
 
 
 record_task = task("record", RecordLabels)(record)

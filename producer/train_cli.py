@@ -1,0 +1,324 @@
+"""``astronn-stream model train``: spectra and a table of labels to weights of one's own."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from producer.terminal import console, progress_bar, progress_console, telling_interruption
+from producer.training_set import Matched, SpectraCache, cached_spectra, match
+from worker.errors import UsageError
+from worker.settings import get_settings
+from worker.training.data import Indices, split_by_star
+from worker.training.label_table import read_label_table
+from worker.training.provenance import Job, command_line, counts, metadata, summary
+
+if TYPE_CHECKING:
+    from worker.training.evaluation import Evaluated
+    from worker.training.state import Losses
+    from worker.training.statistics import Numbers
+    from worker.training.trainer import Progress as Step
+    from worker.training.trainer import Trained, TrainingSettings
+
+
+class Kind(StrEnum):
+    """Which spectra of a file are trained on."""
+
+    COADD = "coadd"
+    VISIT = "visit"
+    BOTH = "both"
+
+
+class Device(StrEnum):
+    """Where to compute."""
+
+    AUTO = "auto"
+    CPU = "cpu"
+    CUDA = "cuda"
+
+
+class Precision(StrEnum):
+    """The type to compute in."""
+
+    AUTO = "auto"
+    FLOAT32 = "float32"
+    BFLOAT16 = "bfloat16"
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """The files of a training, all named after its weights."""
+
+    weights: Path
+    cache: Path
+    state: Path
+    corrections: Path
+    report: Path
+
+    @classmethod
+    def of(cls, out: Path, cache: Path | None, report: Path | None) -> Outputs:
+        """Where they lie if nothing else is said.
+
+        Raises
+        ------
+        UsageError
+            The weights cannot be written there.
+        """
+        if out.suffix != ".pt":
+            raise UsageError(f"--out {out}: weights are written as a .pt file.")
+        if not out.parent.is_dir():
+            raise UsageError(f"--out {out}: there is no such folder.")
+        if cache is not None and cache.suffix != ".npy":
+            raise UsageError(f"--cache {cache}: the cache is a .npy file.")
+        return cls(
+            weights=out,
+            cache=cache or out.with_name(f"{out.name.removesuffix('.pt')}.spectra.npy"),
+            state=out.with_suffix(".training.pt"),
+            corrections=out.with_suffix(".corrections.json"),
+            report=report or out.with_name(f"{out.stem}_report"),
+        )
+
+
+def train(
+    paths: Annotated[
+        list[Path], typer.Argument(metavar="PATH...", help="apStar files, and folders of them.")
+    ],
+    labels: Annotated[
+        Path,
+        typer.Option(
+            "--labels",
+            metavar="TABLE",
+            help="Known labels: .fits, .ecsv, .csv or .parquet, by `path`, or by star (`obj`).",
+        ),
+    ],
+    out: Annotated[Path, typer.Option("--out", metavar="OUT.pt", help="The weights to write.")],
+    kind: Annotated[
+        Kind, typer.Option("--kind", help="Train on coadds, visits, or both.")
+    ] = Kind.BOTH,
+    epochs: Annotated[int, typer.Option("--epochs", min=1, help="Most epochs.")] = 30,
+    batch_size: Annotated[int, typer.Option("--batch-size", min=2, help="Spectra in a step.")] = 64,
+    learning_rate: Annotated[
+        float, typer.Option("--learning-rate", min=0, help="The highest learning rate.")
+    ] = 2e-3,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Of all that is random.")] = 0,
+    validation: Annotated[
+        float,
+        typer.Option("--validation", min=0.001, max=0.9, help="Part of the stars kept aside."),
+    ] = 0.1,
+    patience: Annotated[
+        int, typer.Option("--patience", min=1, help="Epochs without gain that end it.")
+    ] = 10,
+    device: Annotated[Device, typer.Option("--device")] = Device.AUTO,
+    precision: Annotated[
+        Precision, typer.Option("--precision", help="`auto`: bfloat16 where that is fast.")
+    ] = Precision.AUTO,
+    half: Annotated[bool, typer.Option("--half", help="Write the weights as float16.")] = False,
+    cache: Annotated[
+        Path | None,
+        typer.Option("--cache", metavar="FILE", help="Normalised spectra; OUT.spectra.npy."),
+    ] = None,
+    report: Annotated[
+        Path | None, typer.Option("--report", metavar="DIR", help="The report; OUT_report.")
+    ] = None,
+    description: Annotated[
+        str, typer.Option("--description", metavar="TEXT", help="What it is trained on.")
+    ] = "",
+    purpose: Annotated[
+        str, typer.Option("--purpose", metavar="TEXT", help="What the weights are for.")
+    ] = "",
+) -> None:
+    """Train a network on spectra whose labels are known.
+
+    Writes the weights, a noise model for `--corrections`, and a report with pictures, from
+    stars that were kept aside. After an interruption the same command goes on where it
+    stopped, at the last whole epoch. The normalised spectra stay beside the weights
+    (OUT.spectra.npy and .json), so that another training on them begins at once; delete them
+    when you need them no more.
+    """
+    # Read by the OpenMP of torch, which is loaded later. Threads that wait without sleeping cost
+    # other programs the cores, and this one twice the time where it has them not for itself.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    outputs = Outputs.of(out, cache, report)
+    table = read_label_table(labels)
+    with telling_interruption():
+        spectra = _cached(paths, outputs.cache, kind)
+        matched = match(spectra, table, get_settings().data_root)
+        split = split_by_star(matched.data.stars, validation, seed)
+        _tell_data(spectra, matched, split)
+        settings = _settings(
+            epochs=epochs,
+            batch_size=batch_size,
+            learning_rate=learning_rate,
+            seed=seed,
+            validation=validation,
+            patience=patience,
+            device=device,
+            precision=precision,
+        )
+        job = Job(
+            command=command_line(sys.argv[1:]),
+            settings=settings,
+            kind=kind.value,
+            half=half,
+            label_file=labels,
+            description=description,
+            purpose=purpose,
+            data=matched.data,
+            split=split,
+            left_out={
+                "spectra that cannot be read": sum(spectra.failures.values()),
+                "spectra without labels": matched.spectra_without_labels,
+                "rows of the table without a spectrum": matched.rows_without_spectrum,
+            },
+        )
+        _finish(job, _train(job, outputs.state), outputs)
+
+
+def _settings(*, device: Device, precision: Precision, **values: float) -> TrainingSettings:
+    from worker.network.dropout import choose_device
+    from worker.training.trainer import TrainingSettings, choose_precision
+
+    chosen = choose_device(device.value)
+    return TrainingSettings(
+        device=chosen,
+        precision=choose_precision(precision.value, chosen),
+        **values,  # type: ignore[arg-type]
+    )
+
+
+def _cached(paths: list[Path], cache: Path, kind: Kind) -> SpectraCache:
+    settings = get_settings()
+    return cached_spectra(
+        paths,
+        cache,
+        data_root=settings.data_root,
+        wanted=kind.value,
+        coadd_mask=settings.coadd_mask,
+        processes=settings.loaders + 1,
+        progress=progress_bar,
+    )
+
+
+def _tell_data(spectra: SpectraCache, matched: Matched, split: tuple[Indices, Indices]) -> None:
+    left_out = sum(spectra.failures.values())
+    kept = " (kept from before)" if spectra.reused else ""
+    _say(f"{len(spectra.spectra)} spectra{kept}, {left_out} that cannot be read.")
+    for reason, count in spectra.failures.most_common(10):
+        _say(f"  {count} left out: {reason}")
+    stars = len(set(matched.data.stars))
+    _say(
+        f"{len(matched.data)} spectra of {stars} stars have labels: {len(split[0])} to train "
+        f"on, {len(split[1])} to validate with. {matched.spectra_without_labels} spectra "
+        f"have none, {matched.rows_without_spectrum} rows of the table no spectrum."
+    )
+
+
+def _say(text: str) -> None:
+    console.print(text, soft_wrap=True, markup=False)
+
+
+def _train(job: Job, state: Path) -> Trained:
+    from worker.training.trainer import train as train_network
+
+    with _training_bar(job.settings.epochs) as (on_step, on_epoch):
+        return train_network(job.data, job.split, job.settings, state, on_step, on_epoch)
+
+
+def _finish(job: Job, trained: Trained, outputs: Outputs) -> None:
+    """Write the weights, then what needs an evaluation of them; the state goes last."""
+    from worker.network.checkpoint import write_checkpoint
+    from worker.training.evaluation import NOTES, noise_scale, write_noise_model
+    from worker.training.report import Account, write_report
+
+    content = metadata(job, trained)
+    write_checkpoint(outputs.weights, trained.model, content, half=job.half)
+    evaluated = _evaluate(job, outputs.weights)
+    scale = noise_scale(evaluated)
+    write_noise_model(outputs.corrections, scale)
+    account = Account(
+        command=job.command,
+        settings=content["settings"],
+        data=counts(job),
+        losses=trained.losses,
+        best_epoch=trained.best_epoch,
+        notes=NOTES,
+    )
+    numbers = write_report(outputs.report, account, evaluated, scale)
+    content["validation"] |= summary(numbers)
+    write_checkpoint(outputs.weights, trained.model, content, half=job.half)
+    outputs.state.unlink(missing_ok=True)
+    _tell_outputs(trained, outputs, numbers)
+
+
+def _evaluate(job: Job, weights: Path) -> Evaluated:
+    """What was written is evaluated, float16 or not."""
+    from worker.network.checkpoint import read_checkpoint
+    from worker.network.dropout import McDropoutEngine
+    from worker.training.evaluation import evaluate, sample
+
+    chosen = sample(job.split[1])
+    engine = McDropoutEngine(
+        read_checkpoint(weights),
+        mc_samples=get_settings().mc_samples,
+        seed=0,
+        device=job.settings.device,
+    )
+    with progress_bar("Evaluating", len(chosen)) as finished:
+        return evaluate(engine, job.data, chosen, finished)
+
+
+def _tell_outputs(trained: Trained, outputs: Outputs, numbers: Numbers) -> None:
+    _say(f"{outputs.weights}: the best of {len(trained.losses)} epochs, {trained.best_epoch}.")
+    scatter = {name: numbers[name]["by_snr"]["all"]["scatter"] for name in numbers}
+    if None not in scatter.values():
+        _say(
+            f"Scatter on held-out stars: teff {scatter['teff']:.0f} K, logg "
+            f"{scatter['logg']:.3f}, fe_h {scatter['fe_h']:.3f} dex."
+        )
+    _say(f"{outputs.corrections}: the noise model, for --corrections.")
+    _say(f"{outputs.report / 'report.md'}: tables and pictures.")
+    _say(f"{outputs.cache} is kept for another training; delete it when it is not needed.")
+
+
+@contextmanager
+def _training_bar(
+    epochs: int,
+) -> Iterator[tuple[Callable[[Step], None], Callable[[Losses], None]]]:
+    """A bar of the whole training; one line for each epoch where nobody watches."""
+    watched = progress_console.is_terminal
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(elapsed_when_finished=True),
+    )
+    with Progress(*columns, console=progress_console, transient=True, disable=not watched) as bar:
+        task = bar.add_task("Training", total=None)
+        last = ""
+
+        def on_step(step: Step) -> None:
+            bar.update(
+                task,
+                total=epochs * step.steps,
+                completed=step.epoch * step.steps + step.step,
+                description=f"Epoch {step.epoch + 1}/{epochs} loss {step.loss:.3f}{last}",
+            )
+
+        def on_epoch(losses: Losses) -> None:
+            nonlocal last
+            last = f" validation {losses[-1]['validation']:.3f}"
+            if not watched:
+                progress_console.print(
+                    f"Epoch {len(losses)}/{epochs}: loss {losses[-1]['training']:.4f}{last}"
+                )
+
+        yield on_step, on_epoch

@@ -1,0 +1,122 @@
+"""The starter weights in the stream; the tests' usual weights stand in for them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from sqlalchemy import select
+
+from producer.dispatcher import Dispatcher
+from producer.run import check_stack, send_waiting
+from tests.integration.conftest import Stream
+from worker.database.session import transaction
+from worker.database.tables import AstroNN, Job, JobState, Spectrum
+from worker.errors import TransientError, UsageError
+from worker.labels import LABEL_NAMES
+from worker.network import starter
+from worker.network.starter import STARTER_NAME
+from worker.results.noise_model import read_noise_model
+from worker.served import served_weights, tell_served
+from worker.settings import get_settings
+from worker.stages import record as record_stage
+from worker.status import read_status
+
+
+@pytest.fixture
+def bare(
+    stream: Stream, monkeypatch: pytest.MonkeyPatch, astra_weights: Path, tmp_path: Path
+) -> Stream:
+    """A stream whose settings name neither weights nor corrections."""
+    corrections = tmp_path / "starter.corrections.json"
+    corrections.write_text(json.dumps({name: {"scale": 2, "offset": 3} for name in LABEL_NAMES}))
+    monkeypatch.setattr(starter, "STARTER_WEIGHTS", astra_weights)
+    monkeypatch.setattr(starter, "STARTER_CORRECTIONS", corrections)
+    for name in ("MODEL", "CORRECTIONS"):
+        monkeypatch.delenv(f"ASTRONN_STREAM_{name}")
+    get_settings.cache_clear()
+    record_stage.noise_model.cache_clear()
+    return stream
+
+
+def test_rows_of_the_starter_weights_have_their_name_and_their_noise_model(bare: Stream) -> None:
+    bare.change_jobs(weights_name=STARTER_NAME)
+    with transaction(bare.engine) as session:
+        job = session.get_one(Job, bare.registered.jobs[0])
+        session.get_one(Spectrum, job.spectrum_pk).member = "apVisit-that-is-not-there.fits"
+    bare.send()
+    bare.drain()
+    with transaction(bare.engine) as session:
+        rows = session.scalars(select(AstroNN)).all()
+        assert {row.weights_name for row in rows} == {STARTER_NAME}
+        assert [row.flag_no_result for row in rows].count(True) == 1
+        for row in rows:
+            if not row.flag_no_result:
+                assert row.e_teff == 2 * row.raw_e_teff + 3
+                assert row.e_ni_h == 2 * row.raw_e_ni_h + 3
+
+
+def test_corrections_that_are_given_win(
+    bare: Stream, monkeypatch: pytest.MonkeyPatch, corrections_pickle: Path
+) -> None:
+    monkeypatch.setenv("ASTRONN_STREAM_CORRECTIONS", str(corrections_pickle))
+    get_settings.cache_clear()
+    bare.send()
+    bare.drain()
+    sha256 = read_noise_model(corrections_pickle).sha256
+    with transaction(bare.engine) as session:
+        assert set(session.scalars(select(AstroNN.corrections_sha256))) == {sha256}
+
+
+def test_a_dispatcher_says_what_its_stack_serves(bare: Stream) -> None:
+    dispatcher = Dispatcher(bare.engine, bare.client, get_settings())
+    assert dispatcher.step(bare.registered.jobs)  # as the dispatcher of a run
+    assert served_weights(bare.client) is None
+    assert Dispatcher(bare.engine, bare.client, get_settings()).step()
+    assert served_weights(bare.client) == bare.weights
+    assert bare.client.ttl("astronn-stream:weights") > 0
+
+
+def test_jobs_are_not_opened_for_starter_weights_that_the_stack_does_not_serve(
+    bare: Stream, tmp_path: Path
+) -> None:
+    check_stack(get_settings(), bare.weights)  # no stack runs: it may come
+    tell_served(bare.client, bare.weights)
+    check_stack(get_settings(), bare.weights)
+    tell_served(bare.client, "ab" * 32)
+    with pytest.raises(UsageError, match="does not serve the starter weights"):
+        check_stack(get_settings(), bare.weights)
+    check_stack(get_settings().changed(model=tmp_path / "own.pt"), "cd" * 32)
+
+
+def test_without_weights_only_a_stack_that_serves_the_starter_weights_is_sent_to(
+    bare: Stream, astra_weights: Path
+) -> None:
+    for served in (None, "ab" * 32):
+        if served is not None:
+            tell_served(bare.client, served)
+        with pytest.raises(TransientError, match="No stack that serves the starter weights"):
+            send_waiting(bare.engine, get_settings(), bare.weights)
+        assert set(bare.states().values()) == {JobState.WAITING}
+        assert bare.client.llen("load.bulk") == 0
+    send_waiting(bare.engine, get_settings().changed(model=astra_weights), bare.weights)
+    assert set(bare.states().values()) == {JobState.QUEUED}
+
+
+def test_a_stack_of_the_starter_weights_is_sent_to(bare: Stream) -> None:
+    tell_served(bare.client, bare.weights)
+    send_waiting(bare.engine, get_settings(), bare.weights)
+    assert set(bare.states().values()) == {JobState.QUEUED}
+
+
+def test_status_names_what_is_served_and_counts_what_waits_for_others(bare: Stream) -> None:
+    assert "weights" not in read_status(get_settings())["queues"]
+    tell_served(bare.client, bare.weights)
+    report = read_status(get_settings())
+    assert report["queues"]["weights"] == STARTER_NAME
+    assert "waiting for other weights" not in report["jobs"]
+    tell_served(bare.client, "ab" * 32)
+    report = read_status(get_settings())
+    assert report["queues"]["weights"] == "ab" * 6
+    assert report["jobs"]["waiting for other weights"] == len(bare.registered.jobs)

@@ -1,0 +1,121 @@
+"""What a trained network is worth on spectra that it has not seen, and its noise model."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from worker.errors import FatalError
+from worker.labels import LABEL_NAMES
+from worker.network.dropout import McDropoutEngine
+from worker.training.data import Indices, TrainingSet, chunks
+
+#: With 100 passes each takes some 15 ms on two cores: half a minute in all.
+MOST_EVALUATED = 1500
+_CHUNK = 32
+#: The part of a Gaussian within one sigma.
+ONE_SIGMA = 0.6827
+#: Fewer residuals than this say nothing about their percentiles.
+_LEAST_RESIDUALS = 5
+
+#: What a reader of the numbers has to know.
+NOTES = (
+    "Labels are the means of MC dropout, as the stream gives them; at most "
+    f"{MOST_EVALUATED} spectra are evaluated.",
+    "Bias is the median residual, scatter 1.4826 times the median absolute deviation; e is the "
+    "uncertainty after the noise model.",
+    "The noise model is fitted to half of these stars, and the parts within 1, 2 and 3 sigma "
+    "are those of the other half.",
+)
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """Labels of validation spectra as the network gives them, and as they are known.
+
+    Attributes
+    ----------
+    predicted, e_predicted
+        ``(n, 22)``: means and raw total uncertainties of MC dropout, in the labels' units.
+    known
+        ``(n, 22)``; NaN where missing.
+    snr
+        ``(n,)``; NaN where not known.
+    calibrating
+        ``(n,)``: which spectra the noise model is fitted to; it is tested on the others.
+    """
+
+    predicted: Floats
+    e_predicted: Floats
+    known: Floats
+    snr: Floats
+    calibrating: NDArray[np.bool_]
+
+    @property
+    def residuals(self) -> Floats:
+        """Predicted less known."""
+        return self.predicted - self.known
+
+
+def sample(validation: Indices) -> Indices:
+    """At most 1500 of the validation spectra, taken evenly."""
+    return validation[:: max(1, -(-len(validation) // MOST_EVALUATED))]
+
+
+def evaluate(
+    engine: McDropoutEngine, data: TrainingSet, chosen: Indices, finished: Callable[[int], None]
+) -> Evaluated:
+    """Labels of some spectra by the stream's own engine; half of their stars calibrate."""
+    parts = []
+    for chunk in chunks(chosen, _CHUNK):
+        parts.append(engine(data.spectra(chunk), [data.keys[index] for index in chunk]))
+        finished(len(chunk))
+    predicted, e_predicted = (np.concatenate(column) for column in zip(*parts, strict=True))
+    stars = [data.stars[index] for index in chosen]
+    number = {star: i for i, star in enumerate(dict.fromkeys(stars))}
+    return Evaluated(
+        predicted=predicted,
+        e_predicted=e_predicted,
+        known=data.labels[chosen],
+        snr=data.snr[chosen],
+        calibrating=np.array([number[star] % 2 == 0 for star in stars]),
+    )
+
+
+def noise_scale(evaluated: Evaluated) -> Floats:
+    """The factor of each label's uncertainty, ``(22,)``, that makes one sigma one sigma.
+
+    It is the 68.27th percentile of ``abs(residual) / e`` over the calibrating spectra; 1 where too
+    few of them have the label.
+    """
+    rows = evaluated.calibrating
+    pulls = np.abs(evaluated.residuals[rows]) / evaluated.e_predicted[rows]
+    scale = np.ones(pulls.shape[1])
+    enough = np.isfinite(pulls).sum(axis=0) >= _LEAST_RESIDUALS
+    scale[enough] = np.nanpercentile(pulls[:, enough], 100 * ONE_SIGMA, axis=0)
+    return np.where(scale > 0, scale, 1.0)
+
+
+def write_noise_model(path: Path, scale: Floats) -> None:
+    """Write the factors as ``worker.results.noise_model`` reads them.
+
+    Raises
+    ------
+    FatalError
+        The file cannot be written.
+    """
+    factors = {
+        name: {"scale": float(value), "offset": 0.0}
+        for name, value in zip(LABEL_NAMES, scale, strict=True)
+    }
+    try:
+        path.write_text(json.dumps(factors, indent=1) + "\n")
+    except OSError as error:
+        raise FatalError(f"The corrections {path} cannot be written: {error.strerror}.") from error

@@ -1,0 +1,195 @@
+"""The pictures of a training's report; matplotlib is imported when one is drawn."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from worker.labels import LABELS, Label
+from worker.training.evaluation import Evaluated
+from worker.training.statistics import GAUSSIAN, Numbers, spread
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+#: Colours of Okabe & Ito, which colour-blind readers tell apart.
+BLUE, ORANGE, GREY = "#0072b2", "#d55e00", "#777777"
+_ROWS, _COLUMNS = 4, 6
+_STYLE: Any = {
+    "font.size": 8.0,
+    "axes.titlesize": 9.0,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "xtick.direction": "in",
+    "ytick.direction": "in",
+    "axes.linewidth": 0.7,
+    "figure.dpi": 100.0,
+    "savefig.dpi": 160.0,
+}
+#: Points of a running median, and the least number of spectra in each.
+_MOST_BINS, _LEAST_IN_BIN = 12, 20
+_SNR_TICKS = (10, 30, 100, 300)
+#: Axes end here, in percentiles, so that a few spectra that went wrong do not hide the rest.
+_SHOWN = (0.3, 99.7)
+
+Floats = NDArray[np.float64]
+
+
+def title(label: Label) -> str:
+    """A label as it stands over its picture, with its unit."""
+    symbols = {"teff": r"$T_\mathrm{eff}$", "logg": r"$\log\,g$"}
+    symbol = symbols.get(label.name, label.description.removesuffix(" abundance"))
+    return f"{symbol} ({label.unit})"
+
+
+def draw_predicted(path: Path, evaluated: Evaluated) -> None:
+    """Predicted against known, a panel for each label, coloured by S/N."""
+    with _panels(path, "known", "predicted") as (figure, axes, spare):
+        colours = np.log10(np.where(np.isfinite(evaluated.snr), evaluated.snr, 1.0))
+        points = None
+        for position, axis in enumerate(axes):
+            known, predicted = evaluated.known[:, position], evaluated.predicted[:, position]
+            valid = np.isfinite(known)
+            if not valid.any():
+                continue
+            low, high = _limits(np.concatenate([known[valid], predicted[valid]]))
+            order = np.flatnonzero(valid)[np.argsort(colours[valid])]
+            points = axis.scatter(
+                known[order], predicted[order], c=colours[order], s=3, linewidths=0,
+                cmap="viridis", vmin=1.0, vmax=2.5, rasterized=True,
+            )  # fmt: skip
+            axis.plot([low, high], [low, high], color=ORANGE, linewidth=0.9)
+            axis.set(xlim=(low, high), ylim=(low, high), aspect="equal")
+            scatter = spread((predicted - known)[valid])["scatter"]
+            axis.text(
+                0.04, 0.95, f"scatter {_short(scatter)}", transform=axis.transAxes, va="top",
+                fontsize=7,
+            )  # fmt: skip
+        if points is not None:
+            place = spare.inset_axes((0.05, 0.45, 0.9, 0.09))
+            bar = figure.colorbar(points, cax=place, orientation="horizontal")
+            bar.set_label("S/N per pixel")
+            bar.set_ticks(np.log10(_SNR_TICKS).tolist(), labels=[str(tick) for tick in _SNR_TICKS])
+
+
+def draw_residuals(path: Path, evaluated: Evaluated) -> None:
+    """Residuals against S/N, with their running median and the middle 68 per cent."""
+    with _panels(path, "S/N per pixel", "predicted − known") as (_figure, axes, spare):
+        for position, axis in enumerate(axes):
+            residual = evaluated.residuals[:, position]
+            valid = np.isfinite(residual) & (evaluated.snr > 0)
+            if not valid.any():
+                continue
+            snr, residual = evaluated.snr[valid], residual[valid]
+            axis.scatter(snr, residual, s=2.5, color=GREY, alpha=0.45, linewidths=0)
+            axis.axhline(0, color="black", linewidth=0.7)
+            place, low, middle, high = _running(snr, residual)
+            axis.fill_between(place, low, high, color=BLUE, alpha=0.3, linewidth=0)
+            axis.plot(place, middle, color=BLUE, linewidth=1.2)
+            end = max(np.abs(_limits(residual)))
+            axis.set(xscale="log", ylim=(-end, end))
+            axis.set_xticks(_SNR_TICKS, [str(tick) for tick in _SNR_TICKS])
+            axis.set_xticks([], minor=True)
+            axis.set_xlim(0.9 * snr.min(), 1.1 * snr.max())
+        handles = [
+            spare.plot([], [], "o", color=GREY, markersize=3, label="a spectrum")[0],
+            spare.plot([], [], color=BLUE, linewidth=1.2, label="running median")[0],
+            spare.fill_between([], [], color=BLUE, alpha=0.3, label="16th to 84th percentile"),
+        ]
+        spare.legend(handles=handles, loc="center", frameon=False, fontsize=8)
+
+
+def draw_calibration(path: Path, numbers: dict[str, Numbers]) -> None:
+    """Parts of the residuals within 1, 2 and 3 sigma, label by label, before and after."""
+    with figure_at(path, (9.0, 6.0)) as figure:
+        axes = figure.subplots(3, 1, sharex=True, gridspec_kw={"height_ratios": [1.6, 1, 1]})
+        places = np.arange(len(LABELS))
+        for index, (axis, expected) in enumerate(zip(axes, GAUSSIAN, strict=True)):
+            for state, colour, face in (("before", GREY, "white"), ("after", BLUE, BLUE)):
+                fractions = [
+                    (numbers[label.name]["by_snr"]["all"][f"within_{state}"] or [np.nan] * 3)[index]
+                    for label in LABELS
+                ]
+                axis.plot(
+                    places, fractions, "o", color=colour, markerfacecolor=face, markersize=5,
+                    label=f"{state} the noise model",
+                )  # fmt: skip
+            axis.axhline(expected, color=ORANGE, linewidth=1.0, label="Gaussian")
+            axis.set_ylabel(f"within {index + 1}σ")
+            axis.grid(axis="x", color="#e5e5e5", linewidth=0.6)
+            axis.set_axisbelow(True)
+        names = [title(label).rpartition(" (")[0] for label in LABELS]
+        axes[-1].set_xticks(places, names, rotation=60, ha="right", rotation_mode="anchor")
+        axes[0].legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=3, frameon=False)
+        figure.suptitle("Fraction of held-out residuals within 1, 2 and 3 of their uncertainties")
+
+
+def draw_losses(path: Path, losses: list[dict[str, float]], best_epoch: int) -> None:
+    """Training and validation loss, and the learning rate, by epoch."""
+    with figure_at(path, (6.0, 4.5)) as figure:
+        top, bottom = figure.subplots(2, 1, sharex=True, gridspec_kw={"height_ratios": [3, 1]})
+        epochs = np.arange(1, len(losses) + 1)
+        top.plot(epochs, [row["training"] for row in losses], "o-", color=ORANGE, markersize=3,
+                 label="training")  # fmt: skip
+        top.plot(epochs, [row["validation"] for row in losses], "s-", color=BLUE, markersize=3,
+                 label="validation")  # fmt: skip
+        top.axvline(best_epoch, color=GREY, linewidth=0.8, linestyle=":", label="best epoch")
+        top.set_ylabel("robust loss")
+        top.legend(frameon=False)
+        bottom.plot(epochs, [row["learning_rate"] for row in losses], color="black", linewidth=1)
+        bottom.set(xlabel="epoch", ylabel="learning rate", yscale="log")
+        bottom.xaxis.get_major_locator().set_params(integer=True)
+
+
+@contextmanager
+def figure_at(path: Path, size: tuple[float, float]) -> Iterator[Figure]:
+    """A figure that is written to a file at the end; nothing of the session's settings changes."""
+    import matplotlib
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    with matplotlib.rc_context(_STYLE):
+        figure = Figure(figsize=size, layout="constrained")
+        FigureCanvasAgg(figure)
+        yield figure
+        figure.savefig(path)
+
+
+@contextmanager
+def _panels(path: Path, x: str, y: str) -> Iterator[tuple[Figure, list[Axes], Axes]]:
+    """A panel for each label, titled, and a spare place for what explains them."""
+    with figure_at(path, (12.0, 8.6)) as figure:
+        grid = figure.add_gridspec(_ROWS, _COLUMNS)
+        axes = [figure.add_subplot(grid[divmod(i, _COLUMNS)]) for i in range(len(LABELS))]
+        spare = figure.add_subplot(grid[_ROWS - 1, len(LABELS) % _COLUMNS :])
+        spare.set_axis_off()
+        for axis, label in zip(axes, LABELS, strict=True):
+            axis.set_title(title(label))
+        figure.supxlabel(x)
+        figure.supylabel(y)
+        yield figure, axes, spare
+
+
+def _limits(values: Floats) -> tuple[float, float]:
+    low, high = np.percentile(values, _SHOWN)
+    margin = 0.06 * (high - low) or 1.0
+    return float(low - margin), float(high + margin)
+
+
+def _running(x: Floats, y: Floats) -> tuple[Floats, Floats, Floats, Floats]:
+    """Median x, and the 16th, 50th and 84th percentile of y, in bins of equal number."""
+    n_bins = min(_MOST_BINS, max(1, len(x) // _LEAST_IN_BIN))
+    bins = np.array_split(np.argsort(x), n_bins)
+    rows = [[np.median(x[each]), *np.percentile(y[each], [16, 50, 84])] for each in bins]
+    place, low, middle, high = np.array(rows).T
+    return place, low, middle, high
+
+
+def _short(value: float) -> str:
+    return f"{value:.0f}" if abs(value) >= 10 else f"{value:.3f}"

@@ -1,0 +1,181 @@
+"""The table of known labels that a network is trained on, and which spectrum each row is for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from worker.errors import UsageError
+from worker.labels import LABELS, Label
+
+#: APOGEE's tables write -9999 or -9999.99 for what is not known; no label comes near it.
+_MISSING_BELOW = -9000.0
+_STAR_COLUMNS = ("obj", "apogee_id", "objid")
+_PATH_COLUMN = "path"
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class LabelTable:
+    """Known labels of spectra or stars.
+
+    Attributes
+    ----------
+    labels, e_labels
+        ``(n, 22)`` in the labels' units. A missing label is NaN, a missing error 0.
+    names
+        For each row the path of its file or the name of its star.
+    by_path
+        Whether ``names`` are paths.
+    folder
+        Where the table lies.
+    """
+
+    labels: Floats
+    e_labels: Floats
+    names: tuple[str, ...]
+    by_path: bool
+    folder: Path
+
+    def rows_of(self, paths: Sequence[Path], stars: Sequence[str], data_root: Path) -> NDArray[Any]:
+        """The row of each spectrum, -1 where there is none; of rows that agree the first.
+
+        Parameters
+        ----------
+        paths
+            The spectra's files, absolute.
+        stars
+            The names of their stars.
+        data_root
+            Paths of the table are relative to its own folder or to this one.
+        """
+        first: dict[str, int] = {}
+        for row, name in enumerate(self.names):
+            first.setdefault(name, row)
+        if not self.by_path:
+            return np.array([first.get(star, -1) for star in stars], dtype=np.int64)
+        roots = (self.folder.resolve(), data_root.resolve())
+        return np.array([_row_of(path, first, roots) for path in paths], dtype=np.int64)
+
+
+def _row_of(path: Path, rows: Mapping[str, int], roots: Sequence[Path]) -> int:
+    names = [str(path.relative_to(root)) for root in roots if path.is_relative_to(root)]
+    return next((rows[name] for name in [*names, str(path)] if name in rows), -1)
+
+
+def read_label_table(path: Path) -> LabelTable:
+    """Read a table of labels: FITS, ECSV, CSV or Parquet.
+
+    Columns are our names of the labels or the peers' (``c1_h``, ``ti2_h``), in any case, with
+    errors as ``e_<label>`` or ``<label>_err``. A value that is masked, not finite or at most
+    -9000 is missing. A row is for the file in its column ``path`` or, where the table has
+    none, for the star in ``obj``, ``apogee_id`` or ``objid``.
+
+    Raises
+    ------
+    UsageError
+        The table cannot be read, has no column that says what its rows are for, or knows
+        some label of no row.
+    """
+    columns = {name.lower(): values for name, values in _columns(path).items()}
+    key = next((name for name in (_PATH_COLUMN, *_STAR_COLUMNS) if name in columns), None)
+    if key is None:
+        raise UsageError(
+            f"The label table {path.name} says of no row which spectrum it is for; give it a "
+            f"column {_PATH_COLUMN}, or {', '.join(_STAR_COLUMNS)} with the stars' names."
+        )
+    try:
+        return _of_columns(path, columns, key)
+    except (TypeError, ValueError) as error:
+        raise UsageError(
+            f"The label table {path.name} has a label that is no column of numbers: {error}."
+        ) from error
+
+
+def _of_columns(path: Path, columns: Mapping[str, Any], key: str) -> LabelTable:
+    labels = [_values(columns, _names(label)) for label in LABELS]
+    lacking = [
+        label.name
+        for label, values in zip(LABELS, labels, strict=True)
+        if values is None or not np.isfinite(values).any()
+    ]
+    if lacking:
+        raise UsageError(
+            f"The label table {path.name} has no valid {', '.join(lacking)}; the network needs "
+            "each of its 22 labels for some spectra."
+        )
+    names = tuple(_text(value) for value in columns[key])
+    return LabelTable(
+        labels=np.stack([values for values in labels if values is not None], axis=1),
+        e_labels=np.stack([_errors(columns, label, len(names)) for label in LABELS], axis=1),
+        names=names,
+        by_path=key == _PATH_COLUMN,
+        folder=path.parent,
+    )
+
+
+def _columns(path: Path) -> dict[str, Any]:
+    """The columns of a table, masked where its format can say so."""
+    if path.suffix not in (".fits", ".ecsv", ".csv", ".parquet"):
+        raise UsageError(f"The label table {path.name} is no .fits, .ecsv, .csv or .parquet file.")
+    if not path.is_file():
+        raise UsageError(f"The label table {path} does not exist.")
+    try:
+        return _parquet_columns(path) if path.suffix == ".parquet" else _astropy_columns(path)
+    except Exception as error:  # the readers raise nearly anything on damaged tables
+        reason = str(error).partition("\n")[0].rstrip(".")
+        raise UsageError(f"The label table {path.name} cannot be read: {reason}.") from error
+
+
+def _astropy_columns(path: Path) -> dict[str, Any]:
+    from astropy.table import Table
+
+    formats = {".fits": "fits", ".ecsv": "ascii.ecsv", ".csv": "ascii.csv"}
+    table = Table.read(path, format=formats[path.suffix])
+    return {name: table[name] for name in table.colnames}
+
+
+def _parquet_columns(path: Path) -> dict[str, Any]:
+    import pyarrow.parquet
+
+    table = pyarrow.parquet.read_table(path)
+    return {name: _parquet_column(table[name].to_pylist()) for name in table.column_names}
+
+
+def _parquet_column(values: list[Any]) -> Any:
+    """Numbers, with NaN for null, or texts as they are."""
+    if any(isinstance(value, str | bytes) for value in values):
+        return values
+    return np.array(values, dtype=np.float64)
+
+
+def _names(label: Label) -> tuple[str, str]:
+    return label.name, label.peer_name
+
+
+def _values(columns: Mapping[str, Any], names: Sequence[str]) -> Floats | None:
+    """A column of numbers with NaN for what is missing; None where there is no such column."""
+    column = next((columns[name] for name in names if name in columns), None)
+    if column is None:
+        return None
+    values = np.ma.filled(np.ma.asarray(column).astype(np.float64), np.nan)
+    values[~np.isfinite(values) | (values <= _MISSING_BELOW)] = np.nan
+    return np.asarray(values)
+
+
+def _errors(columns: Mapping[str, Any], label: Label, n_rows: int) -> Floats:
+    names = [f"e_{name}" for name in _names(label)] + [f"{name}_err" for name in _names(label)]
+    errors = _values(columns, names)
+    if errors is None:
+        return np.zeros(n_rows)
+    return np.where(errors > 0, errors, 0.0)
+
+
+def _text(value: object) -> str:
+    return (value.decode() if isinstance(value, bytes) else str(value)).strip()

@@ -1,0 +1,126 @@
+"""What a checkpoint and a report say of how a network was made; nothing of the machine."""
+
+from __future__ import annotations
+
+import hashlib
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from worker import __version__
+from worker.training.data import Indices, TrainingSet
+
+if TYPE_CHECKING:
+    from worker.training.statistics import Numbers
+    from worker.training.trainer import Trained, TrainingSettings
+
+
+@dataclass(frozen=True)
+class Job:
+    """What was asked for, and of what.
+
+    Attributes
+    ----------
+    command
+        The command line, see :func:`command_line`.
+    kind
+        ``coadd``, ``visit`` or ``both``.
+    half
+        Whether the weights are written as float16.
+    description, purpose
+        In the user's words; may be empty.
+    split
+        Indices of the spectra to train on and of those kept aside.
+    left_out
+        What could not be used, and how much of it.
+    """
+
+    command: str
+    settings: TrainingSettings
+    kind: str
+    half: bool
+    label_file: Path
+    description: str
+    purpose: str
+    data: TrainingSet
+    split: tuple[Indices, Indices]
+    left_out: Mapping[str, int]
+
+
+def command_line(arguments: Sequence[str]) -> str:
+    """A command line as others may see it: of absolute paths the last name alone."""
+    return shlex.join(["astronn-stream", *(_without_folder(each) for each in arguments)])
+
+
+def _without_folder(argument: str) -> str:
+    option, equals, value = argument.rpartition("=")
+    return f"{option}{equals}{Path(value).name}" if Path(value).is_absolute() else argument
+
+
+def metadata(job: Job, trained: Trained) -> dict[str, Any]:
+    """What the checkpoint carries beside its weights: plain values of JSON."""
+    import torch
+
+    training = job.split[0]
+    content: dict[str, Any] = {
+        "format": 1,
+        "origin": "astronn-stream model train",
+        "trained_on": {
+            "spectra": len(training),
+            "stars": _n_stars(job.data, training),
+            "kind": job.kind,
+            "description": job.description,
+            "labels": job.label_file.name,
+            "labels_sha256": _sha256(job.label_file),
+        },
+        "command": job.command,
+        "settings": asdict(job.settings),
+        "epochs": len(trained.losses),
+        "validation": {
+            "spectra": len(job.split[1]),
+            "stars": _n_stars(job.data, job.split[1]),
+            "best_epoch": trained.best_epoch,
+            "loss": trained.losses[trained.best_epoch - 1]["validation"],
+        },
+        "software_version": __version__,
+        "torch_version": str(torch.__version__),
+    }
+    return content | ({"purpose": job.purpose} if job.purpose else {})
+
+
+def summary(numbers: Numbers) -> dict[str, Any]:
+    """For each label the scatter on held-out stars, and the part within one sigma."""
+    everything = {name: of_label["by_snr"]["all"] for name, of_label in numbers.items()}
+    return {
+        "scatter": {name: each["scatter"] for name, each in everything.items()},
+        "within_1_sigma": {
+            name: each["within_after"][0] if each["within_after"] else None
+            for name, each in everything.items()
+        },
+    }
+
+
+def counts(job: Job) -> dict[str, str | int]:
+    """The data of a training in words, for its report."""
+    known = 100 * float(np.isfinite(job.data.labels).mean())
+    return {
+        "labels": f"{job.label_file.name}, of whose entries {known:.1f} % are known",
+        "kind": job.kind,
+        "description": job.description or "none given",
+        "trained on": f"{len(job.split[0])} spectra of {_n_stars(job.data, job.split[0])} stars",
+        "held out": f"{len(job.split[1])} spectra of {_n_stars(job.data, job.split[1])} stars",
+        **job.left_out,
+    }
+
+
+def _n_stars(data: TrainingSet, indices: Indices) -> int:
+    return len({data.stars[index] for index in indices})
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,94 @@
+"""Numbers of an evaluation: how far labels are off, and how honest their uncertainties are."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from worker.labels import LABELS
+from worker.training.evaluation import Evaluated
+
+#: Edges between the bins in S/N, about 20, 50, 100 and 200 per pixel.
+SNR_EDGES = (30.0, 75.0, 150.0)
+#: Parts of a Gaussian within 1, 2 and 3 sigma.
+GAUSSIAN = (0.6827, 0.9545, 0.9973)
+#: The standard deviation of a Gaussian over its median absolute deviation.
+_MAD_TO_SIGMA = 1.4826
+
+Floats = NDArray[np.float64]
+Numbers = dict[str, Any]
+
+
+def label_numbers(evaluated: Evaluated, scale: Floats) -> dict[str, Numbers]:
+    """Statistics of each label over all spectra and by S/N; plain numbers, None for no value.
+
+    Offsets and scatter are those of all spectra; the parts within 1, 2 and 3 sigma, before
+    and after the noise model, those of the spectra that it was not fitted to.
+
+    Parameters
+    ----------
+    scale
+        ``(22,)``: the noise model.
+    """
+    bins = {"all": np.ones(len(evaluated.snr), dtype=bool), **snr_bins(evaluated.snr)}
+    return {
+        label.name: {
+            "unit": label.unit,
+            "scale": float(scale[position]),
+            "by_snr": {
+                name: _numbers(evaluated, position, rows, scale[position])
+                for name, rows in bins.items()
+            },
+        }
+        for position, label in enumerate(LABELS)
+    }
+
+
+def snr_bins(snr: Floats) -> dict[str, NDArray[np.bool_]]:
+    """Which spectra are in each bin of S/N."""
+    edges = pairwise((0.0, *SNR_EDGES, np.inf))
+    return {
+        f"{low:g}-{high:g}" if np.isfinite(high) else f"> {low:g}": (snr >= low) & (snr < high)
+        for low, high in edges
+    }
+
+
+def _numbers(evaluated: Evaluated, position: int, rows: NDArray[np.bool_], scale: float) -> Numbers:
+    residual = evaluated.residuals[:, position]
+    e_label = evaluated.e_predicted[:, position]
+    rows = rows & np.isfinite(residual)
+    tested = rows & ~evaluated.calibrating
+    return {
+        "n": int(rows.sum()),
+        **spread(residual[rows]),
+        "median_e": _plain(np.median(scale * e_label[rows])) if rows.any() else None,
+        "n_tested": int(tested.sum()),
+        "within_before": within(residual[tested] / e_label[tested]),
+        "within_after": within(residual[tested] / (scale * e_label[tested])),
+    }
+
+
+def spread(residual: Floats) -> Numbers:
+    """Bias (median), scatter (1.4826 times the median absolute deviation) and rms."""
+    if not len(residual):
+        return {"bias": None, "scatter": None, "rms": None}
+    bias = np.median(residual)
+    return {
+        "bias": _plain(bias),
+        "scatter": _plain(_MAD_TO_SIGMA * np.median(np.abs(residual - bias))),
+        "rms": _plain(np.sqrt(np.mean(residual**2))),
+    }
+
+
+def within(pulls: Floats) -> list[float] | None:
+    """The parts of residuals within 1, 2 and 3 of their sigma."""
+    if not len(pulls):
+        return None
+    return [_plain(np.mean(np.abs(pulls) < sigma)) for sigma in (1, 2, 3)]
+
+
+def _plain(value: np.floating[Any]) -> float:
+    return float(value)
