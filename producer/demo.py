@@ -171,7 +171,7 @@ def _normalised(folder: Path, path: str) -> Floats:
     reference = SpectrumReference(
         job=0, spectrum=0, path=path, member=COADD, file_version=file_version(folder / path)
     )
-    return load_spectra([reference], folder, "and").flux[0].astype(np.float64)
+    return np.asarray(load_spectra([reference], folder, "and").flux[0], dtype=np.float64)
 
 
 def _rows(comparison: Comparison) -> list[tuple[str, ...]]:

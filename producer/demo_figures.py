@@ -89,7 +89,8 @@ def draw_star(path: Path, flux: Floats, rows: Table, known: Floats) -> None:
         ``(22,)`` true labels.
     """
     with figure_at(path, (10.0, 5.8)) as figure:
-        top, bottom = list(figure.subfigures(2, 1, height_ratios=[1, 1.15]).flat)
+        grid = figure.add_gridspec(2, 1, height_ratios=[1, 1.15])
+        top, bottom = (figure.add_subfigure(grid[row]) for row in range(2))
         _spectrum(top, flux)
         coadd = rows[0]
         top.suptitle(
