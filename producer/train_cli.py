@@ -88,65 +88,79 @@ class Outputs:
         )
 
 
+Paths = Annotated[
+    list[Path], typer.Argument(metavar="PATH...", help="apStar files, and folders of them.")
+]
+Labels = Annotated[
+    Path,
+    typer.Option(
+        "--labels",
+        metavar="TABLE",
+        help="Known labels: .fits, .ecsv, .csv or .parquet, by `path`, or by star (`obj`).",
+    ),
+]
+Out = Annotated[Path, typer.Option("--out", metavar="OUT.pt", help="The weights to write.")]
+KindOption = Annotated[Kind, typer.Option("--kind", help="Train on coadds, visits, or both.")]
+Epochs = Annotated[int, typer.Option("--epochs", min=1, help="Most epochs.")]
+BatchSize = Annotated[int, typer.Option("--batch-size", min=2, help="Spectra in a step.")]
+LearningRate = Annotated[
+    float, typer.Option("--learning-rate", min=0, help="The highest learning rate.")
+]
+Seed = Annotated[int, typer.Option("--seed", min=0, help="Of all that is random.")]
+Validation = Annotated[
+    float,
+    typer.Option("--validation", min=0.001, max=0.9, help="Part of the stars kept aside."),
+]
+Patience = Annotated[
+    int, typer.Option("--patience", min=1, help="Epochs without gain that end it.")
+]
+DeviceOption = Annotated[Device, typer.Option("--device", help="Where to compute.")]
+PrecisionOption = Annotated[
+    Precision, typer.Option("--precision", help="`auto`: bfloat16 where that is fast.")
+]
+Half = Annotated[bool, typer.Option("--half", help="Write the weights as float16.")]
+Cache = Annotated[
+    Path | None,
+    typer.Option("--cache", metavar="FILE", help="Normalised spectra; OUT.spectra.npy."),
+]
+Report = Annotated[
+    Path | None, typer.Option("--report", metavar="DIR", help="The report; OUT_report.")
+]
+Description = Annotated[
+    str, typer.Option("--description", metavar="TEXT", help="What it is trained on.")
+]
+Purpose = Annotated[
+    str, typer.Option("--purpose", metavar="TEXT", help="What the weights are for.")
+]
+
+
 def train(
-    paths: Annotated[
-        list[Path], typer.Argument(metavar="PATH...", help="apStar files, and folders of them.")
-    ],
-    labels: Annotated[
-        Path,
-        typer.Option(
-            "--labels",
-            metavar="TABLE",
-            help="Known labels: .fits, .ecsv, .csv or .parquet, by `path`, or by star (`obj`).",
-        ),
-    ],
-    out: Annotated[Path, typer.Option("--out", metavar="OUT.pt", help="The weights to write.")],
-    kind: Annotated[
-        Kind, typer.Option("--kind", help="Train on coadds, visits, or both.")
-    ] = Kind.BOTH,
-    epochs: Annotated[int, typer.Option("--epochs", min=1, help="Most epochs.")] = 30,
-    batch_size: Annotated[int, typer.Option("--batch-size", min=2, help="Spectra in a step.")] = 64,
-    learning_rate: Annotated[
-        float, typer.Option("--learning-rate", min=0, help="The highest learning rate.")
-    ] = 2e-3,
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Of all that is random.")] = 0,
-    validation: Annotated[
-        float,
-        typer.Option("--validation", min=0.001, max=0.9, help="Part of the stars kept aside."),
-    ] = 0.1,
-    patience: Annotated[
-        int, typer.Option("--patience", min=1, help="Epochs without gain that end it.")
-    ] = 10,
-    device: Annotated[Device, typer.Option("--device")] = Device.AUTO,
-    precision: Annotated[
-        Precision, typer.Option("--precision", help="`auto`: bfloat16 where that is fast.")
-    ] = Precision.AUTO,
-    half: Annotated[bool, typer.Option("--half", help="Write the weights as float16.")] = False,
-    cache: Annotated[
-        Path | None,
-        typer.Option("--cache", metavar="FILE", help="Normalised spectra; OUT.spectra.npy."),
-    ] = None,
-    report: Annotated[
-        Path | None, typer.Option("--report", metavar="DIR", help="The report; OUT_report.")
-    ] = None,
-    description: Annotated[
-        str, typer.Option("--description", metavar="TEXT", help="What it is trained on.")
-    ] = "",
-    purpose: Annotated[
-        str, typer.Option("--purpose", metavar="TEXT", help="What the weights are for.")
-    ] = "",
+    paths: Paths,
+    labels: Labels,
+    out: Out,
+    kind: KindOption = Kind.BOTH,
+    epochs: Epochs = 30,
+    batch_size: BatchSize = 64,
+    learning_rate: LearningRate = 2e-3,
+    seed: Seed = 0,
+    validation: Validation = 0.1,
+    patience: Patience = 10,
+    device: DeviceOption = Device.AUTO,
+    precision: PrecisionOption = Precision.AUTO,
+    half: Half = False,
+    cache: Cache = None,
+    report: Report = None,
+    description: Description = "",
+    purpose: Purpose = "",
 ) -> None:
     """Train a network on spectra whose labels are known.
 
     Writes the weights, a noise model for `--corrections`, and a report with pictures, from
     stars that were kept aside. After an interruption the same command goes on where it
     stopped, at the last whole epoch. The normalised spectra stay beside the weights
-    (OUT.spectra.npy and .json), so that another training on them begins at once; delete them
-    when you need them no more.
+    (OUT.spectra.npy and .json) for another training; delete them when you need them no more.
     """
-    # Read by the OpenMP of torch, which is loaded later. Threads that wait without sleeping cost
-    # other programs the cores, and this one twice the time where it has them not for itself.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    _let_threads_sleep()
     outputs = Outputs.of(out, cache, report)
     table = read_label_table(labels)
     with telling_interruption():
@@ -174,13 +188,26 @@ def train(
             purpose=purpose,
             data=matched.data,
             split=split,
-            left_out={
-                "spectra that cannot be read": sum(spectra.failures.values()),
-                "spectra without labels": matched.spectra_without_labels,
-                "rows of the table without a spectrum": matched.rows_without_spectrum,
-            },
+            left_out=_left_out(spectra, matched),
         )
         _finish(job, _train(job, outputs.state), outputs)
+
+
+def _let_threads_sleep() -> None:
+    """Have torch's threads sleep while they wait for each other, unless the user wants otherwise.
+
+    Where a core has something else to do, threads that wait awake make a step ten times as
+    long; where none has, a third shorter. OpenMP reads this when torch is loaded, later.
+    """
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+
+def _left_out(spectra: SpectraCache, matched: Matched) -> dict[str, int]:
+    return {
+        "spectra that cannot be read": sum(spectra.failures.values()),
+        "spectra without labels": matched.spectra_without_labels,
+        "rows of the table without a spectrum": matched.rows_without_spectrum,
+    }
 
 
 def _settings(*, device: Device, precision: Precision, **values: float) -> TrainingSettings:

@@ -136,7 +136,7 @@ def match(cache: SpectraCache, table: LabelTable, data_root: Path) -> Matched:
     root = data_root.resolve()
     paths = [root / spectrum.path for spectrum in cache.spectra]
     rows = table.rows_of(paths, [spectrum.star for spectrum in cache.spectra], root)
-    known = np.isfinite(table.labels).any(axis=1)
+    known = np.asarray(np.isfinite(table.labels).any(axis=1))
     labelled = np.flatnonzero((rows >= 0) & known[rows])
     if not len(labelled):
         raise UsageError(
