@@ -25,6 +25,7 @@ from worker.network.dropout import McDropoutEngine, choose_device
 from worker.results.noise_model import read_noise_model
 from worker.settings import Settings
 from worker.spectra.load import load_spectra
+from worker.training.statistics import spread
 
 SNR = (20.0, 50.0, 100.0, 200.0)
 
@@ -48,9 +49,8 @@ def held_out(folder: Path, stars: int, seed: int, snr: float) -> tuple[NDArray[n
 
 
 def scatter(residuals: Floats) -> Floats:
-    """1.4826 times the median absolute deviation from the median, per label."""
-    centre = np.median(residuals, axis=0)
-    return np.asarray(1.4826 * np.median(np.abs(residuals - centre), axis=0))
+    """The scatter of each label, as the report of a training has it."""
+    return np.array([spread(of_label)["scatter"] for of_label in residuals.T])
 
 
 def main() -> None:
@@ -81,11 +81,11 @@ def main() -> None:
     for position, label in enumerate(LABELS):
         digits = 1 if label.unit == "K" else 3
         cells = [
-            f"{spread[position]:.{digits}f} ({100 * part[position]:.0f} %)"
-            for spread, part in columns
+            f"{scatters[position]:.{digits}f} ({100 * part[position]:.0f} %)"
+            for scatters, part in columns
         ]
         print(f"| {label.name} ({label.unit}) | " + " | ".join(cells) + " |")
-    medians = [f"{np.median(spread[2:]):.3f}" for spread, _ in columns]
+    medians = [f"{np.median(scatters[2:]):.3f}" for scatters, _ in columns]
     print("| median of the 20 abundances (dex) | " + " | ".join(medians) + " |")
 
 

@@ -25,6 +25,7 @@ from producer.run import Plan, carry_out, check_stack, register_files, send_wait
 from producer.terminal import (
     console,
     counted,
+    printable,
     progress_bar,
     progress_console,
     reading,
@@ -117,7 +118,8 @@ def enqueue(
     """Give spectra to a running stack and return; see `astronn-stream up`."""
     settings = settings_with(model)
     plan = Plan.make(paths, settings, wanted=kind.value, tag=tag)
-    check_stack(settings, plan.weights)
+    if settings.model is None:  # who names weights may mean a stack that comes later
+        check_stack(settings, plan.weights)
     tell_starter(plan.weights)
     with opened(settings.database_url) as engine:
         registered = register_files(engine, plan, reading, lane=lane.value)
@@ -216,8 +218,8 @@ def _send(engine: Engine, settings: Settings, weights: str) -> TransientError | 
 def _tell_delay(delay: TransientError | None) -> None:
     if delay is not None:
         progress_console.print(
-            f"{delay} The spectra wait in the database until a stack runs on it "
-            "(`astronn-stream up`).",
+            f"{delay} The spectra wait in the database until a stack that serves their weights "
+            "runs on it (`astronn-stream up`).",
             soft_wrap=True,
             markup=False,
         )
@@ -252,5 +254,6 @@ def main() -> None:
 
 
 def _fail(error: object, status: int) -> None:
-    progress_console.print(f"Error: {error}", soft_wrap=True, markup=False)
+    lines = "\n".join(map(printable, str(error).expandtabs().split("\n")))
+    progress_console.print(f"Error: {lines}", soft_wrap=True, markup=False)
     sys.exit(status)

@@ -14,13 +14,15 @@ from numpy.typing import NDArray
 from rich.table import Table as Screen
 
 from producer.outcome import print_outcome
-from producer.run import Outcome, Plan, carry_out
+from producer.run import Plan, carry_out
 from producer.terminal import console, progress_bar, reading, telling_interruption
 from worker.cli import tell_starter
-from worker.labels import LABELS
+from worker.errors import FatalError
+from worker.labels import LABEL_NAMES, LABELS
 from worker.messages import COADD, SpectrumReference
+from worker.network.checkpoint import weights_sha256
 from worker.results.export import write_table
-from worker.settings import PREFIX, get_settings, use_settings
+from worker.settings import PREFIX, Settings, get_settings, use_settings
 
 if TYPE_CHECKING:
     from astropy.table import Table
@@ -33,8 +35,8 @@ _SURVEY, _DATABASE, _LABELS, _PAGE = "survey", "demo.sqlite", "labels.fits", "de
 _VISITS = 3
 #: The demonstration keeps to itself, whatever stack, database and weights are configured.
 _ITS_OWN = ("BROKER_URL", "ARRAYS_URL", "MODEL", "CORRECTIONS")
-#: A star is shown that is bright enough for its abundances to mean something.
-_SHOWN_SNR = 80.0
+#: A star is shown that has lines, and is bright enough for its abundances to mean something.
+_SHOWN_SNR, _SHOWN_LOGG = 80.0, 3.0
 
 Floats = NDArray[np.float64]
 
@@ -44,7 +46,9 @@ def demo(
         Path, typer.Argument(metavar="DIR", help="Where everything goes; may be there from before.")
     ] = Path("astronn-demo"),
     stars: Annotated[int, typer.Option("--stars", min=10, max=100_000, help="How many.")] = 200,
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Of the made-up survey.")] = 0,
+    seed: Annotated[
+        int, typer.Option("--seed", min=0, max=2**63 - 1, help="Of the made-up survey.")
+    ] = 0,
 ) -> None:
     """Show the stream at work: make up a survey, process it, compare with the truth.
 
@@ -53,30 +57,21 @@ def demo(
     pictures in DIR. The same command again uses what is there.
     """
     with telling_interruption():
-        truth = _make_survey(folder / _SURVEY, stars, seed)
-        outcome = _process(folder)
+        settings = _its_own_settings(folder)
+        tell_starter(weights_sha256(settings.weights_file))
+        truth = _make_survey(folder, stars, seed, settings.loaders + 1)
+        plan = Plan.make([folder / _SURVEY], settings, wanted="both", tag="")
+        outcome = carry_out(plan, serial=False, headers=reading, bar=progress_bar)
         write_table(outcome.table, folder / _LABELS)
+        print_outcome(outcome, plan.tag)
         comparison = Comparison.of(outcome.table, truth)
-        _draw(folder, comparison)
-    print_outcome(outcome, "")
+        _show(folder, comparison)
     _print_comparison(comparison)
     console.print(f"Pictures and tables: {folder / _PAGE}", soft_wrap=True, markup=False)
 
 
-def _make_survey(folder: Path, stars: int, seed: int) -> Truth:
-    from producer.simulation.survey import Survey, write_survey
-    from producer.simulation.truth import Truth
-
-    survey = Survey(stars, _VISITS, seed, "mixed")
-    truth = Truth.of(folder, survey.settings())
-    with progress_bar("Making up stars", stars) as advance:
-        advance(len(truth))
-        write_survey(survey, folder, truth, get_settings().loaders + 1, lambda _: advance(1))
-    return truth
-
-
-def _process(folder: Path) -> Outcome:
-    """The survey through the stream, with a database of its own and the starter weights."""
+def _its_own_settings(folder: Path) -> Settings:
+    """The settings of the environment, but a stack and a database of its own."""
     for name in _ITS_OWN:
         os.environ.pop(PREFIX + name, None)
     get_settings.cache_clear()
@@ -84,9 +79,21 @@ def _process(folder: Path) -> Outcome:
         database_url=f"sqlite:///{folder / _DATABASE}", data_root=folder / _SURVEY
     )
     use_settings(settings)
-    plan = Plan.make([folder / _SURVEY], settings, wanted="both", tag="")
-    tell_starter(plan.weights)
-    return carry_out(plan, serial=False, headers=reading, bar=progress_bar)
+    return settings
+
+
+def _make_survey(folder: Path, stars: int, seed: int, processes: int) -> Truth:
+    from producer.simulation.survey import Survey, write_survey
+    from producer.simulation.truth import Truth, refuse_others
+
+    survey, below = Survey(stars, _VISITS, seed, "mixed"), folder / _SURVEY
+    if folder.is_dir() and not below.exists():
+        refuse_others(folder, "demonstration")  # such as a labels.fits of the user's
+    truth = Truth.of(below, survey.settings())
+    with progress_bar("Making up stars", stars) as advance:
+        advance(len(truth))
+        write_survey(survey, below, truth, processes, lambda _: advance(1))
+    return truth
 
 
 @dataclass(frozen=True)
@@ -101,34 +108,59 @@ class Comparison:
 
     @classmethod
     def of(cls, table: Table, truth: Truth) -> Comparison:
-        """Find the truth of each row by its file."""
+        """Find the truth of each row by its file; rows of other files are left out.
+
+        Raises
+        ------
+        FatalError
+            No coadd has labels.
+        """
         known = truth.table()
-        names = [label.name for label in LABELS]
-        labels = {row["path"]: [row[name] for name in names] for row in known}
+        labels = np.column_stack([known[name] for name in LABEL_NAMES])
+        of_file = dict(zip(known["path"].tolist(), labels, strict=True))
         table = table[~np.asarray(table["flag_no_result"])]
-        return cls(table, np.array([labels[path] for path in table["path"]]))
+        table = table[np.isin(table["path"], list(of_file))]
+        if COADD not in table["kind"]:
+            raise FatalError("No coadd of the made-up survey got labels: there is nothing to show.")
+        return cls(table, np.array([of_file[path] for path in table["path"]]))
 
     def column(self, prefix: str) -> Floats:
         """All labels of the results, or with ``e_`` their uncertainties, ``(n, 22)``."""
-        names = [prefix + label.name for label in LABELS]
-        return np.column_stack([np.asarray(self.table[name], dtype=np.float64) for name in names])
+        columns = [self.table[prefix + name] for name in LABEL_NAMES]
+        return np.column_stack([np.asarray(column, dtype=np.float64) for column in columns])
 
     @property
     def coadds(self) -> NDArray[np.bool_]:
         """Which rows are coadds."""
-        return np.array([kind == COADD for kind in self.table["kind"]], dtype=np.bool_)
+        return np.asarray(self.table["kind"] == COADD)
 
     def evaluated(self) -> Evaluated:
         """As the pictures of a training's report want it."""
         from worker.training.evaluation import Evaluated
 
-        snr = np.asarray(self.table["snr"].filled(np.nan), dtype=np.float64)
+        snr = np.asarray(self.table["snr"], dtype=np.float64)
+        snr = np.where(snr > 0, snr, np.nan)  # DR17 writes a zero for what it does not know
         nothing = np.zeros(len(snr), dtype=np.bool_)
         return Evaluated(self.column(""), self.column("e_"), self.known, snr, nothing)
 
 
+def _show(folder: Path, comparison: Comparison) -> None:
+    """Draw the pictures, and write the page that shows them.
+
+    Raises
+    ------
+    FatalError
+        They cannot be written.
+    """
+    try:
+        _draw(folder, comparison)
+        (folder / _PAGE).write_text("\n".join(_page(comparison)) + "\n")
+    except OSError as error:
+        reason = error.strerror or error
+        raise FatalError(f"The pictures in {folder} cannot be written: {reason}.") from error
+
+
 def _draw(folder: Path, comparison: Comparison) -> None:
-    """The pictures, and the page that shows them."""
     from producer.demo_figures import draw_planes, draw_star
     from worker.training.figures import draw_predicted, draw_residuals
 
@@ -150,15 +182,15 @@ def _draw(folder: Path, comparison: Comparison) -> None:
         advance(1)
         draw_residuals(folder / "residuals.png", evaluated)
         advance(1)
-    (folder / _PAGE).write_text("\n".join(_page(comparison)) + "\n")
 
 
 def _shown_star(comparison: Comparison) -> Sequence[int]:
-    """The rows of one star, its coadd first: several visits, and good enough to look at."""
-    table = comparison.table
-    good = comparison.coadds & (np.asarray(table["snr"]) > _SHOWN_SNR)
-    wanted = np.flatnonzero(good & (np.asarray(table["n_visits"]) == _VISITS))
-    first = int(wanted[0]) if len(wanted) else int(np.flatnonzero(comparison.coadds)[0])
+    """The rows of one star, its coadd first: a giant with several visits of good S/N, if any."""
+    table, coadds = comparison.table, comparison.coadds
+    giants = comparison.known[:, LABEL_NAMES.index("logg")] < _SHOWN_LOGG
+    good = coadds & giants & (np.asarray(table["snr"]) > _SHOWN_SNR)
+    good &= np.asarray(table["n_visits"]) == _VISITS
+    first = int(np.flatnonzero(good if good.any() else coadds)[0])
     rows = np.flatnonzero(np.asarray(table["path"]) == table["path"][first])
     return [first, *(int(row) for row in rows if row != first)]
 

@@ -109,8 +109,8 @@ def _spectrum(figure: FigureBase, flux: Floats) -> None:
     for axis, chip in zip(axes, CUT_CHIPS.values(), strict=True):
         axis.plot(wavelength()[chip], flux[chip], color="black", linewidth=0.4)
         axis.set_xlim(*wavelength()[chip][[0, -1]])
-        axis.xaxis.get_major_locator().set_params(nbins=5)
-    axes[0].set_ylim(0.45, 1.15)
+        axis.xaxis.get_major_locator().set_params(nbins=5, prune="both")
+    axes[0].set_ylim(flux.min() - 0.03, 1.15)
     axes[0].set_ylabel("normalised flux")
     axes[1].set_xlabel("wavelength in vacuum, rest frame (Å)")
 

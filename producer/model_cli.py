@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from producer.train_cli import train
+from producer.terminal import console, printable
+from producer.train_cli import Device, train
 from worker.errors import UsageError
 from worker.network.checkpoint import write_checkpoint
 from worker.settings import get_settings
@@ -22,18 +21,8 @@ if TYPE_CHECKING:
     from worker.network.description import Description
     from worker.network.verification import Check
 
-console = Console(highlight=False)
-
 _WEIGHTS_HELP = "A checkpoint, or an astroNN model folder."
 AsJson = Annotated[bool, typer.Option("--json", help="For machines.")]
-
-
-class Device(StrEnum):
-    """Where to compute."""
-
-    AUTO = "auto"
-    CPU = "cpu"
-    CUDA = "cuda"
 
 
 def convert(
@@ -115,7 +104,7 @@ def _check_out(out: Path, *, force: bool) -> None:
 
 def _print_check(check: Check) -> None:
     mark = Text("ok    ", "green") if check.passed else Text("FAILED", "bold red")
-    console.print(Text.assemble(mark, f" {check.name}: {_printable(check.found)}"), soft_wrap=True)
+    console.print(Text.assemble(mark, f" {check.name}: {printable(check.found)}"), soft_wrap=True)
 
 
 def _print_summary(description: Description) -> None:
@@ -157,7 +146,7 @@ def _print_rows(rows: dict[str, str]) -> None:
     width = max(map(len, rows), default=0) + 2
     for name, value in rows.items():
         # No table: a digest is there to be copied whole.
-        _print(f"{_printable(name):{width}}{_printable(value)}")
+        _print(f"{printable(name):{width}}{printable(value)}")
 
 
 def _print_labels(description: Description) -> None:
@@ -177,11 +166,6 @@ def _print_elements(description: Description) -> None:
     for element in description.elements:
         table.add_row(element.label, str(element.pixels), *map(str, element.hidden))
     console.print(table)
-
-
-def _printable(text: str) -> str:
-    """Text of a file that others wrote, without what would steer the terminal."""
-    return "".join(each if each.isprintable() else "?" for each in text)
 
 
 def _print(text: str) -> None:

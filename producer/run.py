@@ -150,22 +150,23 @@ def register_files(
 
 
 def check_stack(settings: Settings, weights: str) -> None:
-    """Make sure that the starter weights, where none are given, are those of a running stack.
-
-    Who names weights may mean a stack that comes later.
+    """Make sure that a stack that runs serves these weights.
 
     Raises
     ------
     UsageError
-        The stack serves others: jobs would wait for ever.
+        It serves others: its workers would refuse the jobs.
     """
-    if settings.model is not None:
-        return
     with suppress(TransientError), closing(broker_client(settings)) as client:
         if served_weights(client) not in (None, weights):
-            raise UsageError(
+            missing = (
                 "No weights are given, and the stack that runs here does not serve the starter "
-                "weights; give those of the stack with --model FILE or ASTRONN_STREAM_MODEL."
+                "weights"
+                if settings.model is None
+                else f"The stack that runs here does not serve {settings.model.name}"
+            )
+            raise UsageError(
+                f"{missing}; give those of the stack with --model FILE or ASTRONN_STREAM_MODEL."
             )
 
 
@@ -175,12 +176,15 @@ def send_waiting(engine: Engine, settings: Settings, weights: str) -> None:
     Raises
     ------
     TransientError
-        Redis or the database does not answer, or no weights are given and no stack says that it
-        serves the starter weights; what waits goes on waiting.
+        Redis or the database does not answer; the stack serves other weights, or no weights are
+        given and no stack says that it serves the starter weights. What waits goes on waiting.
     """
     with closing(broker_client(settings)) as client:
-        if settings.model is None and served_weights(client) != weights:
+        served = served_weights(client)
+        if settings.model is None and served != weights:
             raise TransientError("No stack that serves the starter weights answers.")
+        if served not in (None, weights):
+            raise TransientError("The stack that runs here serves other weights.")
         name = Broker(client, settings.broker).name()
         release(engine, send, settings, name, weights=weights)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,6 +25,10 @@ from worker.settings import get_settings
 if TYPE_CHECKING:
     from producer.simulation.survey import Survey, Written
     from producer.simulation.truth import Truth
+
+
+#: Files per minute: a few a day, and far more than a machine writes.
+_SLOWEST, _FASTEST = 0.002, 1e6
 
 
 class LayoutName(StrEnum):
@@ -76,8 +79,10 @@ def simulate(
     """
     if not (1 <= snr[0] <= snr[1] <= 10_000):
         raise UsageError("--snr takes the lowest and the highest S/N, both from 1 to 10000.")
-    if live is not None and not (0 < live < math.inf):
-        raise UsageError("--live takes a rate in files per minute, more than 0.")
+    if live is not None and not (_SLOWEST <= live <= _FASTEST):
+        raise UsageError(
+            f"--live takes a rate in files per minute, from {_SLOWEST:g} to {_FASTEST:.0f}."
+        )
     # Slow to import, and of no use to the other commands.
     from producer.simulation.survey import Survey
     from producer.simulation.truth import Truth

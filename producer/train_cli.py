@@ -106,7 +106,7 @@ BatchSize = Annotated[int, typer.Option("--batch-size", min=2, help="Spectra in 
 LearningRate = Annotated[
     float, typer.Option("--learning-rate", min=0, help="The highest learning rate.")
 ]
-Seed = Annotated[int, typer.Option("--seed", min=0, help="Of all that is random.")]
+Seed = Annotated[int, typer.Option("--seed", min=0, max=2**63 - 1, help="Of all that is random.")]
 Validation = Annotated[
     float,
     typer.Option("--validation", min=0.001, max=0.9, help="Part of the stars kept aside."),

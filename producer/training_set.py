@@ -5,10 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import signal
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from multiprocessing import get_context
@@ -18,6 +18,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
+from producer.processes import depend_on_parent
 from producer.sources import Wanted, find_files, spectra_of
 from worker.errors import FatalError, UsageError
 from worker.messages import SpectrumReference
@@ -102,9 +103,10 @@ def cached_spectra(
     Raises
     ------
     UsageError
-        There is nothing to read, or nothing that can be read.
+        There is nothing to read, or nothing that can be read, or other files lie in the place
+        of the cache.
     FatalError
-        The cache cannot be written.
+        The cache cannot be written, or a process was killed.
     """
     files = find_files(paths, data_root)
     source = _Source(data_root.resolve(), wanted, coadd_mask)
@@ -113,6 +115,7 @@ def cached_spectra(
     known = _read_index(index, digest)
     reused = known is not None and cache.exists()
     if known is None or not reused:
+        _refuse_others(cache, index)
         with progress("Reading spectra", len(files)) as finished:
             known = _write_cache(
                 cache, index, _read_files(files, source, processes, finished), digest
@@ -179,12 +182,44 @@ def _read_index(index: Path, digest: str) -> dict[str, Any] | None:
     return content if fits else None
 
 
+def _refuse_others(cache: Path, index: Path) -> None:
+    """Refuse to write over files that are no cache, whole or cut off.
+
+    Raises
+    ------
+    UsageError
+        One of them is something else.
+    """
+    for path, is_ours in ((cache, _has_our_header), (index, _is_index)):
+        if path.is_file() and path.stat().st_size > 0 and not is_ours(path):
+            raise UsageError(
+                f"{path} is no cache of spectra and would be lost; give another --cache."
+            )
+
+
+def _has_our_header(cache: Path) -> bool:
+    try:
+        with cache.open("rb") as file:
+            np.lib.format.read_magic(file)
+            shape, _, dtype = np.lib.format.read_array_header_1_0(file)
+    except ValueError:
+        return False
+    return bool(dtype == np.float32) and shape[1:] == (N_PIXELS,)
+
+
+def _is_index(index: Path) -> bool:
+    start = b'{"digest"'
+    with index.open("rb") as file:
+        return start.startswith(file.read(len(start)))
+
+
 def _write_cache(cache: Path, index: Path, parts: Iterator[_Part], digest: str) -> dict[str, Any]:
     """Write rows as they come; the index last, so that a cache that was cut off is no cache."""
     spectra: list[dict[str, Any]] = []
     failures: Counter[str] = Counter()
     try:
         index.unlink(missing_ok=True)
+        cache.unlink(missing_ok=True)  # who has mapped the old file into memory keeps it
         with cache.open("wb") as file:
             _write_header(file, 0)
             for part in parts:
@@ -232,15 +267,16 @@ def _parts(chunks: Sequence[Sequence[Path]], source: _Source, processes: int) ->
     if processes == 1:
         yield from (_read_part(chunk, source) for chunk in chunks)
         return
-    # Ctrl-C goes to all; only this process is to speak.
     pool = ProcessPoolExecutor(
-        processes,
-        mp_context=get_context("spawn"),
-        initializer=signal.signal,
-        initargs=(signal.SIGINT, signal.SIG_IGN),
+        processes, mp_context=get_context("spawn"), initializer=depend_on_parent
     )
     try:
         yield from pool.map(_read_part, chunks, [source] * len(chunks))
+    except BrokenProcessPool as error:
+        raise FatalError(
+            "A process that read spectra was killed, perhaps for want of memory; set "
+            "ASTRONN_STREAM_LOAD_PROCESSES to fewer."
+        ) from error
     finally:
         pool.shutdown(cancel_futures=True)
 

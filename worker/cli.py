@@ -80,6 +80,11 @@ def settings_with(model: Path | None = None, corrections: Path | None = None) ->
     UsageError
         A file that an option names is not there.
     """
+    if model is not None and model.is_dir():
+        raise UsageError(
+            f"--model {model}: this is a folder; `astronn-stream model convert` makes weights of "
+            "astroNN's."
+        )
     for option, path in (("--model", model), ("--corrections", corrections)):
         if path is not None and not path.is_file():
             raise UsageError(f"{option} {path}: there is no such file.")

@@ -40,6 +40,8 @@ _IMAGES = (
 )
 #: Coefficients for LSF_GH as DR12-16 keep them: here a Gaussian of 1.3 pixels without wings.
 _LSF = np.array([1, 4287, 5, 1, 1, 1, 1, 1, 0, 1.3, *[0] * 10, 1, 2, 0, 0, 0, 0], dtype=np.float64)
+#: Kinds of file whose HDUs are kept: one of a hundred visits takes 50 MB.
+_MOST_KINDS = 12
 
 
 class StarWriter:
@@ -67,6 +69,8 @@ class StarWriter:
         tables = velocity_tables(star, visits, layout)
         key = (layout, len(visits.snr))
         if key not in self._kinds:
+            if len(self._kinds) >= _MOST_KINDS:
+                self._kinds.pop(next(iter(self._kinds)))  # the oldest
             self._kinds[key] = _Kind(layout, cards, planes, tables)
         kind = self._kinds[key]
         kind.fill(cards, planes, tables)

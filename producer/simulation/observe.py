@@ -30,7 +30,8 @@ from worker.labels import LABEL_NAMES
 from worker.spectra.pixels import N_APSTAR
 
 _TEFF, _LOGG, _FE_H = (LABEL_NAMES.index(name) for name in ("teff", "logg", "fe_h"))
-#: Width of the instrument's line spread function in pixels (Gaussian sigma), R = 22500.
+#: Width of the instrument's line spread function in pixels (Gaussian sigma): R = 23600, a
+#: little more than APOGEE's 22500.
 _LSF = 1.30
 #: Room at the end of the grid, so that the periodic convolution does not join both ends.
 _PADDED = 8640

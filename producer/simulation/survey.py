@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import math
 import multiprocessing
-import os
 import shutil
-import signal
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -16,6 +13,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
+from producer.processes import depend_on_parent
 from producer.simulation.apstar_file import StarWriter
 from producer.simulation.headers import median_snr
 from producer.simulation.layouts import encode
@@ -215,7 +213,7 @@ def _share(
     pool = ProcessPoolExecutor(
         processes,
         mp_context=multiprocessing.get_context("spawn"),
-        initializer=_depend_on_parent,
+        initializer=depend_on_parent,
     )
     open_chunks = {pool.submit(_write_chunk, survey, folder, chunk) for chunk in chunks}
     try:
@@ -241,15 +239,3 @@ def _record_chunk(chunk: Future[list[Written]], record: Told) -> None:
 
 def _write_chunk(survey: Survey, folder: Path, stars: Sequence[int]) -> list[Written]:
     return list(write_stars(survey, folder, stars))
-
-
-def _depend_on_parent() -> None:
-    """Leave interruptions to the parent process, and end with it however it ends."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    if (parent := multiprocessing.parent_process()) is not None:
-
-        def follow() -> None:
-            parent.join()
-            os._exit(1)
-
-        threading.Thread(target=follow, daemon=True).start()

@@ -104,14 +104,9 @@ class Truth:
             folder.mkdir(parents=True, exist_ok=True)
             if path.exists():
                 return cls(folder, settings, _read(path, settings))
-            others = [entry for entry in folder.iterdir() if not entry.name.startswith(".")]
         except OSError as error:
             raise FatalError(f"{folder} cannot be used: {error.strerror or error}.") from error
-        if others:
-            raise UsageError(
-                f"{folder} holds files that are no made-up survey, such as {others[0].name}; "
-                "give a new or an empty folder."
-            )
+        refuse_others(folder, "made-up survey")
         truth = cls(folder, settings, {})
         truth.save()
         return truth
@@ -169,6 +164,27 @@ class Truth:
             for n, label in enumerate(LABELS)
         ]
         return Table(columns, meta={"made_up": _MADE_UP, "simulate": dict(self._settings)})
+
+
+def refuse_others(folder: Path, what: str) -> None:
+    """Refuse a folder that is to hold something new and holds other files; hidden ones may stay.
+
+    Raises
+    ------
+    UsageError
+        It holds some.
+    FatalError
+        It cannot be read.
+    """
+    try:
+        others = sorted(each.name for each in folder.iterdir() if not each.name.startswith("."))
+    except OSError as error:
+        raise FatalError(f"{folder} cannot be used: {error.strerror or error}.") from error
+    if others:
+        raise UsageError(
+            f"{folder} holds files that are no {what}, such as {others[0]}; give a new or an "
+            "empty folder."
+        )
 
 
 def _read(path: Path, settings: Mapping[str, Any]) -> dict[int, TruthRow]:

@@ -6,6 +6,7 @@ import json
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -89,6 +90,23 @@ def test_a_second_stack_on_the_same_database_is_refused(
     assert "running already" in place.run("up", status=2)
 
 
+@pytest.mark.usefixtures("stack")
+def test_spectra_for_other_weights_wait_for_a_stack_that_serves_them(
+    place: Workplace, apstar_folder: Path
+) -> None:
+    wait_for(lambda: "weights" in status(place)["queues"], "the dispatcher")
+    (place.folder / "other.pt").write_bytes(b"other weights")
+    text = place.run("enqueue", apstar_folder, "--model", "other.pt")
+    assert "serves other weights. The spectra wait in the database" in text
+    assert place.count("SELECT count(*) FROM job WHERE weights_name = 'other.pt'") == 44
+    time.sleep(3)  # the dispatcher leaves them alone
+    assert status(place)["jobs"] == {
+        "waiting": 44,
+        "waiting for other weights": 44,
+        "without labels": 0,
+    }
+
+
 @pytest.mark.usefixtures("starter_weights", "stack")
 def test_spectra_for_the_starter_weights_are_not_given_to_a_stack_of_others(
     place: Workplace, apstar_folder: Path
@@ -163,6 +181,7 @@ def test_looking_where_nothing_is_makes_nothing(place: Workplace) -> None:
 
 def test_the_help_of_every_command_reads(place: Workplace) -> None:
     commands = ["run", "enqueue", "requeue", "up", "worker", "dispatcher", "status", "export", "db"]
+    commands += ["model", "simulate", "demo"]
     overview = place.run("--help")
     for command in commands:
         assert command in overview

@@ -78,20 +78,20 @@ def test_a_dispatcher_says_what_its_stack_serves(bare: Stream) -> None:
     assert bare.client.ttl("astronn-stream:weights") > 0
 
 
-def test_jobs_are_not_opened_for_starter_weights_that_the_stack_does_not_serve(
-    bare: Stream, tmp_path: Path
-) -> None:
+def test_weights_that_the_stack_does_not_serve_are_told(bare: Stream, tmp_path: Path) -> None:
     check_stack(get_settings(), bare.weights)  # no stack runs: it may come
     tell_served(bare.client, bare.weights)
     check_stack(get_settings(), bare.weights)
     tell_served(bare.client, "ab" * 32)
     with pytest.raises(UsageError, match="does not serve the starter weights"):
         check_stack(get_settings(), bare.weights)
-    check_stack(get_settings().changed(model=tmp_path / "own.pt"), "cd" * 32)
+    with pytest.raises(UsageError, match=r"does not serve own\.pt; give those of the stack"):
+        check_stack(get_settings().changed(model=tmp_path / "own.pt"), "cd" * 32)
+    check_stack(get_settings().changed(model=tmp_path / "own.pt"), "ab" * 32)
 
 
 def test_without_weights_only_a_stack_that_serves_the_starter_weights_is_sent_to(
-    bare: Stream, astra_weights: Path
+    bare: Stream,
 ) -> None:
     for served in (None, "ab" * 32):
         if served is not None:
@@ -100,7 +100,18 @@ def test_without_weights_only_a_stack_that_serves_the_starter_weights_is_sent_to
             send_waiting(bare.engine, get_settings(), bare.weights)
         assert set(bare.states().values()) == {JobState.WAITING}
         assert bare.client.llen("load.bulk") == 0
-    send_waiting(bare.engine, get_settings().changed(model=astra_weights), bare.weights)
+
+
+def test_a_stack_that_serves_other_weights_is_not_sent_to(
+    bare: Stream, astra_weights: Path
+) -> None:
+    named = get_settings().changed(model=astra_weights)
+    tell_served(bare.client, "ab" * 32)
+    with pytest.raises(TransientError, match="serves other weights"):
+        send_waiting(bare.engine, named, bare.weights)
+    assert set(bare.states().values()) == {JobState.WAITING}
+    bare.client.flushdb()  # nobody says what is served: one that is starting may be meant
+    send_waiting(bare.engine, named, bare.weights)
     assert set(bare.states().values()) == {JobState.QUEUED}
 
 

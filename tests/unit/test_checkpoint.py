@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from worker.errors import FatalError
+from worker.network import checkpoint
 from worker.network.checkpoint import read_checkpoint, weights_sha256
 from worker.network.model import ApogeeBCNNCensored
 
@@ -158,14 +159,13 @@ def test_a_missing_key_is_named(tmp_path: Path, astra_state: State, key: str) ->
 
 def test_a_missing_mask_is_named(tmp_path: Path, astra_state: State) -> None:
     state = {k: v for k, v in astra_state.items() if k != "aspcap_masks.4"}
-    # Whether under Astra's name or under ours, the number tells which.
-    text = refusal(save(tmp_path / "weights.pt", state))
-    assert "aspcap_masks.4" in text or "window_4" in text
+    assert "lacks aspcap_masks.4." in refusal(save(tmp_path / "weights.pt", state))
 
 
-def test_an_unknown_key_is_named(tmp_path: Path, astra_state: State) -> None:
-    state = astra_state | {"dense_3.weight": torch.zeros(2, 2)}
-    assert "dense_3.weight is unknown" in refusal(save(tmp_path / "weights.pt", state))
+@pytest.mark.parametrize("key", ["dense_3.weight", "aspcap_masks.19", "window_4"])
+def test_an_unknown_key_is_named(tmp_path: Path, astra_state: State, key: str) -> None:
+    state = astra_state | {key: torch.zeros(7514)}
+    assert f"{key} is unknown" in refusal(save(tmp_path / "weights.pt", state))
 
 
 @pytest.mark.parametrize(
@@ -196,6 +196,13 @@ def test_every_problem_is_named(tmp_path: Path, astra_state: State) -> None:
     assert all(name in text for name in ("extra", "labels_mean", "conv1.bias"))
 
 
+def test_of_very_many_problems_some_are_named(tmp_path: Path, astra_state: State) -> None:
+    state = astra_state | {f"layer_{i:02}": torch.zeros(1) for i in range(40)}
+    text = refusal(save(tmp_path / "weights.pt", state))
+    assert "layer_09 is unknown; and 30 more." in text
+    assert "layer_10" not in text
+
+
 @pytest.mark.parametrize("key", ["conv1.weight", "elem_dense_var.9.bias", "labels_std"])
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_a_weight_that_is_not_finite_is_named(
@@ -205,6 +212,67 @@ def test_a_weight_that_is_not_finite_is_named(
     damaged.view(-1)[-1] = value
     text = refusal(save(tmp_path / "weights.pt", astra_state | {key: damaged}))
     assert f"{key} has values that are not finite" in text
+
+
+def test_a_weight_that_only_float64_can_hold_is_named(tmp_path: Path, astra_state: State) -> None:
+    large = astra_state["conv1.weight"].double().fill_(1e300)
+    text = refusal(save(tmp_path / "weights.pt", astra_state | {"conv1.weight": large}))
+    assert "conv1.weight has values that are not finite" in text
+
+
+# --- Small files that claim to be large ----------------------------------------------------
+
+
+@pytest.mark.parametrize("key", ["dense_1.weight", "labels_std", "extra"])
+def test_a_tensor_that_claims_more_than_its_file_holds_is_refused(
+    tmp_path: Path, astra_state: State, key: str
+) -> None:
+    path = save(tmp_path / "weights.pt", astra_state | {key: torch.zeros(1).expand(10**7, 7512)})
+    assert path.stat().st_size < 2**25
+    assert f"{key} is no plain tensor" in refusal(path)
+
+
+@pytest.mark.parametrize(
+    "tensor",
+    [
+        torch.eye(22).to_sparse(),
+        torch.empty(22, device="meta"),
+        torch.ones(22, dtype=torch.complex64),
+        torch.ones(22).to(torch.float8_e4m3fn),
+    ],
+    ids=["sparse", "meta", "complex", "float8"],
+)
+def test_a_tensor_of_another_kind_is_refused(
+    tmp_path: Path, astra_state: State, tensor: Tensor
+) -> None:
+    path = save(tmp_path / "weights.pt", astra_state | {"labels_mean": tensor})
+    assert "labels_mean is no plain tensor" in refusal(path)
+
+
+@pytest.mark.parametrize("key", ["dense_1.weight", "dense_2.weight", "elem_dense2.3.weight"])
+@pytest.mark.parametrize("shape", [(10**9, 0), (1025, 2), (0, 7512)])
+def test_a_width_that_no_layer_has_is_refused(
+    tmp_path: Path, astra_state: State, key: str, shape: tuple[int, int]
+) -> None:
+    text = refusal(save(tmp_path / "weights.pt", astra_state | {key: torch.zeros(shape)}))
+    assert f"{key.removesuffix('.weight')} has {shape[0]} units" in text
+
+
+def test_an_archive_that_unpacks_to_more_than_a_network_is_not_unpacked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = save(tmp_path / "plain.pt", {"extra": torch.zeros(500_000)})
+    path = tmp_path / "weights.pt"
+    with (
+        zipfile.ZipFile(plain) as source,
+        zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as target,
+    ):
+        for name in source.namelist():
+            target.writestr(name, source.read(name))
+    assert "lacks dense_1.weight" in refusal(path)  # torch does unpack it
+    monkeypatch.setattr(checkpoint, "_MOST_BYTES", 2**20)
+    assert path.stat().st_size < 2**20
+    assert "unpacks to" in refusal(path)
 
 
 def other_widths(state: State, dense: tuple[int, int], element: tuple[int, int]) -> State:

@@ -175,15 +175,23 @@ def many() -> dict[str, Any]:
     return {"entries": entries}
 
 
+def deep() -> dict[str, Any]:
+    """Lists in lists; some thousand would be too deep for what prints them."""
+    entries: list[Any] = []
+    for _ in range(100):
+        entries = [entries]
+    return {"entries": entries}
+
+
 @pytest.mark.parametrize(
     "metadata",
     [
         *(3, "text", None, [1], {1: "a"}, {"a": {2: "b"}}, {"a": torch.zeros(2)}, {"a": b"b"}),
-        *({"a": (1, 2)}, endless(), many()),
+        *({"a": (1, 2)}, {"a": float("nan")}, endless(), many(), deep()),
     ],
     ids=[
         *("number", "text", "none", "list", "numbered", "numbered inside", "tensor", "bytes"),
-        *("tuple", "endless", "many"),
+        *("tuple", "nan", "endless", "many", "deep"),
     ],
 )
 def test_metadata_that_are_not_plain_are_refused(tmp_path: Path, metadata: object) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +61,16 @@ def test_an_array_that_claims_to_be_huge_is_not_allocated(folder: KerasFolder) -
     assert "layer dense has a kernel of shape (7512, 1000000000000)" in folder.refusal()
 
 
+def test_an_array_that_unpacks_to_more_than_its_shape_is_not_unpacked(folder: KerasFolder) -> None:
+    with folder.h5 as file:
+        group = file["model_weights/dense_3/dense_3"]
+        del group["kernel:0"]
+        kernel = group.create_dataset("kernel:0", (96, 1), "f4", chunks=(96, 1), compression="gzip")
+        kernel.id.write_direct_chunk((0, 0), zlib.compress(bytes(10**6)))
+        assert (kernel[:] == 0).all()  # HDF5 does unpack it
+    assert "layer dense_3 keeps its kernel in pieces" in folder.refusal()
+
+
 def test_a_group_that_holds_itself_is_refused(folder: KerasFolder) -> None:
     with folder.h5 as file:
         file["model_weights/conv1d/again"] = file["model_weights/conv1d"]
@@ -107,9 +118,10 @@ def test_a_graph_that_is_none_is_refused(folder: KerasFolder, config: str) -> No
         ([[["input", 1, 0, {}]]], "layer conv1d does not read the one output"),
         ([{"args": [], "kwargs": {}}], "layer conv1d is written in the format of Keras 3"),
         ([[[["input"], 0, 0, {}]]], "layer conv1d does not read the one output"),
+        ([[["\x1b[2J", 0, 0, {}]]], "layer conv1d does not read the one output"),
         ([], "layer conv1d reads nothing"),
     ],
-    ids=["twice", "second use", "Keras 3", "list", "nothing"],
+    ids=["twice", "second use", "Keras 3", "list", "steering the terminal", "nothing"],
 )
 def test_connections_of_another_kind_are_refused(
     folder: KerasFolder, nodes: list[Any], said: str

@@ -18,7 +18,7 @@ from tests.unit.keras_folders import (
     rewire,
     set_inputs,
 )
-from worker.errors import UsageError
+from worker.errors import FatalError, UsageError
 from worker.network.keras import convert
 
 Edit = Callable[[Layers], Any]
@@ -42,6 +42,15 @@ def test_a_folder_without_one_of_the_files_is_wrong_use(folder: KerasFolder, nam
     (folder.path / name).unlink()
     with pytest.raises(UsageError, match=f"it has no {name}"):
         convert(folder.path)
+
+
+def test_a_folder_is_named_where_one_stands_in_it(
+    folder: KerasFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (folder.path / "model_weights.h5").write_bytes(b"nothing")
+    monkeypatch.chdir(folder.path)
+    with pytest.raises(FatalError, match=rf"^{DR17}/model_weights\.h5 is damaged"):
+        convert(Path())
 
 
 @pytest.mark.parametrize("part", [0.0, 0.3, 0.999])
@@ -233,6 +242,22 @@ def test_dropout_that_only_the_variance_lacks_is_recognised(folder: KerasFolder)
 def test_other_connections_are_refused(folder: KerasFolder, edit: Edit, said: str) -> None:
     folder.edit_layers(edit)
     assert said in folder.refusal()
+
+
+@pytest.mark.parametrize("pixels", [7514, 7515])
+def test_convolutions_that_read_another_spectrum_than_the_windows_are_refused(
+    folder: KerasFolder, pixels: int
+) -> None:
+    def add(layers: Layers) -> None:
+        layers["input_2"] = json.loads(json.dumps(layers["input"]).replace("input", "input_2"))
+        layers["input_2"]["config"]["batch_input_shape"] = [None, pixels, 1]
+        layers["input_2"]["class_name"] = "InputLayer"
+        set_inputs(layers["conv1d"], ["input_2"])
+
+    folder.edit_layers(add)
+    with folder.h5 as file:
+        file["model_weights"].create_group("input_2")
+    assert "C_Mask reads input, but conv1d reads input_2" in folder.refusal()
 
 
 def test_a_window_without_a_name_is_refused(folder: KerasFolder) -> None:

@@ -146,6 +146,13 @@ def test_a_refusal_is_one_sentence_of_the_command_line(tmp_path: Path) -> None:
     assert done.stderr == f"Error: {tmp_path}/weights.pt: there is no such file or folder.\n"
 
 
+def test_a_refusal_cannot_steer_the_terminal(tmp_path: Path) -> None:
+    program = "from producer.cli import main; main()"
+    command = [sys.executable, "-c", program, "model", "verify", "\x1b[2J.pt"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    assert done.stderr == "Error: ?[2J.pt: there is no such file or folder.\n"
+
+
 def test_the_commands_can_be_listed_without_torch() -> None:
     program = "import sys, producer.model_cli; print({'torch', 'h5py'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)

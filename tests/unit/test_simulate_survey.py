@@ -255,6 +255,8 @@ def test_command_writes_and_says_what_it_wrote(tmp_path: Path, run: Run) -> None
     [
         (("--live", 0), "--live takes a rate"),
         (("--live", "nan"), "--live takes a rate"),
+        (("--live", 1e300), "from 0.002 to 1000000"),
+        (("--live", 1e-300), "--live takes a rate"),
         (("--snr", 100, 10), "--snr takes the lowest and the highest"),
         (("--snr", 0, 10), "--snr takes the lowest and the highest"),
     ],

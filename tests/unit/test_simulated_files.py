@@ -11,6 +11,7 @@ import pytest
 from astropy.io import fits
 from numpy.typing import NDArray
 
+from producer.simulation import apstar_file
 from producer.simulation.apstar_file import StarWriter, star_hdus, velocity_tables
 from producer.simulation.headers import primary_cards
 from producer.simulation.layouts import encode, smooth_continuum
@@ -356,6 +357,20 @@ def test_writer_gives_the_bytes_of_hdus_built_anew(tmp_path: Path, layout: Layou
         assert path.read_bytes() == anew.getvalue()
         assert size == path.stat().st_size
     assert sorted(p.name for p in tmp_path.iterdir()) == ["0.fits", "1.fits", "2.fits"]
+
+
+def test_writer_gives_the_same_bytes_when_it_has_to_build_hdus_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(apstar_file, "_MOST_KINDS", 2)
+    writer, star, path = StarWriter(), made_up_star(), tmp_path / "star.fits"
+    contents: dict[int, set[bytes]] = {1: set(), 2: set(), 3: set()}
+    for n in [*contents] * 2:
+        visits = made_up_visits(n)
+        writer.write(path, star, visits, "dr13", encode(visits, "dr13"))
+        contents[n].add(path.read_bytes())
+        assert len(writer._kinds) <= 2
+    assert [len(versions) for versions in contents.values()] == [1, 1, 1]
 
 
 @by_layout

@@ -34,7 +34,8 @@ from worker.training.evaluation import (
 from worker.training.network import new_network
 from worker.training.provenance import command_line
 from worker.training.report import Account, write_report
-from worker.training.statistics import label_numbers, snr_bins
+from worker.training.snr import snr_bins
+from worker.training.statistics import label_numbers
 
 PICTURES = ("predicted.png", "residuals.png", "calibration.png", "losses.png")
 
@@ -70,6 +71,23 @@ def test_the_noise_model_makes_one_sigma_one_sigma_and_is_fitted_to_one_half_alo
     assert np.abs(np.array(fractions) - 0.6827).max() < 5 * np.sqrt(0.22 / 1800)
     other_half = np.where(evaluated.calibrating[:, None], evaluated.predicted, 1e6)
     np.testing.assert_array_equal(noise_scale(replace(evaluated, predicted=other_half)), scale)
+
+
+def test_each_bin_of_snr_counts_the_same_in_the_noise_model() -> None:
+    evaluated = gaussian(8000)
+    faint = np.arange(8000) % 10 < 8  # four in five, with residuals three times as large
+    predicted = np.where(faint[:, None], 3 * evaluated.residuals, evaluated.residuals)
+    evaluated = replace(
+        evaluated,
+        predicted=predicted + evaluated.known,
+        snr=np.where(faint, 20.0, 200.0),
+    )
+    pulls = np.abs(evaluated.residuals / evaluated.e_predicted)[:, 0]
+    within = pulls < noise_scale(evaluated)[0]
+    known = np.isfinite(pulls) & evaluated.calibrating
+    parts = [np.mean(within[known & each]) for each in (faint, ~faint)]
+    assert np.mean(parts) == pytest.approx(0.6827, abs=0.005)
+    assert np.mean(within[known]) < 0.6
 
 
 def test_a_label_that_few_stars_have_keeps_its_uncertainty() -> None:

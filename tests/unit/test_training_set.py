@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import multiprocessing
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 from astropy.table import Table
 
-from producer.training_set import SpectraCache, cached_spectra, match
+from producer.training_set import SpectraCache, _parts, _Source, cached_spectra, match
 from tests.unit.apstar_files import object_name, write_apstar
 from worker.errors import FatalError, UsageError
 from worker.labels import LABEL_NAMES
@@ -139,6 +140,38 @@ def test_the_cache_is_made_anew_when_something_changed(
     assert cached(survey).reused
 
 
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("out.spectra.json", b'{"mine": 1}'),
+        ("out.spectra.json", b"\xff\x00"),
+        ("out.spectra.npy", b"mine"),
+        ("out.spectra.npy", None),
+    ],
+)
+def test_files_of_the_users_in_the_place_of_the_cache_are_refused_and_stay(
+    survey: Path, name: str, content: bytes | None
+) -> None:
+    file = survey.parent / name
+    if content is None:
+        np.save(file, np.ones((3, 7)))
+    else:
+        file.write_bytes(content)
+    before = file.read_bytes()
+    with pytest.raises(UsageError, match=rf"{name} is no cache of spectra and would be lost"):
+        cached(survey)
+    assert file.read_bytes() == before
+
+
+@pytest.mark.parametrize("length", [0, 128, 1000])
+def test_a_cache_that_was_cut_off_is_made_anew(survey: Path, length: int) -> None:
+    whole = np.array(cached(survey).flux)
+    file = survey.parent / "out.spectra.npy"
+    file.write_bytes(file.read_bytes()[:length])
+    (survey.parent / "out.spectra.json").unlink()
+    np.testing.assert_array_equal(cached(survey).flux, whole)
+
+
 def test_the_cache_is_made_anew_for_other_kinds_and_masks(survey: Path) -> None:
     cached(survey)
     coadds = cached(survey, "coadd")
@@ -147,6 +180,25 @@ def test_the_cache_is_made_anew_for_other_kinds_and_masks(survey: Path) -> None:
     assert len(coadds.flux) == 4
     assert not cached(survey, "coadd", coadd_mask="or").reused
     assert len(cached(survey, "visit").flux) == 8
+
+
+def test_who_has_the_old_cache_mapped_into_memory_keeps_it(survey: Path) -> None:
+    """As a training in another terminal has it."""
+    first = cached(survey)
+    before = np.array(first.flux)
+    coadds = cached(survey, "coadd")
+    assert len(coadds.flux) < len(before)
+    np.testing.assert_array_equal(first.flux, before)
+
+
+def test_a_reading_process_that_is_killed_is_a_clear_end(survey: Path) -> None:
+    source = _Source(survey.parent, "both", "and")
+    parts = _parts([[survey / "a.fits"]] * 300, source, 2)
+    next(parts)
+    for child in multiprocessing.active_children():
+        child.kill()
+    with pytest.raises(FatalError, match="A process that read spectra was killed"):
+        list(parts)
 
 
 def test_files_of_which_none_can_be_read_are_refused_with_a_reason(tmp_path: Path) -> None:

@@ -190,7 +190,10 @@ def test_a_checkpoint_tells_which_published_folder_it_comes_from(
     path = written(tmp_path, changeable, **metadata)
     check = checks_of(path)["origin"]
     assert check.passed
-    assert check.found.startswith("converted from the published DR16 network, astroNN_0617_run001")
+    assert check.found == (
+        "converted from the published DR16 network, astroNN_0617_run001, as the file tells: "
+        f"git blob {PUBLISHED[1].git_blob_sha1}"
+    )
     assert describe(read_weights(path)).published == "DR16"
 
 

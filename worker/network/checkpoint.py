@@ -2,6 +2,7 @@
 
 The file is read with ``weights_only=True``, which admits tensors and plain containers alone.
 Widths come from the weights; every key and shape is checked, and the error says which differ.
+A small file may claim to be huge, so sizes are bounded before anything is made of them.
 What we write has ``"metadata"`` beside the weights, which others need not know.
 """
 
@@ -10,8 +11,11 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import math
 import re
 import tempfile
+import zipfile
+from collections.abc import Iterable
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,7 +32,14 @@ _MASK_KEY = re.compile(r"aspcap_masks\.(\d+)")
 _WINDOW_KEY = re.compile(r"window_(\d+)")
 #: float64 in Astra's layout, and kept so in a file of half precision.
 _SCALES = ("input_mean", "labels_mean", "labels_std")
+#: Far more than the units of any layer of the network.
+MOST_UNITS = 1024
+_MOST_NUMBERS = MOST_UNITS * N_PIXELS
+_MOST_BYTES = 2**30
 _MOST_METADATA = 10_000
+_DEEPEST_METADATA = 20
+#: Problems that an error names; a file of another kind has hundreds.
+_MOST_PROBLEMS = 10
 
 #: Plain values of JSON by name: where weights come from and what they were trained on.
 Metadata = dict[str, Any]
@@ -122,8 +133,7 @@ def write_checkpoint(
     import torch
 
     state = {
-        _WINDOW_KEY.sub(r"aspcap_masks.\1", key): _stored(path, key, value, half)
-        for key, value in model.state_dict().items()
+        _file_key(key): _stored(path, key, value, half) for key, value in model.state_dict().items()
     }
     # Through JSON, so that equal metadata are pickled to equal bytes whoever made them.
     plain = json.loads(json.dumps(metadata, allow_nan=False))
@@ -160,16 +170,21 @@ def _is_plain(value: object) -> bool:
 
     A pickle may hold containers that contain themselves, or each other many times.
     """
-    waiting, seen = [value], 0
+    waiting, seen = [(value, 0)], 0
     while waiting:
-        item, seen = waiting.pop(), seen + 1
+        (item, depth), seen = waiting.pop(), seen + 1
+        inside: Iterable[object] = ()
         if isinstance(item, dict) and all(isinstance(key, str) for key in item):
-            waiting.extend(item.values())
+            inside = item.values()
         elif isinstance(item, list):
-            waiting.extend(item)
-        elif not (item is None or isinstance(item, str | int | float)):
+            inside = item
+        elif isinstance(item, float):
+            if not math.isfinite(item):
+                return False
+        elif not (item is None or isinstance(item, str | int)):
             return False
-        if seen + len(waiting) > _MOST_METADATA:
+        waiting.extend((each, depth + 1) for each in inside)
+        if depth > _DEEPEST_METADATA or seen + len(waiting) > _MOST_METADATA:
             return False
     return True
 
@@ -178,7 +193,10 @@ def _load(path: Path) -> object:
     import torch
 
     try:
+        _check_unpacked_size(path)
         content: object = torch.load(path, map_location="cpu", weights_only=True)
+    except FatalError:
+        raise
     except OSError as error:
         raise FatalError(f"The weights {path} cannot be read: {error.strerror}.") from error
     except Exception as error:
@@ -187,6 +205,19 @@ def _load(path: Path) -> object:
             f"{path.name} is not a PyTorch checkpoint of plain tensors; it was not loaded."
         ) from error
     return content
+
+
+def _check_unpacked_size(path: Path) -> None:
+    """Refuse an archive that unpacks to more than any network has; torch would unpack it."""
+    if not zipfile.is_zipfile(path):
+        return
+    with zipfile.ZipFile(path) as archive:
+        size = sum(entry.file_size for entry in archive.infolist())
+    if size > _MOST_BYTES:
+        raise FatalError(
+            f"{path.name} unpacks to {size / 2**30:.1f} GiB, which is no ApogeeBCNNCensored; it "
+            "was not loaded."
+        )
 
 
 def _read_state(path: Path) -> dict[str, Tensor]:
@@ -200,6 +231,12 @@ def _read_state(path: Path) -> dict[str, Tensor]:
     ):
         raise FatalError(f'{path.name} holds no named tensors under "model_state_dict".')
     for key, value in state.items():
+        if not _is_plain_tensor(value):
+            raise FatalError(
+                f"{path.name} does not fit ApogeeBCNNCensored: {key} is no plain tensor of numbers."
+            )
+        if _WINDOW_KEY.fullmatch(key):  # ours alone: a file has masks
+            raise FatalError(f"{path.name} does not fit ApogeeBCNNCensored: {key} is unknown.")
         if _MASK_KEY.fullmatch(key) and value.shape != (N_PIXELS,):
             raise FatalError(
                 f"{path.name} does not fit ApogeeBCNNCensored: {key} has shape "
@@ -213,37 +250,69 @@ def _read_state(path: Path) -> dict[str, Tensor]:
     }
 
 
-def _architecture(path: Path, state: dict[str, Tensor]) -> Architecture:
-    from worker.network.model import N_ELEMENTS, Architecture
+def _is_plain_tensor(value: Tensor) -> bool:
+    """Whether numbers lie in memory, of a known type, and not more than any layer has.
 
-    def width(key: str, axis: int = 0) -> int:
-        if key not in state or state[key].ndim <= axis:
-            raise FatalError(f"{path.name} is no ApogeeBCNNCensored: it lacks {key}.")
-        return int(state[key].shape[axis])
+    A tensor may claim more than the file holds, when each number stands for many.
+    """
+    import torch
 
-    elements = range(N_ELEMENTS)
-    return Architecture(
-        dense=(width("dense_1.weight"), width("dense_2.weight")),
-        windows=tuple(width(f"window_{i}") for i in elements),
-        element1=tuple(width(f"elem_dense1.{i}.weight") for i in elements),
-        element2=tuple(width(f"elem_dense2.{i}.weight") for i in elements),
+    integers = (torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
+    floats = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+    return (
+        value.layout == torch.strided
+        and value.device.type == "cpu"
+        and value.dtype in integers + floats
+        and value.numel() <= _MOST_NUMBERS
     )
 
 
+def _architecture(path: Path, state: dict[str, Tensor]) -> Architecture:
+    from worker.network.model import N_ELEMENTS, Architecture
+
+    def length(key: str) -> int:
+        if key not in state or state[key].ndim == 0:
+            raise FatalError(f"{path.name} is no ApogeeBCNNCensored: it lacks {_file_key(key)}.")
+        return int(state[key].shape[0])
+
+    def width(layer: str) -> int:
+        units = length(f"{layer}.weight")
+        if not 0 < units <= MOST_UNITS:
+            raise FatalError(f"{path.name} is no ApogeeBCNNCensored: {layer} has {units} units.")
+        return units
+
+    elements = range(N_ELEMENTS)
+    return Architecture(
+        dense=(width("dense_1"), width("dense_2")),
+        windows=tuple(length(f"window_{i}") for i in elements),
+        element1=tuple(width(f"elem_dense1.{i}") for i in elements),
+        element2=tuple(width(f"elem_dense2.{i}") for i in elements),
+    )
+
+
+def _file_key(key: str) -> str:
+    """What a file calls one of our tensors: it has masks where we have windows."""
+    return _WINDOW_KEY.sub(r"aspcap_masks.\1", key)
+
+
 def _check(path: Path, state: dict[str, Tensor], wanted: dict[str, Tensor]) -> None:
-    problems = [f"{key} is missing" for key in sorted(wanted.keys() - state.keys())]
-    problems += [f"{key} is unknown" for key in sorted(state.keys() - wanted.keys())]
+    problems = [f"{_file_key(key)} is missing" for key in wanted.keys() - state.keys()]
+    problems += [f"{_file_key(key)} is unknown" for key in state.keys() - wanted.keys()]
+    common = wanted.keys() & state.keys()
     problems += [
         f"{key} has shape {tuple(state[key].shape)}, not {tuple(wanted[key].shape)}"
-        for key in wanted.keys() & state.keys()
+        for key in common
         if state[key].shape != wanted[key].shape
     ]
     problems += [
         f"{key} has values that are not finite"
-        for key in state
-        if state[key].is_floating_point() and not bool(state[key].isfinite().all())
+        for key in common
+        if not bool(state[key].to(wanted[key].dtype).isfinite().all())
     ]
     if problems:
+        named = "; ".join(sorted(problems)[:_MOST_PROBLEMS])
+        more = len(problems) - _MOST_PROBLEMS
         raise FatalError(
-            f"{path.name} does not fit ApogeeBCNNCensored: {'; '.join(sorted(problems))}."
+            f"{path.name} does not fit ApogeeBCNNCensored: {named}"
+            f"{f'; and {more} more' if more > 0 else ''}."
         )

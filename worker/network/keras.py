@@ -54,6 +54,7 @@ def convert(folder: Path) -> Converted:
         layers; :func:`worker.network.keras_parts.find_parts` says why.
     """
     check_folder(folder)
+    folder = folder.resolve()  # "." has no name
     parameters = read_parameters(folder)
     path = folder / WEIGHTS
     try:
@@ -69,7 +70,7 @@ def convert(folder: Path) -> Converted:
     metadata: Metadata = {
         "format": 1,
         "origin": "astroNN Keras folder",
-        "folder": folder.resolve().name,
+        "folder": folder.name,
         **read_notes(folder),
         "keras_version": keras_version,
         "model_weights_sha256": weights_sha256(path),

@@ -2,7 +2,7 @@
 
 The file may be hostile: links that are not hard are not followed, data outside the file are not
 read, groups may be nested to a bounded depth, and no array is read whose shape is not the one
-that the graph foretells.
+that the graph foretells, or that is compressed: a piece may unpack to far more than its shape.
 """
 
 from __future__ import annotations
@@ -94,7 +94,9 @@ def _opened(path: Path) -> Iterator[h5py.File]:
 
 
 def _text(file: h5py.File, key: str) -> str:
-    value = file.attrs.get(key)
+    # Of many texts each may be the same large one.
+    single = key in file.attrs and file.attrs.get_id(key).shape == ()
+    value = file.attrs[key] if single else None
     text = value.decode() if isinstance(value, bytes) else value
     if not isinstance(text, str) or len(text) > _LONGEST_TEXT:
         raise LayerError(f"it holds no {key}, as a whole Keras model does")
@@ -139,6 +141,8 @@ def _array(name: str, key: str, dataset: h5py.Dataset, shape: Shape) -> NDArray[
         raise LayerError(f"layer {name} keeps its {key} outside the file")
     if dataset.shape != shape:
         raise LayerError(f"layer {name} has a {key} of shape {dataset.shape}, not {shape}")
+    if dataset.chunks is not None:
+        raise LayerError(f"layer {name} keeps its {key} in pieces, which Keras never does")
     if dataset.dtype.kind != "f":
         raise LayerError(f"layer {name} has a {key} of {dataset.dtype}, not of float32")
     with np.errstate(over="ignore"):  # of float64, to infinity

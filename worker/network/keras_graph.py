@@ -17,14 +17,14 @@ import reprlib
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from graphlib import CycleError, TopologicalSorter
-from typing import Any
+from typing import Any, TypeGuard
 
 from worker.labels import LABELS
+from worker.network.checkpoint import MOST_UNITS
 from worker.network.dropout import RATE
 from worker.spectra.windows import element_window
 
 _MOST_LAYERS = 1000
-_MOST_UNITS = 1024
 _MOST_SIGNALS = 100
 _LONGEST_NAME = 100
 _MASK_ENDING = "_Mask"
@@ -196,12 +196,12 @@ def _layer(entry: dict[str, Any]) -> Layer:
 def _source(name: str, reference: list[Any]) -> str:
     """The layer that ``["conv1d", 0, 0, {}]`` means: its first use, its first output."""
     source, node, output = reference[:3]
-    if not isinstance(source, str) or node != 0 or output != 0:
+    if not _is_word(source) or node != 0 or output != 0:
         raise LayerError(f"layer {name} does not read the one output of a layer's one use")
     return source
 
 
-def _is_word(value: object) -> bool:
+def _is_word(value: object) -> TypeGuard[str]:
     """Whether it may stand in a message."""
     return isinstance(value, str) and value.isprintable() and len(value) <= _LONGEST_NAME
 
@@ -288,7 +288,7 @@ def _activation(layer: Layer) -> str:
 
 def _units(layer: Layer, key: str) -> int:
     units = layer.config.get(key)
-    if not isinstance(units, int) or not 0 < units <= _MOST_UNITS:
+    if not isinstance(units, int) or not 0 < units <= MOST_UNITS:
         raise LayerError(f"layer {layer.name} has {key} {reprlib.repr(units)}")
     return units
 

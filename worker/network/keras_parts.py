@@ -65,6 +65,7 @@ def find_parts(graph: Graph, positions: Sequence[int]) -> dict[str, Part]:
     full = tuple(heads[position] for position in FULL_SPECTRUM_POSITIONS)
     full_log_variances = tuple(log_variances[position] for position in FULL_SPECTRUM_POSITIONS)
     parts = _full_branch(graph, full + full_log_variances)
+    _check_one_spectrum(graph, parts["conv1"].layers[0])
     auxiliary = _auxiliary(graph, heads[ELEMENT_POSITIONS[0]], {layer for layer, _ in full})
     if _only(graph, auxiliary, _RELU) != parts["dense_2"].units[0][0]:
         raise LayerError(f"layer {auxiliary} reads {graph.reading(auxiliary)}")
@@ -105,6 +106,17 @@ def _full_branch(graph: Graph, heads: Iterable[Unit]) -> dict[str, Part]:
     _only(graph, conv1, (), "InputLayer")
     names = {"conv1": conv1, "conv2": conv2, "dense_1": dense_1, "dense_2": dense_2}
     return {ours: _whole(graph, name) for ours, name in names.items()}
+
+
+def _check_one_spectrum(graph: Graph, conv1: str) -> None:
+    """Refuse a network whose windows are cut from another input than its convolutions read."""
+    masks = [name for name, layer in graph.layers.items() if layer.kind == "BoolMask"]
+    (spectrum,) = graph.reads[conv1]
+    for name in masks:
+        if graph.reads[name][0].source != spectrum.source:
+            raise LayerError(
+                f"layer {name} reads {graph.reading(name)}, but {conv1} reads {spectrum}"
+            )
 
 
 def _auxiliary(graph: Graph, head: Unit, full: set[str]) -> str:

@@ -106,7 +106,9 @@ def _check_origin(metadata: Metadata, *, downloaded: bool) -> Check:
     if (published := published_network(metadata)) is not None:
         found = f"the published {published.release} network, {published.folder}"
         blob = f"git blob {published.git_blob_sha1}"
-        return Check(name, True, f"{'' if downloaded else 'converted from '}{found}: {blob}")
+        if downloaded:
+            return Check(name, True, f"{found}: {blob}")
+        return Check(name, True, f"converted from {found}, as the file tells: {blob}")
     releases = " and ".join(each.release for each in PUBLISHED)
     return Check(name, True, f"not one of the published networks ({releases})")
 

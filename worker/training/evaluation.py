@@ -14,6 +14,7 @@ from worker.errors import FatalError
 from worker.labels import LABEL_NAMES
 from worker.network.dropout import McDropoutEngine
 from worker.training.data import Indices, TrainingSet, chunks
+from worker.training.snr import snr_bins
 
 #: With 100 passes each takes some 15 ms on two cores: half a minute in all.
 MOST_EVALUATED = 1500
@@ -22,6 +23,8 @@ _CHUNK = 32
 ONE_SIGMA = 0.6827
 #: Fewer residuals than this say nothing about their percentiles.
 _LEAST_RESIDUALS = 5
+#: A bin of S/N with fewer spectra than this counts less.
+_LEAST_IN_BIN = 30
 
 #: What a reader of the numbers has to know.
 NOTES = (
@@ -29,8 +32,8 @@ NOTES = (
     f"{MOST_EVALUATED} spectra are evaluated.",
     "Bias is the median residual, scatter 1.4826 times the median absolute deviation; e is the "
     "uncertainty after the noise model.",
-    "The noise model is fitted to half of these stars, and the parts within 1, 2 and 3 sigma "
-    "are those of the other half.",
+    "The noise model is fitted to half of these stars, every bin of S/N counting the same, and the "
+    "parts within 1, 2 and 3 sigma are those of the other half.",
 )
 
 Floats = NDArray[np.float64]
@@ -93,14 +96,34 @@ def noise_scale(evaluated: Evaluated) -> Floats:
     """The factor of each label's uncertainty, ``(22,)``, that makes one sigma one sigma.
 
     It is the 68.27th percentile of ``abs(residual) / e`` over the calibrating spectra; 1 where too
-    few of them have the label.
+    few of them have the label. The uncertainties of MC dropout follow S/N less than the
+    residuals do, so each bin of S/N counts the same: what most of the spectra happen to have
+    must not decide what the uncertainties of the others mean.
     """
     rows = evaluated.calibrating
     pulls = np.abs(evaluated.residuals[rows]) / evaluated.e_predicted[rows]
-    scale = np.ones(pulls.shape[1])
-    enough = np.isfinite(pulls).sum(axis=0) >= _LEAST_RESIDUALS
-    scale[enough] = np.nanpercentile(pulls[:, enough], 100 * ONE_SIGMA, axis=0)
+    weights = _weights(evaluated.snr[rows])
+    scale = np.array([_weighted_percentile(column, weights) for column in pulls.T])
     return np.where(scale > 0, scale, 1.0)
+
+
+def _weights(snr: Floats) -> Floats:
+    """The weight of each spectrum: bins of S/N count the same, unless they are nearly empty."""
+    weights = np.full(len(snr), 1 / max(np.isnan(snr).sum(), _LEAST_IN_BIN))
+    for rows in snr_bins(snr).values():
+        weights[rows] = 1 / max(rows.sum(), _LEAST_IN_BIN)
+    return weights
+
+
+def _weighted_percentile(pulls: Floats, weights: Floats) -> float:
+    """Below it lies a weight of one sigma; 1 for too few pulls."""
+    valid = np.isfinite(pulls)
+    if valid.sum() < _LEAST_RESIDUALS:
+        return 1.0
+    order = np.argsort(pulls[valid])
+    pulls, weights = pulls[valid][order], weights[valid][order]
+    below = np.cumsum(weights) - 0.5 * weights
+    return float(np.interp(ONE_SIGMA, below / weights.sum(), pulls))
 
 
 def write_noise_model(path: Path, scale: Floats) -> None:

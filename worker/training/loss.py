@@ -9,7 +9,7 @@ from torch import Tensor
 def robust_loss(
     predicted: Tensor, log_variance: Tensor, known: Tensor, known_variance: Tensor
 ) -> Tensor:
-    r"""The robust loss of Leung & Bovy (2019, MNRAS 483, 3255, section 2), a mean.
+    r"""The robust loss of Leung & Bovy (2019, MNRAS 483, 3255), a mean.
 
     .. math::
 
@@ -19,7 +19,9 @@ def robust_loss(
 
     where the network predicts :math:`\ln \sigma_\mathrm{predictive}^2`, so that it need not
     explain what the errors of the labels explain. The sum runs over the N valid entries alone:
-    a missing label has neither a loss nor a gradient.
+    a missing label has neither a loss nor a gradient. astroNN's ``robust_mse`` takes the mean
+    of each star's valid labels and then that of the stars; here all valid labels of a batch
+    weigh the same. Where none is missing that is the same.
 
     Parameters
     ----------

@@ -19,9 +19,10 @@ _WIDE = ("C", "N")
 def new_network(seed: int, dense: tuple[int, int] = (192, 96)) -> ApogeeBCNNCensored:
     """A network with random weights and the DR17 windows.
 
-    Weights are drawn as Keras draws them for astroNN (He et al. 2015, normal), biases are
-    zero. The heads begin near zero, else the first steps explain large wrong labels by large
-    variances, and labels whose variance is large then learn nothing for a long time.
+    Weights are normal with the variances of He et al. (2015), as in astroNN, where Keras cuts
+    the distribution off at two sigma; biases are zero. The heads begin near zero, else the
+    first steps explain large wrong labels by large variances, and labels whose variance is
+    large then learn nothing for a long time.
     """
     elements = [label.element for label in LABELS if label.element is not None]
     windows = [np.flatnonzero(element_window(element)) for element in elements]

@@ -67,7 +67,7 @@ def write_report(folder: Path, account: Account, evaluated: Evaluated, scale: Fl
         }
         (folder / _NUMBERS).write_text(json.dumps(content, indent=1) + "\n")
         page = "\n".join(_page(account, numbers, len(evaluated.snr))) + "\n"
-        (folder / _PAGE).write_text(page)
+        (folder / _PAGE).write_text(page, encoding="utf-8")  # it has a sigma, whatever the locale
     except OSError as error:
         raise FatalError(f"The report {folder} cannot be written: {error.strerror}.") from error
     return numbers

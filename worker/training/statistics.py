@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -10,9 +9,8 @@ from numpy.typing import NDArray
 
 from worker.labels import LABELS
 from worker.training.evaluation import Evaluated
+from worker.training.snr import snr_bins
 
-#: Edges between the bins in S/N, about 20, 50, 100 and 200 per pixel.
-SNR_EDGES = (30.0, 75.0, 150.0)
 #: Parts of a Gaussian within 1, 2 and 3 sigma.
 GAUSSIAN = (0.6827, 0.9545, 0.9973)
 #: The standard deviation of a Gaussian over its median absolute deviation.
@@ -44,15 +42,6 @@ def label_numbers(evaluated: Evaluated, scale: Floats) -> dict[str, Numbers]:
             },
         }
         for position, label in enumerate(LABELS)
-    }
-
-
-def snr_bins(snr: Floats) -> dict[str, NDArray[np.bool_]]:
-    """Which spectra are in each bin of S/N."""
-    edges = pairwise((0.0, *SNR_EDGES, np.inf))
-    return {
-        f"{low:g}-{high:g}" if np.isfinite(high) else f"> {low:g}": (snr >= low) & (snr < high)
-        for low, high in edges
     }
 
 

@@ -261,6 +261,8 @@ def _digest(data: TrainingSet, settings: TrainingSettings) -> str:
     digest = hashlib.blake2b(digest_size=16)
     digest.update(json.dumps(asdict(settings), sort_keys=True).encode())
     digest.update("\n".join(data.keys).encode())
-    for values in (data.rows, data.labels, data.e_labels):
+    for values in (data.labels, data.e_labels):
         digest.update(np.ascontiguousarray(values).tobytes())
+    for chunk in chunks(np.arange(len(data)), _VALIDATION_BATCH):
+        digest.update(data.spectra(chunk).tobytes())
     return digest.hexdigest()
