@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from tests.unit.apstar_files import ERAS, WINDOWS, Era, Planes, write_apstar
+from worker.spectra import continuum
 from worker.spectra.apstar import Spectrum, read_header, read_spectra
 from worker.spectra.continuum import (
     blank_chips,
@@ -53,7 +54,7 @@ def astronn() -> Reference:
 def assert_same(actual: Floats, expected: Floats) -> None:
     assert np.isfinite(actual).all()
     np.testing.assert_allclose(actual, expected, rtol=0, atol=1e-6)
-    np.testing.assert_allclose(actual, expected, rtol=1e-6, atol=0)
+    np.testing.assert_allclose(actual, expected, rtol=1e-9, atol=0)
 
 
 def rows_of(path: Path, coadd_mask: str = "and") -> tuple[Floats, Floats, NDArray[np.int32]]:
@@ -356,3 +357,66 @@ def test_chip_with_one_pixel_left_is_not_blank() -> None:
     normalised = np.ones((1, 7514))
     normalised[0, [3027, 3028]] = 0.9
     assert blank_chips(normalised) == [("red",)]
+
+
+# The two ways to fit
+
+
+def few_weights(usable: int) -> Callable[[Floats, Floats], None]:
+    """So many usable continuum pixels in the blue chip."""
+
+    def edit(flux: Floats, e_flux: Floats) -> None:  # noqa: ARG001
+        in_blue = 246 + np.flatnonzero(continuum_pixels()[CUT["blue"]])
+        e_flux[:, np.delete(in_blue, np.linspace(0, len(in_blue) - 1, usable, dtype=int))] = np.inf
+
+    return edit
+
+
+def one_heavy_weight(flux: Floats, e_flux: Floats) -> None:  # noqa: ARG001
+    e_flux[:, 246] = 1e-3
+
+
+def weights_side_by_side(flux: Floats, e_flux: Floats) -> None:  # noqa: ARG001
+    e_flux[:, 300:3274] = 1e9
+
+
+def tiny_weights(flux: Floats, e_flux: Floats) -> None:  # noqa: ARG001
+    e_flux *= 1e80
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        *(few_weights(number) for number in (1, 2, 3, 4, 5, 10)),
+        *(one_heavy_weight, weights_side_by_side, tiny_weights),
+    ],
+)
+def test_ill_determined_chips_are_fitted_as_astronn_does(
+    astronn: Reference, edit: Callable[[Floats, Floats], None]
+) -> None:
+    flux, e_flux = star()
+    edit(flux, e_flux)
+    assert_same(normalise(flux, e_flux, CLEAN), astronn(flux, e_flux, CLEAN))
+
+
+def test_ill_determined_chip_does_not_touch_its_neighbours() -> None:
+    flux, e_flux = star(n=3)
+    alone = normalise(flux, e_flux, np.repeat(CLEAN, 3, axis=0))
+    few_weights(2)(flux[1:2], e_flux[1:2])
+    together = normalise(flux, e_flux, np.repeat(CLEAN, 3, axis=0))
+    changed = together != alone
+    assert changed[1, CUT["blue"]].mean() > 0.9
+    changed[1, CUT["blue"]] = False
+    np.testing.assert_allclose(together[changed], alone[changed], rtol=1e-12)
+
+
+def test_real_and_sound_rows_need_no_singular_values(
+    apstar_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(*_: object) -> None:
+        pytest.fail("a chip of a real spectrum is taken for ill-determined")
+
+    monkeypatch.setattr(continuum, "_by_singular_values", refused)
+    for path in sorted(apstar_folder.iterdir()):
+        normalise(*rows_of(path))
+    normalise(*star(), CLEAN)

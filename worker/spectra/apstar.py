@@ -10,13 +10,12 @@ from __future__ import annotations
 
 import gzip
 import io
-import warnings
 import zlib
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import reduce
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO, TypeVar
 
 import numpy as np
 from astropy.io import fits
@@ -24,18 +23,15 @@ from numpy.typing import NDArray
 
 from worker.errors import SpectrumError
 from worker.messages import COADD
-from worker.spectra.pixels import N_APSTAR
+from worker.spectra.readers import ERROR, FLUX, MASK, ApStarReader, Header, read_with
 
-_FLUX, _ERROR, _MASK = 1, 2, 3
-_LEAST_HDUS = 10
 _VISITS_FROM_ROW = 2
-_BLOCK = 2880
 #: A thousand visits need less; what astropy makes of a longer file takes minutes and gigabytes.
 _LARGEST_FILE = 256 << 20
 #: What every database holds in an integer.
 _LARGEST_INTEGER = 2**31
-#: What astropy raises on damaged files, as found by feeding it such files.
-_DAMAGE = (OSError, ValueError, TypeError, KeyError, IndexError, AttributeError, fits.VerifyError)
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -79,9 +75,9 @@ def read_header(path: Path) -> ApStarFile:
     SpectrumError
         The file cannot be read, is no apStar file, or is incomplete; the text says which.
     """
-    with _open(path) as hdus:
-        header = hdus[0].header
-        visits = _visits(hdus)
+
+    def read(file: ApStarReader) -> ApStarFile:
+        header, visits = file.header, _visits(file)
         numbers = range(1, len(visits) + 1)
         return ApStarFile(
             obj=_text(header, "OBJID"),
@@ -96,6 +92,8 @@ def read_header(path: Path) -> ApStarFile:
             visit_snr=tuple(_number(header, f"SNRVIS{n}") for n in numbers),
             visit_flags=tuple(_integer(header, f"FLAG{n}") for n in numbers),
         )
+
+    return _read(path, read)
 
 
 def read_spectra(
@@ -123,22 +121,36 @@ def read_spectra(
     SpectrumError
         Nothing in the file can be read; the text says why.
     """
-    with _open(path) as hdus:
-        flux, error, mask = (np.atleast_2d(_data(path, hdus, n)) for n in (_FLUX, _ERROR, _MASK))
-        visits = _visits(hdus)
 
-        def read(member: str) -> Spectrum | SpectrumError:
-            if member == COADD:
-                pixel_mask = _coadd_mask(mask, coadd_mask)
-                return _spectrum(flux[0], error[0], pixel_mask)
-            if member not in visits:
-                return SpectrumError(f"{path.name} does not hold the visit {member}.")
-            row = _visit_row(visits.index(member), len(flux))
-            if row >= len(flux):
-                return SpectrumError(f"{path.name} lists the visit {member} but has no row for it.")
-            return _spectrum(flux[row], error[row], mask[row])
+    def read(file: ApStarReader) -> list[Spectrum | SpectrumError]:
+        visits = _visits(file)
+        rows = [_row_of(path, member, visits, file.n_rows) for member in members]
+        return [_spectrum(file, row, coadd_mask) if isinstance(row, int) else row for row in rows]
 
-        return [read(member) for member in members]
+    return _read(path, read)
+
+
+def _row_of(path: Path, member: str, visits: tuple[str, ...], n_rows: int) -> int | SpectrumError:
+    if member == COADD:
+        return 0
+    if member not in visits:
+        return SpectrumError(f"{path.name} does not hold the visit {member}.")
+    row = _visit_row(visits.index(member), n_rows)
+    if row >= n_rows:
+        return SpectrumError(f"{path.name} lists the visit {member} but has no row for it.")
+    return row
+
+
+def _spectrum(file: ApStarReader, row: int, coadd_mask: str) -> Spectrum:
+    """A row in native byte order, which astype turns it into."""
+    flux, error = (file.row(number, row).astype(np.float64) for number in (FLUX, ERROR))
+    mask = file.row(MASK, row)
+    # DR12-16 (16-bit masks) keep the OR of the visits in the coadd's row.
+    if row == 0 and coadd_mask == "and" and mask.itemsize == 2 and file.n_rows > _VISITS_FROM_ROW:
+        mask = reduce(
+            np.bitwise_and, (file.row(MASK, n) for n in range(_VISITS_FROM_ROW, file.n_rows))
+        )
+    return Spectrum(flux, error, mask.astype(np.int32, copy=False))
 
 
 def _visit_row(index: int, n_rows: int) -> int:
@@ -146,44 +158,10 @@ def _visit_row(index: int, n_rows: int) -> int:
     return index + (_VISITS_FROM_ROW if n_rows > _VISITS_FROM_ROW else 0)
 
 
-def _coadd_mask(mask: NDArray[Any], kind: str) -> NDArray[Any]:
-    """The coadd's mask. DR12-16 files (16-bit masks) keep the visits' OR in row 0."""
-    has_or_mask = mask.dtype.itemsize == 2 and len(mask) > _VISITS_FROM_ROW
-    if kind == "and" and has_or_mask:
-        return np.asarray(np.bitwise_and.reduce(mask[_VISITS_FROM_ROW:], axis=0))
-    return np.asarray(mask[0])
-
-
-def _spectrum(flux: NDArray[Any], error: NDArray[Any], mask: NDArray[Any]) -> Spectrum:
-    # astype also turns the files' big-endian numbers into native ones.
-    return Spectrum(
-        flux.astype(np.float64), error.astype(np.float64), mask.astype(np.int32, copy=False)
-    )
-
-
-@contextmanager
-def _open(path: Path) -> Iterator[fits.HDUList]:
-    """Open a file and make sure that it is a whole apStar file.
-
-    A file that is still being written, or was cut off, opens without complaint and reads as
-    fewer HDUs or as zeros; hence the checks.
-    """
-    with warnings.catch_warnings():
-        # astropy warns about what is checked here, and about harmless header cards.
-        warnings.simplefilter("ignore")
-        source, size = _source(path)
-        try:
-            # An image that is packed in a table may unpack to any size; apStar files have none.
-            options = {"memmap": False, "disable_image_compression": True}
-            with source, fits.open(source, **options) as hdus:
-                _check(path, hdus, size)
-                yield hdus
-        except SpectrumError:
-            raise
-        except _DAMAGE as error:
-            raise SpectrumError(
-                f"{path.name} cannot be read as FITS ({error}); it is damaged or incomplete."
-            ) from error
+def _read(path: Path, read: Callable[[ApStarReader], T]) -> T:
+    source, size = _source(path)
+    with source:
+        return read_with(read, path, source, size)
 
 
 def _source(path: Path) -> tuple[BinaryIO, int]:
@@ -226,84 +204,28 @@ def _unpack(packed: BinaryIO) -> bytes:
         return file.read(_LARGEST_FILE + 1)
 
 
-def _check(path: Path, hdus: fits.HDUList, size: int) -> None:
-    end = _end_of_data(path, hdus)
-    shape = _shape(hdus[_FLUX]) if len(hdus) > _FLUX else ()
-    if shape[-1:] == (4096,):
-        raise SpectrumError(
-            f"{path.name} is an apVisit file; the network reads apStar files, which hold the "
-            "same visit resampled to the rest frame."
-        )
-    if size < end or size % _BLOCK:
-        raise SpectrumError(
-            f"{path.name} is incomplete: it has {size} bytes of at least {end}; "
-            "it was cut off or is still being written."
-        )
-    if len(hdus) < _LEAST_HDUS:
-        raise SpectrumError(
-            f"{path.name} has {len(hdus)} of at least {_LEAST_HDUS} HDUs: it is no apStar file, "
-            "or an incomplete one."
-        )
-    for number in (_FLUX, _ERROR, _MASK):
-        own = _shape(hdus[number])
-        if own != shape or shape[-1:] != (N_APSTAR,) or len(shape) > 2:
-            raise SpectrumError(
-                f"{path.name} is no apStar file: HDU {number} has shape {own}, "
-                f"not rows of {N_APSTAR} pixels."
-            )
-
-
-def _shape(hdu: Any) -> tuple[int, ...]:
-    """The shape of an image; a table has none."""
-    return tuple(getattr(hdu, "shape", ()))
-
-
-def _end_of_data(path: Path, hdus: fits.HDUList) -> int:
-    """Where the last HDU ends, by the headers.
-
-    The HDUs are read one by one: a damaged header may give one a negative size, after which
-    astropy would read the same HDUs for ever.
-    """
-    end = 0
-    for hdu in hdus:
-        info = hdu.fileinfo()
-        if info["hdrLoc"] < end or info["datSpan"] < 0:
-            raise SpectrumError(f"{path.name} has a damaged header: HDU sizes make no sense.")
-        end = info["datLoc"] + info["datSpan"]
-    return end
-
-
-def _data(path: Path, hdus: fits.HDUList, number: int) -> NDArray[Any]:
-    data = hdus[number].data
-    if data is None:
-        raise SpectrumError(f"{path.name} has no data in HDU {number}.")
-    return np.asarray(data)
-
-
-def _visits(hdus: fits.HDUList) -> tuple[str, ...]:
+def _visits(file: ApStarReader) -> tuple[str, ...]:
     """The names of the visits combined, in row order.
 
     Where the header does not say how many there are, the rows do; a visit whose SFILEn card
     is missing or names an earlier visit is called ``visit-n``.
     """
-    header, shape = hdus[0].header, hdus[_FLUX].shape
-    rows = shape[0] if len(shape) > 1 else 1
-    count = _integer(header, "NVISITS")
+    count = _integer(file.header, "NVISITS")
     if count is None:
-        count = max(1, rows - _VISITS_FROM_ROW)
+        count = max(1, file.n_rows - _VISITS_FROM_ROW)
     names: dict[str, None] = {}
-    for n in range(1, min(count, rows) + 1):
-        name = _text(header, f"SFILE{n}")
+    for n in range(1, min(count, file.n_rows) + 1):
+        name = _text(file.header, f"SFILE{n}")
         names[f"visit-{n}" if not name or name in names else name] = None
     return tuple(names)
 
 
-def _text(header: fits.Header, key: str) -> str | None:
+def _text(header: Header, key: str) -> str | None:
     value = header.get(key)
     return None if value is None or isinstance(value, fits.card.Undefined) else str(value).strip()
 
 
-def _number(header: fits.Header, key: str) -> float | None:
+def _number(header: Header, key: str) -> float | None:
     """A finite number, or None; SDSS-V writes non-finite ones as the text 'NaN'."""
     try:
         value = float(header.get(key))
@@ -312,7 +234,7 @@ def _number(header: fits.Header, key: str) -> float | None:
     return value if np.isfinite(value) else None
 
 
-def _integer(header: fits.Header, key: str) -> int | None:
+def _integer(header: Header, key: str) -> int | None:
     value = _number(header, key)
     return int(value) if value is not None and abs(value) < _LARGEST_INTEGER else None
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -16,8 +17,15 @@ from numpy.typing import NDArray
 from worker.errors import FatalError, SpectrumError
 from worker.messages import Failure, SpectrumReference, failure_of
 from worker.spectra.apstar import Spectrum, read_spectra
-from worker.spectra.continuum import blank_chips, lost_chips, normalise, uncertainties
-from worker.spectra.pixels import N_PIXELS
+from worker.spectra.continuum import (
+    blank_chips,
+    divide,
+    fit_continuum,
+    in_continuum,
+    lost_in_continuum,
+    uncertainties,
+)
+from worker.spectra.pixels import N_PIXELS, cut_rows
 
 logger = logging.getLogger(__name__)
 
@@ -55,6 +63,7 @@ def load_spectra(
     the others are not touched by it. ``guard`` may refuse a file with a ``SpectrumError``.
     """
     started = time.perf_counter()
+    root = Path(os.path.realpath(data_root))  # once for all files
     good: list[SpectrumReference] = []
     flux: list[NDArray[np.float32]] = []
     failures: list[Failure] = []
@@ -63,7 +72,7 @@ def load_spectra(
         try:
             with guard(members[0]):
                 names = [each.member for each in members]
-                outcomes = _load_file(data_root, path, names, coadd_mask)
+                outcomes = _load_file(root, path, names, coadd_mask)
         except SpectrumError as error:
             outcomes = [error] * len(members)
         for spectrum, outcome in zip(members, outcomes, strict=True):
@@ -80,8 +89,13 @@ def load_spectra(
     )
 
 
-def resolve_inside(data_root: Path, path: str) -> Path:
+def resolve_inside(root: Path, path: str) -> Path:
     """The file that a path relative to the data root names, symbolic links followed.
+
+    Parameters
+    ----------
+    root
+        The data root, itself without symbolic links.
 
     Raises
     ------
@@ -89,19 +103,19 @@ def resolve_inside(data_root: Path, path: str) -> Path:
         It lies outside the data root.
     """
     try:
-        resolved = (data_root / path).resolve()
+        resolved = (root / path).resolve()
     except (OSError, ValueError, RuntimeError) as error:  # loops of links, NUL bytes
         raise SpectrumError(f"{path!r} is not a usable path: {error}.") from error
-    if not resolved.is_relative_to(data_root.resolve()):
+    if not resolved.is_relative_to(root):
         raise SpectrumError(f"{path} lies outside the data root.")
     return resolved
 
 
 def _load_file(
-    data_root: Path, path: str, members: list[str], coadd_mask: str
+    root: Path, path: str, members: list[str], coadd_mask: str
 ) -> list[NDArray[np.float32] | SpectrumError]:
     try:
-        rows = read_spectra(resolve_inside(data_root, path), members, coadd_mask=coadd_mask)
+        rows = read_spectra(resolve_inside(root, path), members, coadd_mask=coadd_mask)
         read = [row for row in rows if isinstance(row, Spectrum)]
         normalised = iter(_normalise_rows(Path(path).name, read) if read else [])
     except SpectrumError as error:
@@ -117,18 +131,18 @@ def _load_file(
 def _normalise_rows(
     name: str, spectra: list[Spectrum]
 ) -> list[NDArray[np.float32] | SpectrumError]:
-    flux = np.stack([spectrum.flux for spectrum in spectra])
-    e_flux = uncertainties(np.stack([spectrum.error for spectrum in spectra]))
-    normalised = normalise(flux, e_flux, np.stack([spectrum.mask for spectrum in spectra]))
-    lost = lost_chips(flux, e_flux)
-    blank = blank_chips(normalised)
+    flux, error, mask = zip(*((each.flux, each.error, each.mask) for each in spectra), strict=True)
+    fitted, e_fitted = in_continuum(flux), uncertainties(in_continuum(error))
+    normalised = divide(cut_rows(flux), cut_rows(mask), fit_continuum(fitted, e_fitted))
+    lost, blank = lost_in_continuum(fitted, e_fitted), blank_chips(normalised)
     return [
-        _outcome(name, row, *chips) for row, *chips in zip(normalised, lost, blank, strict=True)
+        _outcome(name, row, *chips)
+        for row, *chips in zip(normalised.astype(np.float32), lost, blank, strict=True)
     ]
 
 
 def _outcome(
-    name: str, row: NDArray[np.float64], lost: tuple[str, ...], blank: tuple[str, ...]
+    name: str, row: NDArray[np.float32], lost: tuple[str, ...], blank: tuple[str, ...]
 ) -> NDArray[np.float32] | SpectrumError:
     if lost:
         return SpectrumError(
@@ -136,7 +150,7 @@ def _outcome(
         )
     if blank:
         return SpectrumError(f"A spectrum of {name} has every pixel masked in {_chips(blank)}.")
-    return row.astype(np.float32)
+    return row
 
 
 def _chips(names: tuple[str, ...]) -> str:

@@ -1,0 +1,188 @@
+"""The two readers of an open apStar file: a lean one for whole plain files, and astropy.
+
+The lean reader takes what it is sure of. astropy takes the rest, and is the one judge of what
+is damaged, incomplete or no apStar file: the reasons for which a file is refused are given here
+alone.
+"""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from functools import partial
+from math import prod
+from pathlib import Path
+from typing import Any, BinaryIO, Protocol, TypeVar
+
+import numpy as np
+from astropy.io import fits
+from numpy.typing import NDArray
+
+from worker.errors import SpectrumError
+from worker.spectra.pixels import N_APSTAR
+from worker.spectra.plain_fits import BLOCK, PlainFits, Unusual
+
+_IMAGES = FLUX, ERROR, MASK = 1, 2, 3
+_LEAST_HDUS = 10
+#: What astropy raises on damaged files, as found by feeding it such files.
+_DAMAGE = (OSError, ValueError, TypeError, KeyError, IndexError, AttributeError, fits.VerifyError)
+_ABSURD = "HDU sizes make no sense"
+_ABSURD_AXES = re.compile(rb"NAXIS *= *\+?\d{4}")
+
+T = TypeVar("T")
+
+
+class Header(Protocol):
+    """The cards of the primary header."""
+
+    def get(self, key: str, /) -> Any:
+        """The value of a card, None where there is none."""
+
+
+class ApStarReader(Protocol):
+    """A whole apStar file, open, as one of the two readers sees it."""
+
+    @property
+    def header(self) -> Header:
+        """The primary header."""
+
+    @property
+    def n_rows(self) -> int:
+        """How many rows its images have."""
+
+    def row(self, number: int, row: int, /) -> NDArray[Any]:
+        """A row of one of the three images, ``(8575,)``, in the file's own type."""
+
+
+class PlainApStar(PlainFits):
+    """An apStar file in which nothing is unusual."""
+
+    def __init__(self, source: BinaryIO, size: int) -> None:
+        super().__init__(source, size)
+        shapes = [self.shape(number) for number in _IMAGES]
+        kinds = "".join(self.type(number).kind for number in _IMAGES)
+        if len(self) < _LEAST_HDUS or _misfit(shapes) is not None or kinds != "ffi":
+            raise Unusual
+        self.n_rows = prod(shapes[0][:-1])
+        if self.n_rows < 1:
+            raise Unusual
+
+
+class AstropyApStar:
+    """An apStar file as astropy reads it."""
+
+    def __init__(self, path: Path, hdus: fits.HDUList) -> None:
+        self._path, self._hdus = path, hdus
+        self.header: Header = hdus[0].header
+        self.n_rows = prod(hdus[FLUX].shape[:-1])
+
+    def row(self, number: int, row: int) -> NDArray[Any]:
+        """As :meth:`ApStarReader.row` says; the whole image is read."""
+        data = self._hdus[number].data
+        if data is None:
+            raise SpectrumError(f"{self._path.name} has no data in HDU {number}.")
+        return np.asarray(np.atleast_2d(data)[row])
+
+
+def read_with(read: Callable[[ApStarReader], T], path: Path, source: BinaryIO, size: int) -> T:
+    """What ``read`` makes of an open file of so many bytes.
+
+    Raises
+    ------
+    SpectrumError
+        It is no apStar file, or is damaged or incomplete.
+    """
+    with suppress(Unusual, OSError):
+        return read(PlainApStar(source, size))
+    with _judged(path, source, size) as hdus:
+        return read(AstropyApStar(path, hdus))
+
+
+@contextmanager
+def _judged(path: Path, source: BinaryIO, size: int) -> Iterator[fits.HDUList]:
+    """Let astropy open a file, and make sure that it is a whole apStar file.
+
+    A file that is still being written, or was cut off, opens without complaint and reads as
+    fewer HDUs or as zeros; hence the checks.
+    """
+    with warnings.catch_warnings():
+        # astropy warns about what is checked here, and about harmless header cards.
+        warnings.simplefilter("ignore")
+        try:
+            if _has_absurd_axes(source):
+                raise SpectrumError(f"{path.name} has a damaged header: {_ABSURD}.")
+            source.seek(0)
+            # An image that is packed in a table may unpack to any size; apStar files have none.
+            options = {"memmap": False, "disable_image_compression": True}
+            with fits.open(source, **options) as hdus:
+                _check(path, hdus, size)
+                yield hdus
+        except SpectrumError:
+            raise
+        except _DAMAGE as error:
+            raise SpectrumError(
+                f"{path.name} cannot be read as FITS ({error}); it is damaged or incomplete."
+            ) from error
+
+
+def _has_absurd_axes(source: BinaryIO) -> bool:
+    """Whether a card names more axes than the standard's 999: astropy would count them all."""
+    source.seek(0)
+    # Chunks of whole blocks: no card lies in two of them.
+    chunks = iter(partial(source.read, BLOCK << 10), b"")
+    return any(_ABSURD_AXES.search(chunk.upper()) for chunk in chunks)
+
+
+def _check(path: Path, hdus: fits.HDUList, size: int) -> None:
+    end = _end_of_data(path, hdus)
+    shape = _shape(hdus[FLUX]) if len(hdus) > FLUX else ()
+    if shape[-1:] == (4096,):
+        raise SpectrumError(
+            f"{path.name} is an apVisit file; the network reads apStar files, which hold the "
+            "same visit resampled to the rest frame."
+        )
+    if size < end or size % BLOCK:
+        raise SpectrumError(
+            f"{path.name} is incomplete: it has {size} bytes of at least {end}; "
+            "it was cut off or is still being written."
+        )
+    if len(hdus) < _LEAST_HDUS:
+        raise SpectrumError(
+            f"{path.name} has {len(hdus)} of at least {_LEAST_HDUS} HDUs: it is no apStar file, "
+            "or an incomplete one."
+        )
+    shapes = [_shape(hdus[number]) for number in _IMAGES]
+    if (misfit := _misfit(shapes)) is not None:
+        raise SpectrumError(
+            f"{path.name} is no apStar file: HDU {_IMAGES[misfit]} has shape {shapes[misfit]}, "
+            f"not rows of {N_APSTAR} pixels."
+        )
+
+
+def _misfit(shapes: Sequence[tuple[int, ...]]) -> int | None:
+    """Which of the images is the first that is not rows of pixels, as many as in the others."""
+    first = shapes[0]
+    fits_in = first[-1:] == (N_APSTAR,) and len(first) <= 2
+    return next((n for n, own in enumerate(shapes) if not fits_in or own != first), None)
+
+
+def _shape(hdu: Any) -> tuple[int, ...]:
+    """The shape of an image; a table has none."""
+    return tuple(getattr(hdu, "shape", ()))
+
+
+def _end_of_data(path: Path, hdus: fits.HDUList) -> int:
+    """Where the last HDU ends, by the headers.
+
+    The HDUs are read one by one: a damaged header may give one a negative size, after which
+    astropy would read the same HDUs for ever.
+    """
+    end = 0
+    for hdu in hdus:
+        info = hdu.fileinfo()
+        if info["hdrLoc"] < end or info["datSpan"] < 0:
+            raise SpectrumError(f"{path.name} has a damaged header: {_ABSURD}.")
+        end = info["datLoc"] + info["datSpan"]
+    return end
