@@ -19,9 +19,9 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
+from worker.network.dropout import RATE, McDropoutEngine, choose_device
 
 from worker.network.checkpoint import read_checkpoint
-from worker.network.dropout import RATE, McDropoutEngine, choose_device
 from worker.network.model import ApogeeBCNNCensored
 from worker.spectra.pixels import N_PIXELS
 

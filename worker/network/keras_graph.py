@@ -20,7 +20,7 @@ from graphlib import CycleError, TopologicalSorter
 from typing import Any
 
 from worker.labels import LABELS
-from worker.network.dropout import RATE
+from worker.network.masks import RATE
 from worker.spectra.windows import element_window
 
 _MOST_LAYERS = 1000

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from worker.errors import FatalError
 from worker.labels import LABEL_NAMES
-from worker.network.dropout import McDropoutEngine
+from worker.network.engine import Engine
 from worker.training.data import Indices, TrainingSet, chunks
 
 #: With 100 passes each takes some 15 ms on two cores: half a minute in all.
@@ -70,7 +70,7 @@ def sample(validation: Indices) -> Indices:
 
 
 def evaluate(
-    engine: McDropoutEngine, data: TrainingSet, chosen: Indices, finished: Callable[[int], None]
+    engine: Engine, data: TrainingSet, chosen: Indices, finished: Callable[[int], None]
 ) -> Evaluated:
     """Labels of some spectra by the stream's own engine; half of their stars calibrate."""
     parts = []
