@@ -38,7 +38,7 @@ from worker.network.cpu_steps import GROUP, N_PLANES, PLANE, POSITIONS, WINDOW_T
 from worker.network.cpu_vectors import LANES
 from worker.network.engine import Engine, Floats, Flux, Precision, summarise
 from worker.network.masks import KEEP_SCALE
-from worker.network.model import FILTERS, PADDING, ApogeeBCNNCensored
+from worker.network.model import FILTERS, PADDING, POOL, ApogeeBCNNCensored
 from worker.network.philox import philox_key
 from worker.spectra.pixels import N_PIXELS
 
@@ -48,6 +48,7 @@ Singles = NDArray[np.float32]
 _BLOCK = 50
 #: Spectra at once: they bound the memory.
 _SPECTRA = 64
+_PADDED = -(-(N_PIXELS + sum(PADDING)) // POOL)
 #: Convolved values beyond this could overflow on their way; labels would mean nothing.
 _LARGEST = 1e25
 
@@ -134,7 +135,7 @@ class CpuEngine(Engine):
         """Normalised labels and log-variances of a spectrum's block, ``(passes, 44)``."""
         spectrum, elements, key, block = task
         space = self._thread_space()
-        convolve_spectrum(np.pad(spectrum, PADDING), self._conv1, space.planes)
+        convolve_spectrum(_phases(spectrum), self._conv1, space.planes)
         if not space.planes.max() < _LARGEST:  # nor what is not a number
             return np.full((len(block), len(self._order)), np.nan)
         pool_passes(
@@ -177,6 +178,13 @@ class _Space:
         bits = self.pooled_rows.view(torch.int16) if pooled.itemsize == 2 else self.pooled_rows
         self.pooled: NDArray[np.generic] = bits.flatten().numpy()
         self.finishing = finishing_space(model, -(-n_passes // LANES))
+
+
+def _phases(spectrum: Singles) -> Singles:
+    """A spectrum with its padding, by the position of each pixel modulo 4."""
+    padded = np.zeros((_PADDED, POOL), dtype=np.float32)
+    padded.reshape(-1)[PADDING[0] : PADDING[0] + N_PIXELS] = spectrum
+    return np.ascontiguousarray(padded.T)
 
 
 def multiplies_bfloat16() -> bool:

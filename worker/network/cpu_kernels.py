@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import numba
-import numpy as np
 
 from worker.network.cpu_steps import (
     MARGIN,
@@ -29,12 +28,11 @@ from worker.network.cpu_steps import (
 )
 from worker.network.cpu_vectors import LANES
 from worker.network.masks import DENSE_1, ELEMENT1, ELEMENT2, NUMBERS_PER_BLOCK
-from worker.network.model import FILTERS, KERNEL, PADDING, POOL
+from worker.network.model import FILTERS, KERNEL, POOL
 from worker.spectra.pixels import N_PIXELS
 
 _CHANNELS = FILTERS[0]
 _POOLED_PLANES = FILTERS[1]
-_BEFORE = PADDING[0]
 
 
 def _cache_folder() -> Path:
@@ -62,19 +60,24 @@ def _compiled(function: Callable[..., None]) -> Any:
 def convolve_spectrum(flux: Any, weights: Any, planes: Any) -> None:
     """The first convolution with ReLU.
 
-    ``flux`` is one spectrum with its padding, ``(7521,)``; ``weights`` the kernel, ``(2, 8)``,
-    and then the biases; ``planes`` gets each channel's positions by their phase.
+    ``flux`` is one padded spectrum by phases, ``(4, 1881)``: pixel 4 b + f at ``[f, b]``;
+    ``weights`` the kernel, ``(2, 8)``, and then the biases; ``planes`` gets the convolved
+    positions of each channel likewise.
     """
     for channel in range(_CHANNELS):
-        bias = weights[_CHANNELS * KERNEL + channel]
-        for position in range(N_PIXELS):
-            value = bias
+        for phase in range(POOL):
+            start = (POOL * channel + phase) * PLANE + MARGIN
+            values = planes[start : start + (N_PIXELS - phase + POOL - 1) // POOL]
+            values[:] = weights[_CHANNELS * KERNEL + channel]
             for tap in range(KERNEL):
-                value += flux[position + tap] * weights[channel * KERNEL + tap]
-            plane = POOL * channel + position % POOL
-            # What is not a number stays so.
-            rectified = np.float32(0) if value <= 0 else value
-            planes[plane * PLANE + MARGIN + position // POOL] = rectified
+                seen = flux[(phase + tap) % POOL]
+                first = (phase + tap) // POOL
+                weight = weights[channel * KERNEL + tap]
+                for position in range(values.size):
+                    values[position] += weight * seen[first + position]
+            for position in range(values.size):
+                if values[position] <= 0:  # what is not a number stays so
+                    values[position] = 0
 
 
 @_compiled
@@ -95,12 +98,10 @@ def pool_passes(
     """
     for number in range(n_passes):
         row = number * _POOLED_PLANES * POSITIONS
-        drop_convolved(planes, thinned, 0, first + number, key0, key1)
+        # All of it first: a CPU waits where it loads across what it has just stored.
+        for position in range(0, POSITIONS, LANES):
+            drop_convolved(planes, thinned, position, first + number, key0, key1)
         for position in range(0, POSITIONS, STEP):
-            # One step ahead, since the convolution sees its neighbours.
-            drop_convolved(planes, thinned, position + LANES, first + number, key0, key1)
-            if position + STEP < POSITIONS:
-                drop_convolved(planes, thinned, position + STEP, first + number, key0, key1)
             convolve(thinned, weights, pooled, row, position, first + number, key0, key1)
 
 

@@ -15,7 +15,7 @@ from worker.network.philox import KEY_STEPS, MULTIPLIERS, ROUNDS
 LANES = 16
 
 _I16, INT32, INT64, FLOAT32 = ir.IntType(16), ir.IntType(32), ir.IntType(64), ir.FloatType()
-WORDS, _LONG = ir.VectorType(INT32, LANES), ir.VectorType(INT64, LANES)
+WORDS, _PAIRS = ir.VectorType(INT32, LANES), ir.VectorType(INT64, LANES // 2)
 _HALVES = ir.VectorType(_I16, 2 * LANES)
 FLOATS, _SHORTS = ir.VectorType(FLOAT32, LANES), ir.VectorType(_I16, LANES)
 _FUSED = ("contract",)
@@ -100,12 +100,28 @@ class Vectors:
         return [self._vector(word) for word in (a, b, c, d)]
 
     def _product(self, word: Any, factor: int) -> tuple[Any, Any]:
-        long = _LONG if isinstance(word.type, ir.VectorType) else INT64
-        constant = ir.Constant(long, [factor] * LANES if long is _LONG else factor)
-        shift = ir.Constant(long, [32] * LANES if long is _LONG else 32)
-        full = self.builder.mul(self.builder.zext(word, long), constant)
-        high = self.builder.trunc(self.builder.lshr(full, shift), word.type)
-        return high, self.builder.trunc(full, word.type)
+        """The high and the low word of each product."""
+        if isinstance(word.type, ir.VectorType):
+            return self._products(word, factor)
+        full = self.builder.mul(self.builder.zext(word, INT64), integer(factor))
+        high = self.builder.lshr(full, integer(32))
+        return self.builder.trunc(high, INT32), self.builder.trunc(full, INT32)
+
+    def _products(self, words: Any, factor: int) -> tuple[Any, Any]:
+        """Words at even and at odd places apart, which is how CPUs multiply them."""
+        builder = self.builder
+        factors, low_halves, shift = (
+            ir.Constant(_PAIRS, [number] * (LANES // 2)) for number in (factor, 2**32 - 1, 32)
+        )
+        pairs = builder.bitcast(words, _PAIRS)
+        even = builder.mul(builder.and_(pairs, low_halves), factors)
+        odd = builder.mul(builder.lshr(pairs, shift), factors)
+        even, odd = builder.bitcast(even, WORDS), builder.bitcast(odd, WORDS)
+        high, low = (
+            ir.Constant(WORDS, [n + LANES * odds for n in places for odds in (0, 1)])
+            for places in (range(1, LANES, 2), range(0, LANES, 2))
+        )
+        return builder.shuffle_vector(even, odd, high), builder.shuffle_vector(even, odd, low)
 
     def _xor(self, left: Any, right: Any) -> Any:
         if left.type != right.type:
