@@ -15,7 +15,7 @@ from worker.labels import LABEL_NAMES
 from worker.network.engine import Engine
 from worker.training.data import Indices, TrainingSet, chunks
 
-#: With 100 passes each takes some 15 ms on two cores: half a minute in all.
+#: With 100 passes each takes a millisecond or two on two cores.
 MOST_EVALUATED = 1500
 _CHUNK = 32
 #: The part of a Gaussian within one sigma.
