@@ -21,7 +21,7 @@ from producer.simulation.truth import Truth
 from worker.labels import LABELS
 from worker.messages import COADD, SpectrumReference
 from worker.network.checkpoint import read_checkpoint, weights_sha256
-from worker.network.dropout import McDropoutEngine, choose_device
+from worker.network.engine import choose_device, open_engine
 from worker.results.noise_model import read_noise_model
 from worker.settings import Settings
 from worker.spectra.load import load_spectra
@@ -63,7 +63,7 @@ def main() -> None:
     arguments = parser.parse_args()
     settings = Settings(model=arguments.model, corrections=arguments.corrections)
     weights = settings.weights_file
-    engine = McDropoutEngine(
+    engine = open_engine(
         read_checkpoint(weights), mc_samples=100, seed=0, device=choose_device("auto")
     )
     noise_model = read_noise_model(settings.corrections_file(weights_sha256(weights)))

@@ -77,7 +77,7 @@ def verify(
 
     Exit code 1 where a check fails.
     """
-    from worker.network.dropout import choose_device
+    from worker.network.engine import choose_device
     from worker.network.verification import verify as checks_of
 
     settings = get_settings()

@@ -211,7 +211,7 @@ def _left_out(spectra: SpectraCache, matched: Matched) -> dict[str, int]:
 
 
 def _settings(*, device: Device, precision: Precision, **values: float) -> TrainingSettings:
-    from worker.network.dropout import choose_device
+    from worker.network.engine import choose_device
     from worker.training.trainer import TrainingSettings, choose_precision
 
     chosen = choose_device(device.value)
@@ -289,11 +289,11 @@ def _finish(job: Job, trained: Trained, outputs: Outputs) -> None:
 def _evaluate(job: Job, weights: Path) -> Evaluated:
     """What was written is evaluated, float16 or not."""
     from worker.network.checkpoint import read_checkpoint
-    from worker.network.dropout import McDropoutEngine
+    from worker.network.engine import open_engine
     from worker.training.evaluation import evaluate, sample
 
     chosen = sample(job.split[1])
-    engine = McDropoutEngine(
+    engine = open_engine(
         read_checkpoint(weights),
         mc_samples=get_settings().mc_samples,
         seed=0,

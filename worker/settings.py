@@ -47,7 +47,7 @@ class Settings(BaseSettings):
 
     chunk_size: int = Field(32, ge=1, description="spectra per message")
     batch_size: int = Field(
-        0, ge=0, description="spectra per inference batch; 0: 8 on the CPU, 64 on a GPU"
+        0, ge=0, description="spectra per inference batch; 0: 32 on the CPU, 64 on a GPU"
     )
     batch_wait: float = Field(
         0.0, ge=0, allow_inf_nan=False, description="seconds that an idle device waits for more"

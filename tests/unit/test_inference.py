@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from worker.errors import FatalError, TransientError
 from worker.labels import LABEL_NAMES
 from worker.messages import InferSpectra, SpectrumReference
-from worker.network import dropout, inference
+from worker.network import engine, inference
 from worker.network.batching import Floats
 from worker.network.inference import Inference
 from worker.settings import Settings
@@ -68,7 +68,7 @@ def opened(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Open]:
     opened: list[tuple[Inference, Network]] = []
 
     def open_inference(network: Network, **settings: Any) -> Inference:
-        monkeypatch.setattr(dropout, "McDropoutEngine", lambda *_, **__: network)
+        monkeypatch.setattr(engine, "open_engine", lambda *_, **__: network)
         opened.append((Inference(Settings(model=weights, device="cpu", **settings)), network))
         return opened[-1][0]
 

@@ -25,7 +25,7 @@ from tests.unit.keras_folders import (
 )
 from worker import __version__
 from worker.labels import ELEMENT_POSITIONS, LABELS
-from worker.network.dropout import McDropoutEngine
+from worker.network.engine import open_engine
 from worker.network.keras import Converted, convert, git_blob_sha1
 from worker.network.keras_graph import label_position
 from worker.network.model import ApogeeBCNNCensored
@@ -114,7 +114,7 @@ def test_statistics_agree_with_1000_passes_of_astronns_code(
     passes, reference = 200, reference_of(name, all_references)
     their_passes = int(reference["mc_num"])
     assert their_passes == 1000
-    engine = McDropoutEngine(converted[name].model, mc_samples=passes, seed=20240607)
+    engine = open_engine(converted[name].model, mc_samples=passes, seed=20240607)
     labels, e_labels = engine(reference["spectra"], [f"star {n}" for n in range(16)])
     # Their model variance is the biased one, over N; ours is over N - 1.
     variance = reference["mc_model"] ** 2 * their_passes / (their_passes - 1)

@@ -13,7 +13,7 @@ from tests.unit.training_data import linear_spectra
 from worker.errors import FatalError, UsageError
 from worker.labels import LABELS
 from worker.network.checkpoint import write_checkpoint
-from worker.network.dropout import RATE
+from worker.network.masks import RATE
 from worker.network.model import ApogeeBCNNCensored, masked
 from worker.training.data import (
     TrainingSet,

@@ -20,7 +20,7 @@ from worker import __version__
 from worker.errors import UsageError
 from worker.labels import LABEL_NAMES, LABELS
 from worker.network.checkpoint import read_checkpoint, read_metadata
-from worker.network.dropout import McDropoutEngine
+from worker.network.engine import open_engine
 from worker.results.noise_model import read_noise_model
 from worker.settings import PREFIX, get_settings
 from worker.training.evaluation import (
@@ -137,7 +137,7 @@ def test_every_spectrum_with_an_snr_is_in_one_bin() -> None:
 def test_the_evaluation_is_the_streams_and_halves_the_stars() -> None:
     data = linear_spectra(20)
     model = new_network(0, (8, 8)).eval().requires_grad_(False)
-    engine = McDropoutEngine(model, mc_samples=3, seed=0)
+    engine = open_engine(model, mc_samples=3, seed=0)
     chosen = np.arange(4, 16)
     done: list[int] = []
     evaluated = evaluate(engine, data, chosen, done.append)

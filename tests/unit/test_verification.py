@@ -1,20 +1,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from numpy.typing import NDArray
 
 from tests.unit.keras_folders import DR16, DR17, peer_folder
 from worker.errors import FatalError, UsageError
 from worker.labels import LABELS
-from worker.network import dropout, published
+from worker.network import engine, published
 from worker.network.checkpoint import read_checkpoint, write_checkpoint
 from worker.network.description import describe, normalisation_warning
+from worker.network.engine import Engine
 from worker.network.keras import convert
 from worker.network.model import ApogeeBCNNCensored
 from worker.network.published import PUBLISHED, PublishedNetwork
@@ -148,16 +148,20 @@ def test_uncertainties_that_are_not_positive_are_named(
 def test_runs_that_differ_in_the_last_bit_fail(
     astra_weights: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    original, calls = dropout.dropout_masks, []
+    original, calls = engine.open_engine, []
 
-    def drifting(
-        seed: int, key: str, first: int, last: int, sites: Mapping[str, int]
-    ) -> dict[str, NDArray[np.float32]]:
-        calls.append(key)
-        masks = original(seed, key, first, last, sites)
-        return {site: mask * np.float32(1 + 1e-6 * len(calls)) for site, mask in masks.items()}
+    def open_drifting(*arguments: Any, **named: Any) -> Engine:
+        opened = original(*arguments, **named)
+        infer = opened._infer
 
-    monkeypatch.setattr(dropout, "dropout_masks", drifting)
+        def drifting(*arguments: Any) -> Any:
+            calls.append(arguments)
+            return [(mean * (1 + 1e-6 * len(calls)), std) for mean, std in infer(*arguments)]
+
+        monkeypatch.setattr(opened, "_infer", drifting)
+        return opened
+
+    monkeypatch.setattr(engine, "open_engine", open_drifting)
     checks = checks_of(astra_weights)
     assert not checks["made-up spectrum, repeated"].passed
     assert checks["made-up spectrum, 3 passes"].passed

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from worker.labels import ELEMENT_POSITIONS, LABELS, Label
 from worker.network.checkpoint import Metadata, weights_sha256
-from worker.network.dropout import RATE
+from worker.network.masks import RATE
 from worker.network.model import Architecture
 from worker.network.published import published_network
 from worker.network.weights import Weights

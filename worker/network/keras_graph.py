@@ -21,7 +21,7 @@ from typing import Any, TypeGuard
 
 from worker.labels import LABELS
 from worker.network.checkpoint import MOST_UNITS
-from worker.network.dropout import RATE
+from worker.network.masks import RATE
 from worker.spectra.windows import element_window
 
 _MOST_LAYERS = 1000

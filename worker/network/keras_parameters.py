@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 
 from worker.errors import FatalError
 from worker.labels import LABELS
-from worker.network.dropout import RATE
 from worker.network.keras_graph import label_position
+from worker.network.masks import RATE
 from worker.spectra.pixels import N_PIXELS
 
 PARAMETERS = "astroNN_model_parameter.json"

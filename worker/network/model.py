@@ -23,13 +23,13 @@ from worker.spectra.pixels import N_PIXELS
 
 N_ELEMENTS = len(ELEMENT_POSITIONS)
 _N_AUXILIARY = 2
-_FILTERS = (2, 4)
-_KERNEL = 8
-_POOL = 4
+FILTERS = (2, 4)
+KERNEL = 8
+POOL = 4
 #: 'same' padding of an even kernel: three pixels left, four right.
-_PADDING = ((_KERNEL - 1) // 2, _KERNEL // 2)
-_CONVOLVED = (_FILTERS[0], N_PIXELS)
-N_POOLED = N_PIXELS // _POOL * _FILTERS[1]
+PADDING = ((KERNEL - 1) // 2, KERNEL // 2)
+_CONVOLVED = (FILTERS[0], N_PIXELS)
+N_POOLED = N_PIXELS // POOL * FILTERS[1]
 
 #: A dropout site's name, and what comes to it, to what leaves it.
 Dropout = Callable[[str, Tensor], Tensor]
@@ -58,7 +58,7 @@ class Architecture:
     def dropout_sites(self) -> dict[str, int]:
         """Each dropout site and its number of units, in the order of the random stream."""
         sites = {
-            "conv1": _FILTERS[0] * N_PIXELS,
+            "conv1": FILTERS[0] * N_PIXELS,
             "pool": N_POOLED,
             "dense_1": self.dense[0],
         }
@@ -89,14 +89,14 @@ class ApogeeBCNNCensored(nn.Module):
     input_mean: Tensor
     labels_mean: Tensor
     labels_std: Tensor
-    _output_order: Tensor
+    output_order: Tensor
 
     def __init__(self, architecture: Architecture) -> None:
         super().__init__()
         self.architecture = architecture
         dense_1, dense_2 = architecture.dense
-        self.conv1 = nn.Conv1d(1, _FILTERS[0], _KERNEL)
-        self.conv2 = nn.Conv1d(_FILTERS[0], _FILTERS[1], _KERNEL)
+        self.conv1 = nn.Conv1d(1, FILTERS[0], KERNEL)
+        self.conv2 = nn.Conv1d(FILTERS[0], FILTERS[1], KERNEL)
         self.dense_1 = nn.Linear(N_POOLED, dense_1)
         self.dense_2 = nn.Linear(dense_1, dense_2)
         self.dense_teffloggfeh = nn.Linear(dense_2, len(FULL_SPECTRUM_POSITIONS))
@@ -114,7 +114,7 @@ class ApogeeBCNNCensored(nn.Module):
         self.register_buffer("labels_mean", torch.zeros(len(LABELS), dtype=torch.float64))
         self.register_buffer("labels_std", torch.ones(len(LABELS), dtype=torch.float64))
         order = torch.argsort(torch.tensor(FULL_SPECTRUM_POSITIONS + ELEMENT_POSITIONS))
-        self.register_buffer("_output_order", order, persistent=False)
+        self.register_buffer("output_order", order, persistent=False)
 
     def window(self, element: int) -> Tensor:
         """The pixels of one element's window, as indices."""
@@ -133,7 +133,7 @@ class ApogeeBCNNCensored(nn.Module):
     def share(self, spectra: Tensor) -> Shared:
         """Everything ahead of the first dropout of each branch."""
         return Shared(
-            functional.relu(self.conv1(functional.pad(spectra.unsqueeze(1), _PADDING))),
+            functional.relu(self.conv1(functional.pad(spectra.unsqueeze(1), PADDING))),
             tuple(
                 functional.relu(layer(spectra[:, self.window(element)]))
                 for element, layer in enumerate(self.elem_dense1)
@@ -147,9 +147,9 @@ class ApogeeBCNNCensored(nn.Module):
         ``passes`` rows, each row of the result is a pass.
         """
         convolved = dropout("conv1", shared.convolved.flatten(1)).reshape(-1, *_CONVOLVED)
-        convolved = functional.relu(self.conv2(functional.pad(convolved, _PADDING)))
+        convolved = functional.relu(self.conv2(functional.pad(convolved, PADDING)))
         # Position-major, as the Keras network that this port follows flattens it.
-        pooled = functional.max_pool1d(convolved, _POOL).transpose(1, 2).flatten(1)
+        pooled = functional.max_pool1d(convolved, POOL).transpose(1, 2).flatten(1)
         hidden = functional.relu(self.dense_1(dropout("pool", pooled)))
         hidden = functional.relu(self.dense_2(dropout("dense_1", hidden)))
         full_labels = self.dense_teffloggfeh(hidden)
@@ -163,8 +163,8 @@ class ApogeeBCNNCensored(nn.Module):
             labels.append(self.elem_dense_out[element](values))
             log_variances.append(self.elem_dense_var[element](values))
         return (
-            torch.cat(labels, dim=1)[:, self._output_order],
-            torch.cat(log_variances, dim=1)[:, self._output_order],
+            torch.cat(labels, dim=1)[:, self.output_order],
+            torch.cat(log_variances, dim=1)[:, self.output_order],
         )
 
 

@@ -19,7 +19,7 @@ from worker.network.weights import Weights, read_weights
 from worker.spectra.pixels import N_PIXELS
 
 if TYPE_CHECKING:
-    from worker.network.dropout import McDropoutEngine
+    from worker.network.engine import Engine
 
 Floats = NDArray[np.float64]
 
@@ -51,7 +51,7 @@ def verify(path: Path, *, mc_samples: int, seed: int, device: str) -> Iterator[C
     UsageError
         There is nothing at ``path``.
     """
-    from worker.network.dropout import McDropoutEngine
+    from worker.network.engine import open_engine
 
     try:
         weights = read_weights(path)
@@ -60,7 +60,7 @@ def verify(path: Path, *, mc_samples: int, seed: int, device: str) -> Iterator[C
         return
     yield Check("loads", True, f"{type(weights.model).__name__}, every weight finite")
     yield _check_origin(weights.metadata, downloaded=path.is_dir())
-    engine = McDropoutEngine(weights.model, mc_samples=mc_samples, seed=seed, device=device)
+    engine = open_engine(weights.model, mc_samples=mc_samples, seed=seed, device=device)
     spectra = {"made-up spectrum": made_up_spectrum(), "mean spectrum": _mean_spectrum(weights)}
     for name, flux in spectra.items():
         yield _check_deterministic(name, engine, flux)
@@ -113,7 +113,7 @@ def _check_origin(metadata: Metadata, *, downloaded: bool) -> Check:
     return Check(name, True, f"not one of the published networks ({releases})")
 
 
-def _check_deterministic(name: str, engine: McDropoutEngine, flux: NDArray[np.float32]) -> Check:
+def _check_deterministic(name: str, engine: Engine, flux: NDArray[np.float32]) -> Check:
     import torch
 
     model = engine.model
@@ -125,9 +125,7 @@ def _check_deterministic(name: str, engine: McDropoutEngine, flux: NDArray[np.fl
     return Check(f"{name}, no dropout", bool(finite.all()), _finding(finite, raw))
 
 
-def _check_mc_dropout(
-    name: str, engine: McDropoutEngine, flux: NDArray[np.float32]
-) -> Iterator[Check]:
+def _check_mc_dropout(name: str, engine: Engine, flux: NDArray[np.float32]) -> Iterator[Check]:
     runs = [_run(engine, flux[None], [name]) for _ in range(2)]
     (labels,), (e_labels,) = runs[0]
     usable = np.isfinite(labels) & np.isfinite(e_labels) & (e_labels > 0)
@@ -158,7 +156,7 @@ def _finding(usable: NDArray[np.bool_], labels: Floats, e_labels: Floats | None 
     return "finite: " + ", ".join(values)
 
 
-def _check_speed(engine: McDropoutEngine) -> Check:
+def _check_speed(engine: Engine) -> Check:
     """The time of a spectrum in a batch; the runs before have warmed up."""
     flux = np.tile(made_up_spectrum(), (_BATCH, 1))
     started = time.perf_counter()
@@ -173,7 +171,7 @@ def _check_speed(engine: McDropoutEngine) -> Check:
 
 
 def _run(
-    engine: McDropoutEngine, flux: NDArray[np.float32], natural_keys: list[str]
+    engine: Engine, flux: NDArray[np.float32], natural_keys: list[str]
 ) -> tuple[Floats, Floats]:
     with np.errstate(all="ignore"):  # what overflows is a finding, not a warning
         return engine(flux, natural_keys)

@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 
 from worker.errors import FatalError
 from worker.labels import LABEL_NAMES
-from worker.network.dropout import McDropoutEngine
+from worker.network.engine import Engine
 from worker.training.data import Indices, TrainingSet, chunks
 from worker.training.snr import snr_bins
 
-#: With 100 passes each takes some 15 ms on two cores: half a minute in all.
+#: With 100 passes each takes a millisecond or two on two cores.
 MOST_EVALUATED = 1500
 _CHUNK = 32
 #: The part of a Gaussian within one sigma.
@@ -73,7 +73,7 @@ def sample(validation: Indices) -> Indices:
 
 
 def evaluate(
-    engine: McDropoutEngine, data: TrainingSet, chosen: Indices, finished: Callable[[int], None]
+    engine: Engine, data: TrainingSet, chosen: Indices, finished: Callable[[int], None]
 ) -> Evaluated:
     """Labels of some spectra by the stream's own engine; half of their stars calibrate."""
     parts = []

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from worker.network.dropout import RATE
+from worker.network.masks import RATE
 from worker.network.model import N_ELEMENTS, ApogeeBCNNCensored
 from worker.spectra.pixels import N_PIXELS
 
@@ -77,7 +77,7 @@ def training_pass(
         values = torch.cat([values, joint], dim=1)
         labels.append(model.elem_dense_out[element](values))
         log_variances.append(model.elem_dense_var[element](values))
-    order = model._output_order
+    order = model.output_order
     return torch.cat(labels, dim=1)[:, order], torch.cat(log_variances, dim=1)[:, order]
 
 

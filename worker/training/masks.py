@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from worker.network.dropout import RATE
+from worker.network.masks import RATE
 
 #: A unit is dropped when its 16 random bits, read as a signed number, are below this.
 _THRESHOLD = round(RATE * 2**16) - 2**15
