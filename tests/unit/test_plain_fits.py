@@ -200,6 +200,8 @@ ODD: dict[str, Damage] = {
     "empty name": replaced_card("OBJID", "OBJID   = ''"),
     "END that goes on": with_card("END     = 5", before="RA"),
     "END in a comment": with_card("COMMENT that is no END", before="RA"),
+    "value without a keyword": with_card("        = 5", 1, before="XTENSION"),
+    "comment ahead of all": with_card("COMMENT hello", 1, before="XTENSION"),
     "control character": replaced_card("RA", "RA      = 1.0 / \t"),
     "no EXTEND": replaced_card("EXTEND", "COMMENT EXTEND was here"),
     "false EXTEND": replaced_card("EXTEND", "EXTEND  =                    F"),
@@ -223,6 +225,11 @@ ODD: dict[str, Damage] = {
     "floats for integers": replaced_card("BITPIX", "BITPIX  =                  -16", 3),
     "integers for floats": replaced_card("BITPIX", "BITPIX  =                   32", 1),
     "extension of another kind": replaced_card("XTENSION", "XTENSION= 'FOREIGN '", 9),
+    "two numbers for BITPIX": replaced_card("BITPIX", "BITPIX  =       1            8"),
+    "image with something behind": replaced_card("XTENSION", "XTENSION= 'IMAGE   ' 3 /", 1),
+    "table with something behind": replaced_card("XTENSION", "XTENSION= 'BINTABLE'=", 9),
+    "EXTEND with something behind": replaced_card("EXTEND", "EXTEND  =       T 1 / extend"),
+    "true axis": replaced_card("NAXIS2", "NAXIS2  =                    T", 4),
     "two groups": replaced_card("GCOUNT", "GCOUNT  =                    2", 4),
     "parameters": replaced_card("PCOUNT", "PCOUNT  =                    8", 4),
     "a block more": lambda content: content + bytes(2880),
@@ -251,6 +258,17 @@ def test_damaged_file_is_not_plain(tmp_path: Path, damage: Damage, reason: str) 
     assert_read_as_by_astropy(path)
 
 
+#: Damage to the values of cards at the beginning of a header: those of structure.
+in_structure = st.lists(
+    st.tuples(
+        st.tuples(st.integers(0, 9), st.integers(0, 12), st.integers(8, 32)),
+        st.sampled_from(b"0123456789-+.'=TFE /()"),
+    ),
+    min_size=1,
+    max_size=2,
+)
+
+
 def test_random_damage_is_judged_as_by_astropy(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> None:
@@ -260,12 +278,16 @@ def test_random_damage_is_judged_as_by_astropy(
 
     # Without shrinking: a file that is read for ever would be read many times over.
     @settings(
-        max_examples=300,
+        max_examples=500,
         derandomize=True,
         deadline=None,
         phases=[Phase.explicit, Phase.generate],
     )
-    @given(era=st.sampled_from(["dr13", "dr17", "sdss5"]), at=changes, end=st.none() | ends)
+    @given(
+        era=st.sampled_from(["dr13", "dr17", "sdss5"]),
+        at=in_structure | changes,
+        end=st.none() | ends,
+    )
     def check(
         era: Era, at: list[tuple[tuple[int, int, int] | float, int]], end: float | None
     ) -> None:

@@ -171,7 +171,7 @@ def _source(path: Path) -> tuple[BinaryIO, int]:
             raise SpectrumError(f"{path.name} is a directory, not an apStar file.")
         if not path.is_file():
             raise SpectrumError(f"{path.name} does not exist or is no regular file.")
-        file = path.open("rb")
+        file = path.open("rb", buffering=0)  # both readers ask for whole blocks
         try:
             return _looked_into(path, file)
         except BaseException:

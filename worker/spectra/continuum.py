@@ -70,7 +70,8 @@ def normalise(flux: Floats, e_flux: Floats, mask: NDArray[np.int32]) -> Floats:
 
 def in_continuum(rows: Iterable[NDArray[Any]]) -> NDArray[Any]:
     """The continuum pixels of rows of 8575, ``(n, 532)``: all that a fit looks at."""
-    return np.stack([row[_bases().pixels] for row in rows])
+    pixels = _bases().pixels
+    return np.array([row.take(pixels) for row in rows])
 
 
 def fit_continuum(flux: Floats, e_flux: Floats) -> Floats:
@@ -96,44 +97,39 @@ def fit_continuum(flux: Floats, e_flux: Floats) -> Floats:
     with np.errstate(all="ignore"):  # a weight of zero is what an overflowing error deserves
         weight = 1.0 / (np.where(missing, np.inf, e_flux) ** 2 + 1e-8)
         coefficients, sound = _by_normal_equations(flux, weight)
-        for row, chip in np.argwhere(~sound):
-            pixels = _bases().chips[chip]
-            coefficients[row, chip] = _by_singular_values(
-                flux[row, pixels], weight[row, pixels], _bases().fitted[pixels]
-            )
+        for row, chip in zip(*np.nonzero(~sound), strict=True):
+            coefficients[row, chip] = _by_singular_values(flux[row], weight[row], chip)
     return coefficients
 
 
 def _by_normal_equations(flux: Floats, weight: Floats) -> tuple[Floats, NDArray[np.bool_]]:
-    """Coefficients, and whether they are to be trusted, ``(n, 3)``.
-
-    With ``T_j T_k = (T_{j+k} + T_{|j-k|}) / 2`` the equations of a chip are made of five sums.
-    """
-    bases = _bases()
-    starts = [chip.start for chip in bases.chips]
-    largest = np.maximum.reduceat(weight, starts, axis=1)
-    square = (weight / np.repeat(largest, np.diff([*starts, weight.shape[1]]), axis=1)) ** 2
-    sums = np.stack([square[:, chip] @ bases.fitted[chip] for chip in bases.chips], axis=1)
-    square *= flux
-    right = np.stack(
-        [square[:, chip] @ bases.fitted[chip, : _DEGREE + 1] for chip in bases.chips], axis=1
-    )
-    order = np.arange(_DEGREE + 1)
-    left = sums[..., order[:, None] + order] + sums[..., np.abs(order[:, None] - order)]
+    """Coefficients, and whether they are to be trusted, ``(n, 3)``."""
+    bases, shape = _bases(), (len(flux), len(CUT_CHIPS), _DEGREE + 1)
+    largest = np.maximum.reduceat(weight, bases.starts, axis=1)
+    square = (weight / largest[:, bases.chip]) ** 2
+    left = _each(square, bases.products).reshape(*shape, _DEGREE + 1)
+    right = _each(square * flux, bases.fitted).reshape(shape)
     scale = np.sqrt(np.diagonal(left, axis1=-2, axis2=-1))
     left /= scale[..., :, None] * scale[..., None, :]
     sound = np.linalg.det(left) > _LEAST_DETERMINANT
     left[~sound] = np.eye(_DEGREE + 1)
-    solution = np.linalg.solve(left, (2.0 * right / scale)[..., None])[..., 0] / scale
+    solution = np.linalg.solve(left, (right / scale)[..., None])[..., 0] / scale
     return solution, sound & np.isfinite(solution).all(axis=-1)
 
 
-def _by_singular_values(flux: Floats, weight: Floats, basis: Floats) -> Floats:
-    """Coefficients of one chip whatever its weights, as ``Chebyshev.fit`` finds them.
+def _each(rows: Floats, matrix: Floats) -> Floats:
+    """The product of each row with a matrix; its last bits do not depend on the other rows."""
+    return np.asarray(rows[:, None] @ matrix)[:, 0]
+
+
+def _by_singular_values(flux: Floats, weight: Floats, chip: np.intp) -> Floats:
+    """Coefficients of one chip of a row whatever its weights, as ``Chebyshev.fit`` finds them.
 
     Columns are scaled to unit length and small singular values dropped as there.
     """
-    design = basis[:, : _DEGREE + 1] * weight[:, None]
+    pixels, first = _bases().chip == chip, chip * (_DEGREE + 1)
+    flux, weight = flux[pixels], weight[pixels]
+    design = _bases().fitted[pixels, first : first + _DEGREE + 1] * weight[:, None]
     scale = np.sqrt(np.sum(design**2, axis=0))
     scale[scale == 0] = 1.0
     inverse = np.linalg.pinv(design / scale, rcond=len(flux) * np.finfo(np.float64).eps)
@@ -145,11 +141,11 @@ def divide(flux: Floats, mask: NDArray[np.int32], coefficients: Floats) -> Float
     normalised = np.empty_like(flux)
     with np.errstate(all="ignore"):
         for number, chip in enumerate(CUT_CHIPS.values()):
-            np.matmul(coefficients[:, number], _bases().all[:, chip], out=normalised[:, chip])
+            normalised[:, chip] = _each(coefficients[:, number], _bases().all[:, chip])
         np.divide(flux, normalised, out=normalised)
     # The network reads float32; what is infinite there, or NaN, is not finite.
     usable = np.isfinite(flux) & (normalised < np.finfo(np.float32).max)
-    np.maximum(normalised, 0.0, out=normalised)
+    np.copyto(normalised, 0.0, where=normalised < 0)
     usable &= (mask & MASKED_BITS) == 0
     np.copyto(normalised, 1.0, where=~usable)
     return normalised
@@ -174,14 +170,14 @@ def lost_chips(flux: Floats, e_flux: Floats) -> list[tuple[str, ...]]:
 def lost_in_continuum(flux: Floats, e_flux: Floats) -> list[tuple[str, ...]]:
     """As :func:`lost_chips`, from the ``(n, 532)`` pixels that :func:`in_continuum` gives."""
     usable = np.isfinite(flux) & (flux > 0) & np.isfinite(e_flux)
-    starts = [chip.start for chip in _bases().chips]
-    return _chips_where(np.add.reduceat(usable, starts, axis=1, dtype=np.intp) <= _DEGREE)
+    count = np.add.reduceat(usable, _bases().starts, axis=1, dtype=np.intp)
+    return _chips_where(count <= _DEGREE)
 
 
 def blank_chips(normalised: Floats) -> list[tuple[str, ...]]:
     """Which chips of each ``(n, 7514)`` normalised spectrum are 1.0 throughout (all masked)."""
-    chips = [(normalised[:, chip] == 1.0).all(axis=1) for chip in CUT_CHIPS.values()]
-    return _chips_where(np.stack(chips, axis=1))
+    starts = [chip.start for chip in CUT_CHIPS.values()]
+    return _chips_where(np.logical_and.reduceat(normalised == 1.0, starts, axis=1))
 
 
 def _chips_where(hit: NDArray[np.bool_]) -> list[tuple[str, ...]]:
@@ -191,16 +187,19 @@ def _chips_where(hit: NDArray[np.bool_]) -> list[tuple[str, ...]]:
 
 @dataclass(frozen=True)
 class _Bases:
-    """Chebyshev polynomials on the chips.
+    """Chebyshev polynomials 0 to 2 on the chips, and the 532 continuum pixels.
 
-    ``pixels`` are the places of the continuum pixels in a row of 8575, ``chips`` their slices
-    chip by chip, ``fitted`` polynomials 0 to 4 at them ``(532, 5)``, ``all`` polynomials 0 to 2
-    at every pixel ``(3, 7514)``.
+    ``pixels`` are their places in a row of 8575, ``chip`` the chip of each, ``starts`` where the
+    chips begin among them. In ``fitted`` ``(532, 9)`` each chip has three columns for its own
+    polynomials, in ``products`` ``(532, 27)`` nine for those of any two of them; elsewhere they
+    are 0. ``all`` ``(3, 7514)`` has every pixel.
     """
 
     pixels: NDArray[np.intp]
-    chips: tuple[slice, ...]
+    chip: NDArray[np.intp]
+    starts: NDArray[np.intp]
     fitted: Floats
+    products: Floats
     all: Floats
 
 
@@ -208,17 +207,24 @@ class _Bases:
 def _bases() -> _Bases:
     """What fits and divisions share. A chip's variable runs from -1 to 1 in its fitted pixels."""
     mask = continuum_pixels()
-    chips, fitted, everywhere, end = [], [], [], 0
-    for chip in CUT_CHIPS.values():
-        position = np.arange(chip.stop - chip.start, dtype=np.float64)
-        used = position[mask[chip]]
-        scaled = np.polynomial.polyutils.mapdomain(position, used[[0, -1]], np.array([-1.0, 1.0]))
-        vandermonde = np.polynomial.chebyshev.chebvander(scaled, 2 * _DEGREE)
-        everywhere.append(vandermonde[:, : _DEGREE + 1])
-        fitted.append(vandermonde[mask[chip]])
-        chips.append(slice(end, end := end + used.size))
-    pixels = cut_gaps(np.arange(N_APSTAR))[mask]
-    return _Bases(pixels, tuple(chips), np.concatenate(fitted), np.concatenate(everywhere).T.copy())
+    basis = np.empty((mask.size, _DEGREE + 1))
+    for pixels in CUT_CHIPS.values():
+        position = np.arange(pixels.stop - pixels.start, dtype=np.float64)
+        ends = position[mask[pixels]][[0, -1]]
+        scaled = np.polynomial.polyutils.mapdomain(position, ends, np.array([-1.0, 1.0]))
+        basis[pixels] = np.polynomial.chebyshev.chebvander(scaled, _DEGREE)
+    counts = [np.count_nonzero(mask[pixels]) for pixels in CUT_CHIPS.values()]
+    chip = np.repeat(np.arange(len(counts)), counts)
+    own = np.eye(len(counts))[chip]
+    fitted = basis[mask]
+    return _Bases(
+        pixels=cut_gaps(np.arange(N_APSTAR))[mask],
+        chip=chip,
+        starts=np.cumsum(counts) - counts,
+        fitted=np.einsum("pc,pj->pcj", own, fitted).reshape(len(own), -1),
+        products=np.einsum("pc,pj,pk->pcjk", own, fitted, fitted).reshape(len(own), -1),
+        all=basis.T.copy(),
+    )
 
 
 @lru_cache(maxsize=1)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import re
 from functools import lru_cache
+from itertools import islice
 from math import prod
 from typing import Any, BinaryIO, NamedTuple
 
@@ -20,10 +21,11 @@ from numpy.typing import NDArray
 
 BLOCK = 2880
 _CARD = 80
-#: A thousand visits of an SDSS-V star need fewer blocks; the headers of extensions are kept.
+#: In blocks. A thousand visits need fewer; what extensions say is kept, so they get less.
 _LONGEST_PRIMARY = 1000
 _LONGEST_EXTENSION = 20
 _MOST_HDUS = 100
+_MOST_AXES = 3
 
 
 def _padded(key: str) -> bytes:
@@ -32,19 +34,16 @@ def _padded(key: str) -> bytes:
 
 #: A keyword with its value and comment, or a commentary card.
 _A_CARD = re.compile(
-    rb"([A-Z0-9_-][A-Z0-9_ -]{7})= (.{70})|(?:COMMENT |HISTORY | {8}).{72}", re.DOTALL
+    rb"([A-Z0-9_-][A-Z0-9_ -]{7})= (.{70})|(?:COMMENT |HISTORY | {8}(?!= )).{72}", re.DOTALL
 )
-_COMMENTARY = (b"", b"")
 _PRINTABLE = bytes(range(ord(" "), ord("~") + 1))
-_A_VALUE = re.compile(
-    rb" *(?:'([^']*)'|([+-]?\d+(?:\.\d*)?(?:E[+-]?\d+)?)|) *(?:/.*)?"  # text, number or nothing
-)
+#: Text, a number, a logical value or nothing.
+_A_VALUE = re.compile(rb" *(?:'([^']*)'|([+-]?\d+(?:\.\d*)?(?:E[+-]?\d+)?)|([TF])|) *(?:/.*)?")
 #: Cards with a meaning of their own, or which change what the bytes of an image mean.
 _SPECIAL = {_padded(key) for key in ("END", "CONTINUE", "GROUPS", "BSCALE", "BZERO", "BLANK")}
-_IMAGE, _TABLE = b"'IMAGE   '", b"'BINTABLE'"
 _TYPES = {8: ">u1", 16: ">i2", 32: ">i4", 64: ">i8", -32: ">f4", -64: ">f8"}
 
-Value = str | int | float | None
+Value = str | int | float | bool | None
 
 
 class Unusual(Exception):  # noqa: N818 - it is no error: astropy may find the file sound
@@ -58,7 +57,7 @@ class PlainHeader:
         end = len(header.rstrip(b" ")) - len(b"END")
         cards = _A_CARD.findall(header, 0, end)
         self._fields: dict[bytes, bytes] = dict(cards)
-        commentary = cards.count(_COMMENTARY)
+        commentary = cards.count((b"", b""))
         self._fields.pop(b"", None)
         # All matches are a card long: if they are as many as the cards, nothing is left out.
         complete = len(cards) * _CARD == end and not header.translate(None, _PRINTABLE)
@@ -67,9 +66,12 @@ class PlainHeader:
         if not _SPECIAL.isdisjoint(self._fields):
             raise Unusual
 
-    def keys(self) -> list[str]:
-        """All keywords but those of commentary, in their order."""
-        return [str(key.rstrip(), "ascii") for key in self._fields]
+    def __contains__(self, key: str) -> bool:
+        return _padded(key) in self._fields
+
+    def begins_with(self, *keys: str) -> bool:
+        """Whether these are the first keywords, commentary apart, in this order."""
+        return list(islice(self._fields, len(keys))) == [_padded(key) for key in keys]
 
     def get(self, key: str) -> Value:
         """The value of a card; None where there is no such card, or no value on it."""
@@ -79,25 +81,28 @@ class PlainHeader:
         match = _A_VALUE.fullmatch(field)
         if match is None:
             raise Unusual
-        text, number = match.groups()
+        text, number, logical = match.groups()
         if text is not None:
             if b": " in text:  # astropy may take it for a record of several values
                 raise Unusual
             return str(text, "ascii")
-        if number is None:
-            return None
-        return int(number) if number.lstrip(b"+-").isdigit() else float(number)
+        if number is not None:
+            return int(number) if number.lstrip(b"+-").isdigit() else float(number)
+        return None if logical is None else bool(logical == b"T")
 
-    def count(self, key: str) -> int:
-        """A whole number that is not negative."""
+    def integer(self, key: str) -> int:
+        """A value that has to be a whole number."""
         value = self.get(key)
-        if not isinstance(value, int) or value < 0:
+        if not isinstance(value, int) or isinstance(value, bool):
             raise Unusual
         return value
 
-    def starts_with(self, key: str, field: bytes) -> bool:
-        """Whether a card's field starts with these bytes, after the blanks that lead it."""
-        return self._fields.get(_padded(key), b"").lstrip().startswith(field)
+    def count(self, key: str) -> int:
+        """A value that has to be a whole number and not negative."""
+        value = self.integer(key)
+        if value < 0:
+            raise Unusual
+        return value
 
 
 class _Extension(NamedTuple):
@@ -185,12 +190,13 @@ class PlainFits:
 def _primary(block: bytes) -> PlainHeader:
     """The header of a file whose data are all in extensions."""
     header = PlainHeader(block)
-    keys = header.keys()
-    if keys[:3] != ["SIMPLE", "BITPIX", "NAXIS"] or not {"PCOUNT", "GCOUNT"}.isdisjoint(keys):
+    if not header.begins_with("SIMPLE", "BITPIX", "NAXIS"):
         raise Unusual
-    if not header.starts_with("SIMPLE", b"T ") or not header.starts_with("EXTEND", b"T "):
+    if "PCOUNT" in header or "GCOUNT" in header:
         raise Unusual
-    if header.count("NAXIS") or not isinstance(header.get("BITPIX"), int):
+    if header.get("SIMPLE") is not True or header.get("EXTEND") is not True:
+        raise Unusual
+    if header.integer("BITPIX") not in _TYPES or header.integer("NAXIS") != 0:
         raise Unusual
     return header
 
@@ -198,17 +204,14 @@ def _primary(block: bytes) -> PlainHeader:
 @lru_cache(maxsize=256)  # files of one kind and as many visits share their extensions' headers
 def _extension(block: bytes) -> _Extension:
     header = PlainHeader(block)
-    keys = header.keys()
-    axes = [f"NAXIS{n}" for n in range(1, min(header.count("NAXIS"), len(keys)) + 1)]
-    structure = ["XTENSION", "BITPIX", "NAXIS", *axes, "PCOUNT", "GCOUNT"]
-    if keys[: len(structure)] != structure:
+    axes = [f"NAXIS{n}" for n in range(1, min(header.count("NAXIS"), _MOST_AXES) + 1)]
+    if not header.begins_with("XTENSION", "BITPIX", "NAXIS", *axes, "PCOUNT", "GCOUNT"):
         raise Unusual
-    is_image, is_table = (header.starts_with("XTENSION", kind) for kind in (_IMAGE, _TABLE))
+    kind, bits = header.get("XTENSION"), header.integer("BITPIX")
     shape = tuple(header.count(axis) for axis in reversed(axes))
-    bits, parameters = header.get("BITPIX"), header.count("PCOUNT")
-    if not ((is_image and parameters == 0) or is_table) or header.count("GCOUNT") != 1:
-        raise Unusual
-    if not isinstance(bits, int) or bits not in _TYPES:
+    parameters = header.count("PCOUNT")
+    plain = (kind == "IMAGE   " and parameters == 0) or kind == "BINTABLE"
+    if not plain or header.integer("GCOUNT") != 1 or bits not in _TYPES:
         raise Unusual
     size = (prod(shape) + parameters) * abs(bits) // 8 if shape else 0
-    return _Extension(is_image, _TYPES[bits], shape, -(-size // BLOCK) * BLOCK)
+    return _Extension(kind != "BINTABLE", _TYPES[bits], shape, -(-size // BLOCK) * BLOCK)
