@@ -33,7 +33,7 @@ VISIBILITY_TIMEOUT = 300
 QUEUES: dict[Stage, tuple[str, ...]] = {
     "load": ("load.live", "load.bulk"),
     "infer": ("infer.live", "infer.bulk"),
-    "record": ("record",),
+    "record": ("record.live", "record"),
 }
 
 AnyMessage = LoadSpectra | InferSpectra | RecordLabels | NoResult | Setback
@@ -83,13 +83,15 @@ app = Celery("astronn-stream")
 app.add_defaults(_celery_settings)
 
 
-def publish(message: AnyMessage, *, patient: bool = True) -> None:
+def publish(message: AnyMessage, *, lane: Lane = "bulk", patient: bool = True) -> None:
     """Send a message to its stage; returns once the broker has it.
 
     Flower shows the numbers of the spectra as the task's arguments.
 
     Parameters
     ----------
+    lane
+        How urgent it is to record this; messages to the other stages know their own.
     patient
         Wait for a broker that is away, as long as that takes.
 
@@ -98,7 +100,7 @@ def publish(message: AnyMessage, *, patient: bool = True) -> None:
     TransientError
         The broker does not answer.
     """
-    task, queue, spectra = _route(message)
+    task, queue, spectra = _route(message, lane)
     try:
         app.send_task(
             task,
@@ -111,19 +113,20 @@ def publish(message: AnyMessage, *, patient: bool = True) -> None:
         raise TransientError(f"The broker does not answer: {error}") from error
 
 
-def _route(message: AnyMessage) -> tuple[str, str, list[int]]:
+def _route(message: AnyMessage, urgency: Lane) -> tuple[str, str, list[int]]:
     """The task, the queue and the spectra of a message."""
+    recorder = QUEUES["record"][0 if urgency == "live" else 1]
     match message:
         case LoadSpectra(lane=lane, spectra=spectra):
             return "load", lane_queue("load", lane), [each.spectrum for each in spectra]
         case InferSpectra(lane=lane, spectra=spectra):
             return "infer", lane_queue("infer", lane), [each.spectrum for each in spectra]
         case RecordLabels(results=results):
-            return "record", "record", [each.spectrum for each in results]
+            return "record", recorder, [each.spectrum for each in results]
         case NoResult(failures=failures):
-            return "no_result", "record", [each.spectrum for each in failures]
+            return "no_result", recorder, [each.spectrum for each in failures]
         case Setback(failures=failures):
-            return "setback", "record", [each.spectrum for each in failures]
+            return "setback", recorder, [each.spectrum for each in failures]
 
 
 def lane_queue(stage: Stage, lane: Lane) -> str:

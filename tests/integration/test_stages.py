@@ -19,7 +19,7 @@ from worker.crashes import CrashGuard
 from worker.database.session import transaction
 from worker.database.tables import AstroNN, Job, JobState
 from worker.errors import BusyError, SpectrumError, TransientError
-from worker.messages import LoadSpectra, SpectrumReference
+from worker.messages import InferSpectra, LoadSpectra, SpectrumReference
 from worker.settings import get_settings
 from worker.spectra.apstar import read_spectra
 from worker.spectra.pixels import N_PIXELS
@@ -101,6 +101,21 @@ def test_a_live_lane_stays_live_through_the_stages(stream: Stream) -> None:
     load_stage.load(LoadSpectra.model_validate(body))
     assert stream.client.llen("infer.live") == 1
     assert stream.client.llen("infer.bulk") == 0
+    _, body = stream.take("infer.live") or ("", {})
+    infer_stage.infer(InferSpectra.model_validate(body))
+    assert stream.client.llen("record.live") == 1
+    assert stream.client.llen("record") == 0
+
+
+def test_live_spectra_without_labels_are_recorded_first_too(stream: Stream) -> None:
+    stream.change_jobs(lane="live")
+    stream.send()
+    _, body = stream.take("load.live") or ("", {})
+    path = body["spectra"][0]["path"]
+    gone = [{**each, "path": f"{path}.gone"} for each in body["spectra"]]
+    load_stage.load(LoadSpectra.model_validate(body | {"spectra": gone}))
+    assert stream.client.llen("record.live") == 1
+    assert stream.client.llen("record") == 0
 
 
 def test_a_job_for_other_weights_ends_with_a_reason(stream: Stream) -> None:

@@ -57,9 +57,9 @@ def _infer(message: InferSpectra) -> None:
         return
     labels, failed = open_inference().infer(message, flux)
     if labels.results:
-        publish(labels)
+        publish(labels, lane=message.lane)
     if failed.failures:
-        publish(failed)
+        publish(failed, lane=message.lane)
     array_store().finish(message.array)
 
 

@@ -34,7 +34,7 @@ def load(message: LoadSpectra) -> None:
     for failure in loaded.failures:
         logger.warning("action=load spectrum=%d: %s", failure.spectrum, failure.reason)
     if loaded.failures:
-        publish(NoResult(failures=loaded.failures))
+        publish(NoResult(failures=loaded.failures), lane=message.lane)
     if loaded.spectra:
         array_store().put(message.array_key, loaded.flux)
         publish(message.loaded(loaded.spectra, loaded.seconds))
