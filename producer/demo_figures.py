@@ -9,7 +9,7 @@ import numpy as np
 from astropy.table import Table
 from numpy.typing import NDArray
 
-from worker.labels import LABELS
+from worker.labels import LABEL_NAMES, LABELS
 from worker.messages import COADD
 from worker.spectra.pixels import CUT_CHIPS, wavelength
 from worker.training.figures import BLUE, ORANGE, figure_at
@@ -49,17 +49,23 @@ def draw_planes(path: Path, known: Floats, predicted: Floats, e_predicted: Float
 
 
 def _kiel(axis: Axes, labels: Floats, errors: Floats | None) -> PathCollection:
-    teff, logg, fe_h = (labels[:, _position(name)] for name in ("teff", "logg", "fe_h"))
+    teff, logg, fe_h = (labels[:, LABEL_NAMES.index(name)] for name in ("teff", "logg", "fe_h"))
     if errors is not None:
-        _error_bars(axis, teff, logg, errors[:, _position("teff")], errors[:, _position("logg")])
+        _error_bars(
+            axis,
+            teff,
+            logg,
+            errors[:, LABEL_NAMES.index("teff")],
+            errors[:, LABEL_NAMES.index("logg")],
+        )
     axis.set_xlabel(r"$T_\mathrm{eff}$ (K)")
     return _points(axis, teff, logg, fe_h)
 
 
 def _magnesium(axis: Axes, labels: Floats, errors: Floats | None) -> None:
-    magnesium, fe_h = (labels[:, _position(name)] for name in ("mg_h", "fe_h"))
+    magnesium, fe_h = (labels[:, LABEL_NAMES.index(name)] for name in ("mg_h", "fe_h"))
     if errors is not None:
-        e_mg, e_fe = (errors[:, _position(name)] for name in ("mg_h", "fe_h"))
+        e_mg, e_fe = (errors[:, LABEL_NAMES.index(name)] for name in ("mg_h", "fe_h"))
         _error_bars(axis, fe_h, magnesium - fe_h, e_fe, np.hypot(e_mg, e_fe))
     axis.set_xlabel("[Fe/H] (dex)")
     _points(axis, fe_h, magnesium - fe_h, fe_h)
@@ -96,9 +102,9 @@ def draw_star(path: Path, flux: Floats, rows: Table, known: Floats) -> None:
         top.suptitle(
             f"{coadd['obj']} (made up)    S/N {coadd['snr']:.0f}    "
             f"$T_\\mathrm{{eff}}$ {coadd['teff']:.0f} ± {coadd['e_teff']:.0f} K, "
-            f"true {known[_position('teff')]:.0f}    "
+            f"true {known[LABEL_NAMES.index('teff')]:.0f}    "
             f"$\\log\\,g$ {coadd['logg']:.2f} ± {coadd['e_logg']:.2f}, "
-            f"true {known[_position('logg')]:.2f}"
+            f"true {known[LABEL_NAMES.index('logg')]:.2f}"
         )
         _abundances(bottom.subplots(), rows, known)
 
@@ -130,14 +136,10 @@ def _abundances(axis: Axes, rows: Table, known: Floats) -> None:
             linewidth=1,
             label="coadd" if coadd else ("visits" if number == 1 else None),
         )
-    truth = [known[_position(label.name)] for label in _ABUNDANCES]
+    truth = [known[LABEL_NAMES.index(label.name)] for label in _ABUNDANCES]
     axis.hlines(truth, places - 0.4, places + 0.4, color="black", linewidth=1.2, label="truth")
     axis.set_xticks(places, [label.description.split("/")[0][1:] for label in _ABUNDANCES])
     axis.set_ylabel("[X/H] (dex)")
     axis.grid(axis="y", color="#dddddd", linewidth=0.6)
     axis.set_axisbelow(True)
     axis.legend(loc="lower left", bbox_to_anchor=(0, 1), frameon=False, ncols=3)
-
-
-def _position(name: str) -> int:
-    return next(position for position, label in enumerate(LABELS) if label.name == name)
