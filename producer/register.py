@@ -6,8 +6,7 @@ All of it may be done again at any time; what is there already stays.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 from sqlalchemy import select, update
 from sqlalchemy.orm import Session
@@ -63,7 +62,7 @@ def _register_spectra(session: Session, entries: Sequence[CatalogueEntry]) -> li
     sources = _register_sources(session, entries)
     rows = []
     for entry in entries:
-        row: dict[str, Any] = asdict(entry)
+        row = dict(vars(entry))
         del row["ra"], row["dec"]
         row |= {"source_pk": sources.get(entry.obj), "created": moment, "modified": moment}
         rows.append(row)
