@@ -15,6 +15,7 @@ from sqlalchemy import Engine
 
 import producer.model_cli
 import producer.simulate_cli
+import producer.watch_cli
 import worker.cli
 from producer.demo import demo
 from producer.dispatcher import Dispatcher
@@ -237,6 +238,7 @@ def _version(
 worker.cli.mount(app)
 producer.model_cli.mount(app)
 app.command()(producer.simulate_cli.simulate)
+app.command()(producer.watch_cli.watch)
 app.command()(demo)
 
 
