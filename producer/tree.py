@@ -50,9 +50,8 @@ class Tree:
             folder = waiting.pop()
             follow(folder)
             files, folders, links = self._list(folder)
-            links = [link for link in links if link not in linked]
+            waiting += filter(enter, [*folders, *(set(links) - linked)])
             linked.update(links)
-            waiting += filter(enter, [*folders, *links])
             yield files
 
     def place(self, path: str) -> str:
