@@ -41,7 +41,7 @@ class Settling:
         self._seconds = seconds
         self._files: dict[str, _Noticed] = {}
 
-    def __len__(self) -> int:
+    def soon(self) -> int:
         """How many files may count soon: those that were found incomplete are left out."""
         return sum(each.whole is not False for each in self._files.values())
 

@@ -73,7 +73,7 @@ class Watch:
 
     def step(self) -> None:
         """One round: notice what comes, register what counts, send it."""
-        soon = len(self._settling)
+        soon = self._settling.soon()
         noticed, found = self._arrivals.wait(
             _SETTLING_SECONDS if soon else _IDLE_SECONDS,
             look=not self._found and soon < _MOST_SETTLING,

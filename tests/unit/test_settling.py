@@ -100,7 +100,7 @@ def test_a_file_that_stays_incomplete_counts_after_a_minute(tmp_path: Path) -> N
     waiting = Waiting(path)
     waiting.notice()
     assert not waiting.counts_after(PATIENCE_SECONDS - 0.1)
-    assert len(waiting.settling) == 0, "it must not keep others from being looked for"
+    assert waiting.settling.soon() == 0, "it must not keep others from being looked for"
     assert waiting.counts_after(0.2)
 
 
@@ -108,7 +108,7 @@ def test_a_file_that_vanishes_is_forgotten(waiting: Waiting) -> None:
     waiting.notice()
     waiting.path.unlink()
     assert not waiting.counts_after(0.31)
-    assert len(waiting.settling) == 0
+    assert waiting.settling.soon() == 0
 
 
 def test_a_file_stays_until_its_version_is_dropped(waiting: Waiting) -> None:
