@@ -17,6 +17,7 @@ from producer.notices import (
     Polling,
     remote_file_system,
 )
+from producer.sources import check_inside
 from producer.tree import Tree
 from worker.errors import TransientError
 from worker.outage import Outage
@@ -57,8 +58,9 @@ class Arrivals:
 
     def __init__(self, folder: Path, data_root: Path, poll: float | None = None) -> None:
         self._folder = folder
+        self._root = data_root.resolve()
         self._poll = poll
-        self._tree = Tree(os.path.realpath(folder), os.path.realpath(data_root))
+        self._tree = Tree(os.path.realpath(folder), str(self._root))
         self._notifier: Notifier = Polling(POLL_SECONDS)
         self._near: dict[str, Iterator[list[str]]] = {}
         self._whole: Iterator[list[str]] | None = None
@@ -109,8 +111,15 @@ class Arrivals:
         return True
 
     def _begin(self) -> None:
-        """Follow all folders, and look at all of them after that."""
+        """Follow all folders, and look at all of them after that.
+
+        Raises
+        ------
+        UsageError
+            The folder is a link that leads out of the data root by now.
+        """
         self._tree.top = os.path.realpath(self._folder)
+        check_inside(self._folder, Path(self._tree.top), self._root)
         self._notifier.close()
         try:
             self._notifier = self._new_notifier()

@@ -146,7 +146,7 @@ class Watch:
         try:
             send_waiting(self._engine, self._plan.settings, self._plan.weights, jobs)
             self._stream.end()
-        except TransientError as error:
+        except (TransientError, SQLAlchemyError) as error:
             self._stream.begin(error)
 
     def _is_known(self, sighting: Sighting) -> bool:

@@ -69,8 +69,7 @@ def watch(
     settings = settings_with(model)
     if not folder.is_dir():
         raise UsageError(f"{folder} {'is no folder' if folder.exists() else 'does not exist'}.")
-    root = settings.data_root.resolve()
-    check_inside(folder, folder.resolve(), root)
+    check_inside(folder, folder.resolve(), settings.data_root)
     plan = Plan.without_files(settings, wanted="both", tag=tag)
     if settings.model is None:  # who names weights may mean a stack that comes later
         check_stack(settings, plan.weights)
@@ -78,5 +77,5 @@ def watch(
     with suppress(KeyboardInterrupt), stopping_on_signals():
         wait_for_database(settings.database_url, "watch")
         engine = open_database(settings.database_url)
-        with closing(Arrivals(folder.absolute(), root, poll)) as arrivals:
+        with closing(Arrivals(folder.absolute(), settings.data_root, poll)) as arrivals:
             Watch(arrivals, Settling(settle), plan, engine, lane.value).run()
