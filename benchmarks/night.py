@@ -57,7 +57,7 @@ STEPS = (
     "wait for a recorder",
     "record",
 )
-#: A day-long pause of any process would show as a spectrum without a row.
+#: A spectrum that has no row after so long has none.
 LONGEST_SECONDS = 120
 
 
@@ -81,9 +81,9 @@ class TaskLog:
             for spectrum in spectra:
                 self.moments[f"{name} {kind}", spectrum].append(event["timestamp"])
 
-    def last(self, what: str, spectrum: int, before: float) -> float:
-        """When this happened to a spectrum the last time before a moment."""
-        return max((t for t in self.moments[what, spectrum] if t <= before), default=np.nan)
+    def last(self, what: str, spectrum: int, after: float, before: float) -> float:
+        """When this happened to a spectrum the last time between two moments."""
+        return max((t for t in self.moments[what, spectrum] if after < t <= before), default=np.nan)
 
 
 @contextmanager
@@ -153,7 +153,8 @@ def steps_of(stream: Stream, tasks: TaskLog) -> list[list[float]]:
             continue  # it was rewritten before its turn came
         done = moments["done"]
         middle = [
-            tasks.last(f"{stage} {kind}", spectrum, done)
+            # A job is marked as sent just after its message was handed over.
+            tasks.last(f"{stage} {kind}", spectrum, moments["queued"] - 0.1, done)
             for stage in ("load", "infer", "record")
             for kind in ("task-started", "task-succeeded")
         ][:-1]
