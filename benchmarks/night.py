@@ -89,24 +89,16 @@ class TaskLog:
 @contextmanager
 def listening(url: str) -> Iterator[TaskLog]:
     """Note what workers say meanwhile."""
-    log, done = TaskLog(), threading.Event()
-
-    def listen() -> None:
-        with app.connection(url) as connection:
-            receiver = app.events.Receiver(connection, handlers={"*": log.note})
-            while not done.is_set():
-                try:
-                    receiver.capture(limit=None, timeout=1, wakeup=False)
-                except TimeoutError:
-                    continue
-
-    thread = threading.Thread(target=listen, daemon=True)
-    thread.start()
-    try:
-        yield log
-    finally:
-        done.set()
-        thread.join(5)
+    log = TaskLog()
+    with app.connection(url) as connection:
+        receiver = app.events.Receiver(connection, handlers={"*": log.note})
+        thread = threading.Thread(target=receiver.capture, kwargs={"wakeup": False}, daemon=True)
+        thread.start()
+        try:
+            yield log
+        finally:
+            receiver.should_stop = True  # it looks when the next heartbeat comes
+            thread.join(10)
 
 
 def write_backlog(folder: Path, spectra: int) -> None:
