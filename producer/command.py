@@ -19,6 +19,7 @@ from worker.errors import StreamError, UsageError
 #: The commands of each module, which adds them by its function ``mount``; `--help` follows this.
 COMMANDS: dict[str, tuple[str, ...]] = {
     "producer.cli": ("run", "enqueue", "requeue", "dispatcher"),
+    "producer.watch_cli": ("watch",),
     "worker.cli": ("up", "worker", "status", "export", "db"),
     "producer.model_cli": ("model",),
     "producer.simulate_cli": ("simulate",),

@@ -5,10 +5,10 @@ All of it may be done again at any time; what is there already stays.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import select, update
+from sqlalchemy import Connection, func, select, update
 from sqlalchemy.orm import Session
 
 from producer.sources import CatalogueEntry
@@ -55,6 +55,32 @@ def register(
         [pk for pk, state in jobs if state != JobState.DONE],
         [pk for pk, state in jobs if state == JobState.WAITING],
     )
+
+
+def files_with_jobs(
+    connection: Connection, paths: Collection[str], *, weights: str, tag: str
+) -> set[tuple[str, str]]:
+    """Which of these files have a job for each of their spectra, and for which version.
+
+    Parameters
+    ----------
+    paths
+        As the catalogue has them, some hundred at a time.
+
+    Returns
+    -------
+    set
+        Pairs of path and file version.
+    """
+    spectra = 1 + func.coalesce(func.max(Spectrum.n_visits), 0)
+    statement = (
+        select(Spectrum.path, Job.file_version)
+        .join(Job, Job.spectrum_pk == Spectrum.pk)
+        .where(Spectrum.path.in_(paths), Job.weights_sha256 == weights, Job.tag == tag)
+        .group_by(Spectrum.path, Job.file_version)
+        .having(func.count() >= spectra)
+    )
+    return {(path, version) for path, version in connection.execute(statement)}
 
 
 def _register_spectra(session: Session, entries: Sequence[CatalogueEntry]) -> list[int]:

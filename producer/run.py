@@ -7,8 +7,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager, suppress
-from dataclasses import dataclass
-from itertools import islice
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +18,7 @@ from producer.dispatch import load_messages, release
 from producer.dispatcher import Dispatcher, send
 from producer.register import Registered, register
 from producer.requeue import blocks, take_back
-from producer.sources import Wanted, find_files, spectra_of
+from producer.sources import CatalogueEntry, Wanted, find_files, spectra_of
 from producer.stack import StackChild
 from worker.broker import Broker
 from worker.database.session import opened, reading, transaction
@@ -82,10 +81,16 @@ class Plan:
     @classmethod
     def make(cls, paths: Sequence[Path], settings: Settings, *, wanted: Wanted, tag: str) -> Plan:
         """Check all that can be checked before the work."""
+        plan = cls.without_files(settings, wanted=wanted, tag=tag)
+        return replace(plan, files=find_files(paths, settings.data_root))
+
+    @classmethod
+    def without_files(cls, settings: Settings, *, wanted: Wanted, tag: str) -> Plan:
+        """The plan for files that are to come."""
         weights = weights_sha256(settings.weights_file)
         return cls(
             settings=settings,
-            files=find_files(paths, settings.data_root),
+            files=[],
             wanted=wanted,
             weights=weights,
             weights_name=weights_name(settings.weights_file, weights),
@@ -124,13 +129,8 @@ def register_files(
 
     Files are read between transactions, so that results can be written meanwhile.
     """
-    entries = (
-        entry
-        for file in progress(plan.files)
-        for entry in spectra_of(file, plan.settings.data_root, plan.wanted)
-    )
     parts = []
-    while block := list(islice(entries, _REGISTERED_AT_ONCE)):
+    for block in _blocks_of_entries(plan, progress):
         with transaction(engine) as session:
             parts.append(
                 register(
@@ -147,6 +147,18 @@ def register_files(
         [job for part in parts for job in part.open_jobs],
         [job for part in parts for job in part.waiting_jobs],
     )
+
+
+def _blocks_of_entries(plan: Plan, progress: Reading) -> Iterator[list[CatalogueEntry]]:
+    """The spectra of a plan's files, some hundred at a time, a file's never apart."""
+    block: list[CatalogueEntry] = []
+    for file in progress(plan.files):
+        block += spectra_of(file, plan.settings.data_root, plan.wanted)
+        if len(block) >= _REGISTERED_AT_ONCE:
+            yield block
+            block = []
+    if block:
+        yield block
 
 
 def check_stack(settings: Settings, weights: str) -> None:
@@ -170,8 +182,15 @@ def check_stack(settings: Settings, weights: str) -> None:
             )
 
 
-def send_waiting(engine: Engine, settings: Settings, weights: str) -> None:
+def send_waiting(
+    engine: Engine, settings: Settings, weights: str, jobs: Sequence[int] | None = None
+) -> None:
     """Send what waits to a running stack, as far as there is room; its dispatcher sends the rest.
+
+    Parameters
+    ----------
+    jobs
+        Only these; all where it is None.
 
     Raises
     ------
@@ -186,7 +205,7 @@ def send_waiting(engine: Engine, settings: Settings, weights: str) -> None:
         if served not in (None, weights):
             raise TransientError("The stack that runs here serves other weights.")
         name = Broker(client, settings.broker).name()
-        release(engine, send, settings, name, weights=weights)
+        release(engine, send, settings, name, weights=weights, jobs=jobs)
 
 
 def run_serial(engine: Engine, plan: Plan, jobs: list[int], finished: Finished) -> None:

@@ -121,17 +121,17 @@ def up(
     services += [FLOWER] if flower else []
     try:
         with stopping_on_signals():
-            _wait_for_database(settings.database_url)
+            wait_for_database(settings.database_url, "up")
             _serve(LocalStack(settings, settings.stack_directory, services=services))
     except KeyboardInterrupt:
         console.print("The stack is down.")
 
 
-def _wait_for_database(url: str) -> None:
+def wait_for_database(url: str, action: str) -> None:
     """Bring the tables up to date, as soon as the database answers."""
     from worker.database.session import opened
 
-    outage = Outage("up")
+    outage = Outage(action)
     while True:
         try:
             with opened(url):

@@ -30,6 +30,8 @@ _VISITS_FROM_ROW = 2
 _LARGEST_FILE = 256 << 20
 #: What every database holds in an integer.
 _LARGEST_INTEGER = 2**31
+#: The version of a file that is not there.
+ABSENT = "absent"
 
 T = TypeVar("T")
 
@@ -244,5 +246,5 @@ def file_version(path: Path) -> str:
     try:
         status = path.stat()
     except OSError:
-        return "absent"
+        return ABSENT
     return f"{status.st_size}-{status.st_mtime_ns}"
