@@ -28,8 +28,8 @@ from worker.errors import FatalError, TransientError, UsageError
 from worker.messages import STAGES, Lane, LoadSpectra, Stage
 from worker.network.checkpoint import weights_sha256
 from worker.network.starter import weights_name
-from worker.results.export import read_table
 from worker.results.noise_model import read_noise_model
+from worker.results.read import read_table
 from worker.served import served_weights
 from worker.settings import Settings, socket_broker_url, socket_folder, use_settings
 

@@ -218,24 +218,47 @@ def status(
 
 
 def export(
-    out: Annotated[Path, typer.Option("--out", help="The table: .fits, .parquet, .csv or .ecsv.")],
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", metavar="FILE", help="One table: .fits, .parquet, .csv, .ecsv, .vot"),
+    ] = None,
+    survey: Annotated[
+        Path | None,
+        typer.Option(
+            "--survey",
+            metavar="FOLDER",
+            help="Coadds and visits apart, as astraAllStarAstroNN and astraAllVisitAstroNN.",
+        ),
+    ] = None,
     kind: Annotated[Kind | None, typer.Option("--kind", help="Only these spectra.")] = None,
     tag: Annotated[str | None, typer.Option("--tag", help="Only results under this tag.")] = None,
+    where: Annotated[
+        str | None,
+        typer.Option(
+            "--where",
+            metavar="CONDITION",
+            help="Only these rows, by any column of the table: `snr > 100 and not flag_bad`.",
+        ),
+    ] = None,
 ) -> None:
-    """Write the results in the database as a table with units and descriptions."""
-    from worker.database.session import exists, opened
-    from worker.results.export import check_output, read_table, write_table
+    """Write the results in the database as tables with units and descriptions."""
+    from worker.database.session import existing
+    from worker.results.export import write_results, write_survey
+    from worker.results.read import Wanted
+    from worker.results.where import condition
 
-    check_output(out)
-    url = get_settings().database_url
-    if not exists(url):
-        raise UsageError("There is no database here yet; `astronn-stream run` makes one.")
-    with opened(url) as engine:
-        table = read_table(engine, kind=kind, tag=tag)
-    write_table(table, out)
-    console.print(f"{out}: {len(table)} rows", highlight=False, soft_wrap=True)
-    if "notice" in table.meta:
-        console.print(f"[yellow]{table.meta['notice']}[/yellow]", highlight=False, soft_wrap=True)
+    wanted = Wanted(kind=kind, tag=tag, where=None if where is None else condition(where))
+    with existing(get_settings().database_url) as engine:
+        if out is not None and survey is None:
+            written = [write_results(engine, wanted, out)]
+        elif survey is not None and out is None:
+            written = write_survey(engine, wanted, survey)
+        else:
+            raise UsageError("Say where to: --out FILE, or --survey FOLDER.")
+    for each in written:
+        console.print(f"{each.path}: {each.rows} rows", highlight=False, soft_wrap=True)
+        if each.notice is not None:
+            console.print(f"[yellow]{each.notice}[/yellow]", highlight=False, soft_wrap=True)
 
 
 def database_upgrade() -> None:
