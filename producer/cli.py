@@ -13,6 +13,7 @@ from typing import Annotated
 import typer
 from sqlalchemy import Engine
 
+import producer.calibrate_cli
 import producer.model_cli
 import producer.simulate_cli
 import worker.cli
@@ -237,6 +238,7 @@ def _version(
 worker.cli.mount(app)
 producer.model_cli.mount(app)
 app.command()(producer.simulate_cli.simulate)
+producer.calibrate_cli.mount(app)
 app.command()(demo)
 
 
