@@ -53,7 +53,7 @@ class LabelCalibration:
     stars, pairs
         What it was fitted to.
     note
-        Why it is not what one expects; empty where it is.
+        What one must know of it; empty where there is nothing.
     by_snr
         The factor on e by S/N, where it was asked for and could be fitted.
     """
@@ -179,17 +179,23 @@ def _linear(
     half = 0.5 * least
     low, high = np.array([-np.inf, -half / (1 - half)]), np.array([np.inf, _MOST_SHARE])
     start = np.array([0.5 * np.log(np.median(data.squared) / 0.455 / 2), 0.0])
-    fitted = fit(data, model, start, low, high)
-    replicas = bootstrap(data, model, fitted, np.array([True, True]), times, random)
     note = ""
-    if not _spread(replicas[:, 1]) < _WIDEST_SHARE:
+    if not _share_error(data, model, start) < _WIDEST_SHARE:
         low[1] = high[1] = 0.0
-        fitted = fit(data, model, start, low, high)
-        replicas = bootstrap(data, model, fitted, np.array([True, False]), times, random)
         note = "raw_e varies too little to tell scale from offset: the offset is not fitted"
-    elif fitted.parameters[1] in (low[1], high[1]):
-        note = "the offset is at its bound"
+    fitted = fit(data, model, start, low, high)
+    free = np.array([True, low[1] < fitted.parameters[1] < high[1]])
+    if not (free[1] or note):
+        note = "the offset is at its bound, and the error of the scale is that for this offset"
+    replicas = bootstrap(data, model, fitted, free, times, random)
     return {**_scale_and_offset(fitted, replicas, unit), "note": note}
+
+
+def _share_error(data: Differences, model: Model, start: Floats) -> float:
+    """How well the pairs could tell the offset's share of e, by their raw_e alone."""
+    _, derivatives = model(start)
+    information = 2 * derivatives.T @ (data.weight[:, np.newaxis] * derivatives)
+    return float(np.sqrt(np.linalg.pinv(information)[1, 1]) or np.inf)
 
 
 def _scale_and_offset(fitted: Fitted, replicas: Floats, unit: float) -> dict[str, Any]:
