@@ -211,7 +211,7 @@ def _tell_uneven(pulls: list[LabelPulls]) -> None:
     for each in pulls:
         widths = [after for name, (_, _, after) in each.widths().items() if name != "all"]
         uneven += len(widths) > 1 and max(widths) > _UNEVEN * min(widths)
-    if uneven:
+    if uneven > len(LABELS) // 2:  # of a few it may be chance
         console.print(
             f"[yellow]For {counted(uneven, 'label')} the width of z depends on S/N, so that "
             "uncertainties are too small at one end and too large at the other; --by-snr fits "
