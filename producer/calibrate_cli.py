@@ -227,6 +227,10 @@ def _tell_outputs(out: Path, pickle: Path | None, page: Path | None, *, by_snr: 
         lines.append(f"{pickle}: the same as the peers' pickle{without}.")
     if page is not None:
         lines.append(f"{page}: tables and pictures.")
+    lines.append(
+        "Under it e says how far visits of one star differ. Errors that they share, such as the "
+        "network's own, are not in it."
+    )
     for line in lines:
         console.print(line, soft_wrap=True, markup=False)
 
