@@ -90,7 +90,7 @@ def recorded_anew(engine: Engine, model: NoiseModel) -> dict[int, dict[str, Any]
     return rows(engine)
 
 
-@pytest.mark.parametrize("model", [FIRST], ids=["plain"])
+@pytest.mark.parametrize("model", [FIRST, BY_SNR], ids=["plain", "by S/N"])
 def test_rows_are_as_if_they_had_been_recorded_so(engine: Engine, model: NoiseModel) -> None:
     before = rows(engine)
     result = apply(engine, model)
