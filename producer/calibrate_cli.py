@@ -10,6 +10,7 @@ import typer
 from rich.table import Table
 
 from producer.terminal import console, counted, printable, progress_bar, telling_interruption
+from worker import __version__
 from worker.errors import FatalError, UsageError
 from worker.labels import LABELS
 from worker.settings import get_settings
@@ -94,7 +95,7 @@ def _read(
     )
 
     if table is not None:
-        return read_results_table(table, weights, tag)
+        return read_results_table(table, weights, tag, seed)
     with opened(_database()) as engine:
         chosen = choose_set(result_sets(engine), weights, tag)
         return chosen, read_database(engine, chosen, seed)
@@ -124,20 +125,9 @@ def _calibrate(
     from worker.results.calibration_files import corrections_json, corrections_pickle
     from worker.results.calibration_report import PAGE, write_report
     from worker.results.calibration_widths import all_pulls
-    from worker.results.repeats import comparable, pairs_of
+    from worker.results.repeats import pairs_of
 
-    repeats = comparable(visits)
-    stars = len(np.unique(repeats.star))
-    if len(repeats) - stars < calibration.LEAST_FREEDOM:
-        raise UsageError(
-            f"{counted(stars, 'star')} with {counted(len(repeats), 'unflagged visit')} say too "
-            f"little: there must be at least {calibration.LEAST_FREEDOM} visits more than stars."
-        )
-    console.print(
-        f"{printable(str(chosen))}: {len(repeats)} unflagged visits of {stars} stars.",
-        soft_wrap=True,
-        markup=False,
-    )
+    repeats, stars = _comparable(chosen, visits)
     pairs = pairs_of(repeats, np.random.default_rng(seed))
     labels = []
     with progress_bar("Calibrating", len(LABELS)) as advance:
@@ -146,7 +136,7 @@ def _calibrate(
             advance(1)
     pulls = list(all_pulls(repeats, pairs, calibration.noise_model_of(labels)))
     about = {
-        "software": _software(),
+        "software": f"astronn-stream {__version__}",
         "weights_sha256": chosen.weights_sha256,
         "weights_name": chosen.weights_name,
         "tag": chosen.tag,
@@ -167,10 +157,24 @@ def _calibrate(
     _tell_outputs(out, pickle, None if report is None else report / PAGE, by_snr=by_snr)
 
 
-def _software() -> str:
-    from worker import __version__
+def _comparable(chosen: ResultSet, visits: Visits) -> tuple[Visits, int]:
+    """The visits that may be compared, and of how many stars they are."""
+    from worker.results.calibration import LEAST_FREEDOM
+    from worker.results.repeats import comparable
 
-    return f"astronn-stream {__version__}"
+    repeats = comparable(visits)
+    stars = len(np.unique(repeats.star))
+    if len(repeats) - stars < LEAST_FREEDOM:
+        raise UsageError(
+            f"{counted(stars, 'star')} with {counted(len(repeats), 'unflagged visit')} say too "
+            f"little: there must be at least {LEAST_FREEDOM} visits more than stars."
+        )
+    console.print(
+        f"{printable(str(chosen))}: {len(repeats)} unflagged visits of {stars} stars.",
+        soft_wrap=True,
+        markup=False,
+    )
+    return repeats, stars
 
 
 def _write(path: Path, content: bytes) -> None:

@@ -126,6 +126,9 @@ def test_of_a_large_survey_some_stars_are_read(
     first, second = (read_database(database, chosen, seed) for seed in (0, 1))
     assert len(first) == len(second) == 400
     assert not set(first.star.tolist()) & set(second.star.tolist())
+    write_table(read_table(database), Path("labels.parquet"))
+    _, again = read_results_table(Path("labels.parquet"), seed=1)
+    assert set(again.star.tolist()) == set(second.star.tolist())
 
 
 def test_stars_with_one_visit_are_not_read(tmp_path: Path) -> None:

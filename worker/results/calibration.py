@@ -72,7 +72,9 @@ class LabelCalibration:
     def interval(self, factor: str) -> tuple[float, float] | None:
         """Where the ``scale`` or ``offset`` is; all labels' hold together with 95 per cent."""
         value, error = getattr(self, factor), getattr(self, f"{factor}_error")
-        return error and (value - JOINT_SIGMA * error, value + JOINT_SIGMA * error)
+        if error is None:
+            return None
+        return value - JOINT_SIGMA * error, value + JOINT_SIGMA * error
 
 
 def noise_model_of(labels: list[LabelCalibration]) -> NoiseModel:

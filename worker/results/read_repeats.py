@@ -170,10 +170,11 @@ def _visits(rows: NDArray[np.float64]) -> Visits:
 
 
 def read_results_table(
-    path: Path, weights: str | None = None, tag: str | None = None
+    path: Path, weights: str | None = None, tag: str | None = None, seed: int = 0
 ) -> tuple[ResultSet, Visits]:
     """The visits of a table such as ``export`` writes, and which results they are.
 
+    Of a large table every k-th star is taken, as of a large database.
     It needs ``raw_`` and ``raw_e_`` of all labels and the star, as ``source_pk`` or ``obj``.
     Without ``kind`` all rows are visits, without ``e_`` uncertainties are as the network gave them.
 
@@ -194,11 +195,13 @@ def read_results_table(
             "`astronn-stream export` writes it."
         )
     try:
-        return _of_columns(columns, weights, tag)
+        chosen, visits = _of_columns(columns, weights, tag)
     except (TypeError, ValueError) as error:
         raise UsageError(
             f"The results table {path.name} has a column that cannot be used: {error}."
         ) from error
+    every = max(1, -(-len(visits) // MOST_VISITS))
+    return chosen, visits.only(visits.star % every == seed % every)
 
 
 def _of_columns(
