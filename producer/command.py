@@ -21,6 +21,7 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     "producer.cli": ("run", "enqueue", "requeue", "dispatcher"),
     "producer.watch_cli": ("watch",),
     "worker.cli": ("up", "worker", "status", "export", "db"),
+    "producer.calibrate_cli": ("calibrate", "recalibrate"),
     "producer.model_cli": ("model",),
     "producer.simulate_cli": ("simulate",),
     "producer.demo": ("demo",),
