@@ -16,6 +16,7 @@ from sqlalchemy import Engine
 import producer.model_cli
 import producer.simulate_cli
 import worker.cli
+import worker.status_cli
 from producer.demo import demo
 from producer.dispatcher import Dispatcher
 from producer.outcome import print_outcome
@@ -235,6 +236,7 @@ def _version(
 
 
 worker.cli.mount(app)
+worker.status_cli.mount(app)
 producer.model_cli.mount(app)
 app.command()(producer.simulate_cli.simulate)
 app.command()(demo)
