@@ -28,7 +28,8 @@ def describe(tickets: Sequence[Ticket], about: Iterable[SpectrumReference] = ())
         reference = known.get(ticket.spectrum)
         files.setdefault(stem(reference.path) if reference else "", []).append(ticket.spectrum)
     parts = [_file(name, numbers, known) for name, numbers in files.items()]
-    text = f"{len(tickets)} spectra: {'; '.join(parts)}{_reason(tickets)}"
+    noun = "spectrum" if len(tickets) == 1 else "spectra"
+    text = f"{len(tickets)} {noun}: {'; '.join(parts)}{_reason(tickets)}"
     return f"({text if len(text) <= _LONGEST else text[:_LONGEST] + ' ...'})"
 
 
@@ -50,5 +51,5 @@ def _reason(tickets: Sequence[Ticket]) -> str:
     reasons = list(dict.fromkeys(each.reason for each in tickets if isinstance(each, Failure)))
     if not reasons:
         return ""
-    more = f" (and {len(reasons) - 1} other reasons)" if len(reasons) > 1 else ""
+    more = f" (and {len(reasons) - 1} more reasons)" if len(reasons) > 1 else ""
     return f"; {reasons[0]}{more}"

@@ -24,15 +24,15 @@ def test_files_members_and_numbers_are_told() -> None:
     assert describe([reference(1), *VISITS, OTHER]) == (
         "(4 spectra: apStar-r13-2M1: coadd, 2 visits [1, 2, 3]; apStar-r13-2M2: coadd [9])"
     )
-    assert describe(VISITS[:1]) == "(1 spectra: apStar-r13-2M1: 1 visit [2])"
+    assert describe(VISITS[:1]) == "(1 spectrum: apStar-r13-2M1: 1 visit [2])"
 
 
 def test_what_bears_numbers_alone_is_told_by_what_it_is_about() -> None:
     failures = [failure(2, "It is empty."), failure(4, "It is gone.")]
     assert describe(failures, about=[reference(1), *VISITS]) == (  # type: ignore[list-item]
-        "(2 spectra: apStar-r13-2M1: 1 visit [2]; [4]; It is empty. (and 1 other reasons))"
+        "(2 spectra: apStar-r13-2M1: 1 visit [2]; [4]; It is empty. (and 1 more reasons))"
     )
-    assert describe([failure(4, "It is gone.")]) == "(1 spectra: [4]; It is gone.)"
+    assert describe([failure(4, "It is gone.")]) == "(1 spectrum: [4]; It is gone.)"
 
 
 def test_a_long_list_is_cut_but_its_number_is_told() -> None:
