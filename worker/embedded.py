@@ -57,7 +57,7 @@ COMMANDS: dict[str, list[str]] = {
         "--address=127.0.0.1",
         "--port=5555",
         "--read_only=True",  # what is to be done again, the ledger decides
-        "--tasks_columns=name,args,state,retries,result,exception,received,runtime,worker",
+        "--tasks_columns=name,args,state,retries,result,received,runtime,worker",
         "--max_tasks=50000",  # they lie in memory alone
         "--purge_offline_workers=3600",
     ],
