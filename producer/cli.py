@@ -26,7 +26,6 @@ from producer.run import Plan, carry_out, check_stack, register_files, send_wait
 from producer.terminal import (
     console,
     counted,
-    printable,
     progress_bar,
     progress_console,
     reading,
@@ -38,6 +37,7 @@ from worker.database.session import exists, open_database, opened
 from worker.embedded import broker_client, stopping_on_signals
 from worker.errors import StreamError, TransientError, UsageError
 from worker.network.checkpoint import weights_sha256
+from worker.printable import printable
 from worker.results.export import check_output, write_table
 from worker.settings import Settings, get_settings
 

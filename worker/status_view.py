@@ -11,6 +11,7 @@ from rich.table import Table
 from worker.app import QUEUES
 from worker.database.tables import JobState
 from worker.messages import STAGES
+from worker.printable import printable
 from worker.status import LANES, Reason, Status, Worker
 
 _MOST_REASONS = 5
@@ -18,11 +19,11 @@ _MOST_REASONS = 5
 
 def draw(status: Status) -> RenderableType:
     """What is down, the stages, the jobs, and why spectra have no labels."""
-    parts: list[RenderableType] = [f"[red]- {escape(each)}[/red]" for each in status.problems]
+    parts: list[RenderableType] = [f"[red]- {_plain(each)}[/red]" for each in status.problems]
     if not status.problems:
         parts.append("[green]All is well.[/green]")
     if status.weights_name is not None:
-        parts.append(f"Serves: {escape(status.weights_name)}")
+        parts.append(f"Serves: {_plain(status.weights_name)}")
     if status.redis:
         parts.append(_stages(status))
     if status.database:
@@ -32,6 +33,11 @@ def draw(status: Status) -> RenderableType:
     parts += _reasons("newest rows without labels", status.failures)
     parts += _reasons("what keeps spectra on their way", status.setbacks)
     return Group(*parts)
+
+
+def _plain(text: str) -> str:
+    """Text that others wrote, shown as it is."""
+    return escape(printable(text))
 
 
 def _table(*columns: str) -> Table:
@@ -86,7 +92,7 @@ def _workers(workers: dict[str, Worker]) -> Table:
     table = _table("worker", "device", "busy", "batch", "batch wait")
     for name, worker in workers.items():
         table.add_row(
-            escape(name),
+            _plain(name),
             worker.device or "",
             "" if worker.busy is None else f"{100 * worker.busy:.0f} %",
             "" if worker.batch_size is None else f"{worker.batch_size:.1f}",
@@ -102,5 +108,5 @@ def _reasons(title: str, reasons: list[Reason]) -> list[RenderableType]:
     table.add_column("number", justify="right")
     table.add_column(title)
     for each in reasons[:_MOST_REASONS]:
-        table.add_row(str(each.number), escape(each.reason))
+        table.add_row(str(each.number), _plain(each.reason))
     return [table]

@@ -194,7 +194,7 @@ def test_looking_where_nothing_is_makes_nothing(place: Workplace) -> None:
 
 def test_the_help_of_every_command_reads(place: Workplace) -> None:
     commands = ["run", "enqueue", "requeue", "up", "worker", "dispatcher", "status", "export", "db"]
-    commands += ["model", "simulate", "demo"]
+    commands += ["metrics", "model", "simulate", "demo"]
     overview = place.run("--help")
     for command in commands:
         assert command in overview

@@ -41,7 +41,7 @@ BUSY: dict[str, Any] = {
     },
     "failures": [
         Reason(
-            reason="… is not a [bold]FITS file.",
+            reason="… is not a [bold]FITS\x1b file.",
             number=11,
             latest=datetime(2026, 1, 1, tzinfo=UTC),
             example="x.fits is not a FITS file.",
@@ -75,7 +75,7 @@ def test_a_busy_stream_is_told_in_numbers() -> None:
     assert "Done in: 1:02:03" in screen
     assert "Oldest live spectrum under way: 0:01:01" in screen
     assert "7 more are in workers' hands" in screen
-    assert row(screen, "    11") == ["11", "… is not a [bold]FITS file."]
+    assert row(screen, "    11") == ["11", "… is not a [bold]FITS? file."]
 
 
 def test_it_is_one_screen() -> None:
