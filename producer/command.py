@@ -12,15 +12,17 @@ from typing import Annotated
 
 import typer
 
-from producer.terminal import console, printable, progress_console
+from producer.terminal import console, progress_console
 from worker import __version__
 from worker.errors import StreamError, UsageError
+from worker.printable import printable
 
 #: The commands of each module, which adds them by its function ``mount``; `--help` follows this.
 COMMANDS: dict[str, tuple[str, ...]] = {
     "producer.cli": ("run", "enqueue", "requeue", "dispatcher"),
     "producer.watch_cli": ("watch",),
-    "worker.cli": ("up", "worker", "status", "export", "db"),
+    "worker.cli": ("up", "worker", "export", "db"),
+    "worker.status_cli": ("status", "metrics"),
     "producer.calibrate_cli": ("calibrate", "recalibrate"),
     "producer.model_cli": ("model",),
     "producer.simulate_cli": ("simulate",),

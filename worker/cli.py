@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import time
 from enum import StrEnum
@@ -11,7 +10,6 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.table import Table
 
 from worker.embedded import (
     DISPATCHER,
@@ -199,24 +197,6 @@ def _prepare(stage: StageName) -> None:
             noise_model(get_settings().corrections)
 
 
-def status(
-    as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
-) -> None:
-    """Show queues, jobs and workers."""
-    from worker.status import read_status
-
-    settings = get_settings()
-    report = read_status(settings)
-    if as_json:
-        typer.echo(json.dumps(report, indent=2))
-        return
-    for title, part in report.items():
-        table = Table(title=title, title_justify="left", show_header=False)
-        for name, value in part.items():
-            table.add_row(name, str(value))
-        console.print(table if part else f"{title}: none")
-
-
 def export(
     out: Annotated[
         Path | None,
@@ -272,7 +252,7 @@ def database_upgrade() -> None:
 
 def mount(app: typer.Typer) -> None:
     """Add the commands of this module to a command line."""
-    for command in (up, worker, status, export):
+    for command in (up, worker, export):
         app.command()(command)
     database = typer.Typer(help="The database's tables.", no_args_is_help=True)
     database.command("upgrade")(database_upgrade)

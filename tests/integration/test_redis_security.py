@@ -134,7 +134,7 @@ from worker.settings import get_settings
 from worker.status import read_status
 publish(NoResult(failures=()))
 array_store().put("flux", np.ones((1, 7514), dtype=np.float32))
-print(json.dumps(read_status(get_settings())["queues"]))
+print(json.dumps(read_status(get_settings()).queues))
 """
 
 
