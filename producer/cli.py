@@ -53,6 +53,11 @@ app = typer.Typer(
 )
 
 
+#: What an installation may lack that neither infers, trains, converts weights nor draws: the
+#: image `stage` of the Dockerfile.
+LEFT_OUT = ("torch", "numba", "matplotlib", "h5py")
+
+
 class Wanted(StrEnum):
     """Which spectra of a file are to be processed."""
 
@@ -251,6 +256,10 @@ def main() -> None:
         _fail(error, 2)
     except StreamError as error:
         _fail(error, 1)
+    except ModuleNotFoundError as error:
+        if error.name not in LEFT_OUT:
+            raise
+        _fail(f"This needs {error.name}, which this installation leaves out; see docs/farm.md.", 1)
 
 
 def _fail(error: object, status: int) -> None:
