@@ -108,7 +108,7 @@ class Composed:
         folder.mkdir(exist_ok=True)
         return folder
 
-    def _environment(self, name: str) -> dict[str, str]:
+    def environment(self, name: str) -> dict[str, str]:
         own = self._services[name].get("environment", {})
         temporary = str(self._temporary(name))
         around = {"PATH": self._path, "HOME": temporary, "TMPDIR": temporary}
@@ -144,7 +144,7 @@ class Composed:
         with (self.folder / f"{name}.log").open("wb") as log:
             self._processes[name] = subprocess.Popen(
                 command,
-                env=self._environment(name),
+                env=self.environment(name),
                 cwd=self._temporary(name),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -180,7 +180,7 @@ class Composed:
     def _run(self, name: str, command: list[str], limit: float) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             command,
-            env=self._environment(name),
+            env=self.environment(name),
             cwd=self._temporary(name),
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
