@@ -49,7 +49,7 @@ class Composed:
         self.folder = folder
         self.data = folder / "data"
         self.model = folder / "model"
-        self.flower_port = free_port()
+        self.flower_port, self._metrics_port = free_port(), free_port()
         self._ports = {"redis": free_port(), "arrays": free_port()}
         self._services = filled(SERVICES, {**PASSWORDS, **given})
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
@@ -96,7 +96,9 @@ class Composed:
             "/model": str(self.model),
             "/tmp": str(self._temporary(name)),  # noqa: S108 - the container's own
             "0.0.0.0": "127.0.0.1",  # noqa: S104 - what it is replaced by counts
+            "//flower:5555": f"//127.0.0.1:{self.flower_port}",
             "5555": str(self.flower_port),
+            "9540": str(self._metrics_port),
         }
         if name == "postgres":
             places["127.0.0.1"] = self._socket

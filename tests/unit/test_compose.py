@@ -155,9 +155,12 @@ def test_only_inference_has_the_large_image(service: str) -> None:
     assert argument == {"infer-cpu": "cpu", "infer-gpu": "${TORCH_BACKEND:-}"}.get(service)
 
 
-def test_only_flower_is_published_and_only_to_this_host() -> None:
+def test_only_what_is_looked_at_is_published_and_only_to_this_host() -> None:
     published = {name: service["ports"] for name, service in SERVICES.items() if "ports" in service}
-    assert published == {FLOWER: ["127.0.0.1:5555:5555"]}
+    assert published == {
+        FLOWER: ["127.0.0.1:5555:5555"],
+        "metrics": ["127.0.0.1:9540:9540"],
+    }
 
 
 # --- Settings and secrets ------------------------------------------------------------------
@@ -254,7 +257,7 @@ def test_limits_are_set_and_whoever_ends_is_started_again(service: str) -> None:
 
 @pytest.mark.parametrize("service", SERVICES)
 def test_what_serves_is_asked_whether_it_does(service: str) -> None:
-    unasked = {"migrate", "watch", "metrics"}
+    unasked = {"migrate", "watch"}  # the one ends; nothing asks the other, but for its end
     assert ("healthcheck" in SERVICES[service]) == (service not in unasked)
 
 
