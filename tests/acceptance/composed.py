@@ -59,6 +59,7 @@ class Composed:
             mounted.mkdir()
         self._postgres = PostgresServer(folder)
         self._path = self._make_path()
+        self._absent = self._hide_modules()
         self._make_database()
 
     def _make_database(self) -> None:
@@ -73,17 +74,22 @@ class Composed:
         self._socket = str(server.query["host"])
         self.engine = create_engine(server.set(database="astronn"))
 
-    def _make_path(self) -> str:
-        """Where commands are looked for, and modules that the image `stage` lacks are not found."""
+    @staticmethod
+    def _make_path() -> str:
+        """Where commands are looked for."""
         import pgserver
 
         programs = [Path(sys.executable).parent, redis_server().parent]
         programs.append(Path(pgserver.__file__).parent / "pginstall" / "bin")
-        absent = self.folder / "absent"
-        absent.mkdir()
-        blocking = f"import sys\nsys.modules.update(dict.fromkeys({sorted(LEFT_OUT)}))\n"
-        (absent / "sitecustomize.py").write_text(blocking)
         return os.pathsep.join([*map(str, programs), "/usr/bin", "/bin"])
+
+    def _hide_modules(self) -> Path:
+        """A folder on whose account Python does not find what the image `stage` lacks."""
+        folder = self.folder / "absent"
+        folder.mkdir()
+        hiding = f"import sys\nsys.modules.update(dict.fromkeys({sorted(LEFT_OUT)}))\n"
+        (folder / "sitecustomize.py").write_text(hiding)
+        return folder
 
     def _here(self, name: str, value: str) -> str:
         """A part of a command or of an environment with this machine's places in it."""
@@ -111,12 +117,13 @@ class Composed:
         return folder
 
     def environment(self, name: str) -> dict[str, str]:
+        """All that a service's processes have in their environment."""
         own = self._services[name].get("environment", {})
         temporary = str(self._temporary(name))
         around = {"PATH": self._path, "HOME": temporary, "TMPDIR": temporary}
         target = self._services[name].get("build", {}).get("target")
         if target == "stage":
-            around["PYTHONPATH"] = str(self.folder / "absent")
+            around["PYTHONPATH"] = str(self._absent)
         if target == "infer":  # its volume of compiled kernels
             around["XDG_CACHE_HOME"] = os.environ.get("XDG_CACHE_HOME", str(Path.home() / ".cache"))
         return around | {key: self._here(name, value) for key, value in own.items()}
