@@ -151,15 +151,18 @@ def task_module(stage: Stage) -> str:
     return f"worker.stages.{stage}"
 
 
-def worker_arguments(stage: Stage, lane: Lane | None = None) -> list[str]:
+def worker_arguments(stage: Stage, lane: Lane | None = None, name: str | None = None) -> list[str]:
     """What follows ``celery -A worker.app`` for a worker of this stage.
 
     Parameters
     ----------
     lane
         Serve only this lane of the stage.
+    name
+        What the worker is called, before ``@host``, where a host has several of a kind.
     """
     settings = get_settings()
+    name = name or (stage if lane is None else f"{stage}-{lane}")
     queues = QUEUES[stage] if lane is None else (lane_queue(stage, lane),)
     loaders = settings.loaders if lane != "live" else 1  # visits come a few at a time
     pools: dict[Stage, list[str]] = {
@@ -171,7 +174,7 @@ def worker_arguments(stage: Stage, lane: Lane | None = None) -> list[str]:
     return [
         "worker",
         f"--queues={','.join(queues)}",
-        f"--hostname={stage if lane is None else f'{stage}-{lane}'}@%h",
+        f"--hostname={name}@%h",
         *pools[stage],
         "--without-gossip",
         "--without-mingle",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import time
 from enum import StrEnum
 from pathlib import Path
@@ -154,6 +155,10 @@ def worker(
         LaneName | None,
         typer.Option("--lane", help="Serve this lane alone; for loaders."),
     ] = None,
+    name: Annotated[
+        str | None,
+        typer.Option("--name", help="What it is called, where a host has several of a kind."),
+    ] = None,
 ) -> None:
     """Run one worker, configured by the environment, as docker-compose.yml starts it.
 
@@ -161,6 +166,8 @@ def worker(
     """
     if lane is not None and stage is not StageName.LOAD:
         raise UsageError(f"A lane can be left to a loader; {stage} serves all of them.")
+    if name is not None and not re.fullmatch(r"[\w.-]+", name):
+        raise UsageError("--name takes letters, digits, points, hyphens and underscores.")
     try:
         _prepare(stage)
     except (FatalError, UsageError) as error:
@@ -171,13 +178,13 @@ def worker(
 
     from worker.app import app, task_module, worker_arguments
 
-    name: Stage = stage.value
-    app.conf.include = [task_module(name)]  # the other stages' imports would only cost time
+    served: Stage = stage.value
+    app.conf.include = [task_module(served)]  # the other stages' imports would only cost time
     # The tasks tell an outage once; Celery would tell it of each message, again and again.
     told = {LOG_RECEIVED, LOG_RETRY, LOG_REJECTED}
     for logs in ("celery.app.trace", "celery.worker.strategy"):
         logging.getLogger(logs).addFilter(lambda record: record.msg not in told)
-    app.worker_main(worker_arguments(name, None if lane is None else lane.value))
+    app.worker_main(worker_arguments(served, None if lane is None else lane.value, name))
 
 
 def _prepare(stage: StageName) -> None:

@@ -189,6 +189,7 @@ def test_looking_where_nothing_is_makes_nothing(place: Workplace) -> None:
     assert "A lane can be left to a loader" in place.run(
         "worker", "record", "--lane", "live", status=2
     )
+    assert "--name takes letters" in place.run("worker", "load", "--name", "a@b", status=2)
     assert place.files() == set()
 
 
