@@ -26,6 +26,10 @@ Floats = NDArray[np.float64]
 Flux = NDArray[np.float32]
 Precision = Literal["auto", "float32", "bfloat16"]
 
+#: Values of the first convolution beyond this could overflow on their way; labels would mean
+#: nothing.
+LARGEST_CONVOLVED = 1e25
+
 
 class Engine(ABC):
     """Monte Carlo dropout of one network on one device.
