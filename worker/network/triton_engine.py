@@ -10,12 +10,18 @@ import torch
 from torch import Tensor
 
 from worker.labels import LABELS
-from worker.network import triton_kernels as kernels
 from worker.network.dense_layers import window_layers, window_pixels
 from worker.network.engine import LARGEST_CONVOLVED, Engine, Floats, Flux, Precision
 from worker.network.masks import CONV1, DENSE_1, ELEMENT1, ELEMENT2, KEEP_SCALE, POOLED
 from worker.network.model import FILTERS, POOL, ApogeeBCNNCensored
 from worker.network.philox import philox_key
+from worker.network.triton_convolutions import CONVOLVED_PITCH, convolve_spectra, pool_passes
+from worker.network.triton_dense import (
+    dense_passes,
+    finish_passes,
+    first_elements,
+    summarise_passes,
+)
 from worker.network.triton_layers import (
     convolution,
     heads,
@@ -25,6 +31,7 @@ from worker.network.triton_layers import (
     tiles,
     whole,
 )
+from worker.network.triton_masks import draw_masks
 from worker.spectra.pixels import N_PIXELS
 
 #: Passes computed together, over all spectra: they bound the memory, some 21 kB each.
@@ -100,7 +107,7 @@ class TritonEngine(Engine):
 
         rows = whole(self._spectra * self._passes, max(_FINISH_ROWS, *_DENSE_ROWS.values()))
         hidden, pooled = self._dense[0].shape
-        self._convolved = space(self._spectra, FILTERS[0], kernels.CONVOLVED_PITCH)
+        self._convolved = space(self._spectra, FILTERS[0], CONVOLVED_PITCH)
         self._elements = space(self._spectra, sum(self.model.architecture.element1))
         self._bits = space(rows, self._calls.shape[1], dtype=torch.uint8)
         self._pooled = space(rows, pooled, dtype=self._type)
@@ -137,13 +144,13 @@ class TritonEngine(Engine):
         """What lies ahead of the first dropouts."""
         n_spectra, units = len(spectra), self._elements.shape[1]
         _launch(
-            kernels.convolve_spectra,
-            (whole(kernels.CONVOLVED_PITCH, _PLACES) // _PLACES, n_spectra),
+            convolve_spectra,
+            (whole(CONVOLVED_PITCH, _PLACES) // _PLACES, n_spectra),
             *(spectra, self._conv1, self._convolved),
             BLOCK=_PLACES,
         )
         _launch(
-            kernels.first_elements,
+            first_elements,
             (len(self._first[1]), whole(n_spectra, _WINDOW_SPECTRA) // _WINDOW_SPECTRA),
             *(spectra, *self._first, self._elements, n_spectra),
             PITCH=units,
@@ -162,7 +169,7 @@ class TritonEngine(Engine):
     def _draw(self, keys: Tensor, first: int, n_passes: int) -> None:
         pitch = self._bits.shape[1]
         _launch(
-            kernels.draw_masks,
+            draw_masks,
             (pitch // _CALLS, _programs(n_passes), len(keys)),
             *(keys, self._calls, self._bits, first, n_passes),
             PITCH=pitch,
@@ -172,7 +179,7 @@ class TritonEngine(Engine):
 
     def _pool(self, n_spectra: int, n_passes: int) -> None:
         _launch(
-            kernels.pool_passes,
+            pool_passes,
             (whole(N_PIXELS // POOL, _POSITIONS) // _POSITIONS, _programs(n_passes), n_spectra),
             *(self._convolved, self._bits, self._conv2, self._pooled, n_passes),
             PITCH=self._bits.shape[1],
@@ -186,7 +193,7 @@ class TritonEngine(Engine):
     def _multiply(self, n_rows: int) -> None:
         rows = _DENSE_ROWS[self._type]
         _launch(
-            kernels.dense_passes,
+            dense_passes,
             (self._hidden.shape[1] // _DENSE_UNITS, whole(n_rows, rows) // rows),
             *(self._pooled, *self._dense, self._bits, self._hidden),
             POOLED_PITCH=self._pooled.shape[1],
@@ -196,11 +203,12 @@ class TritonEngine(Engine):
             ROWS=rows,
             UNITS=_DENSE_UNITS,
             STEP=_DENSE_STEP[self._type],
+            WIDEN=self.device.type == "cpu",
         )
 
     def _finish_passes(self, n_spectra: int, first: int, n_passes: int) -> None:
         _launch(
-            kernels.finish_passes,
+            finish_passes,
             (whole(n_spectra * n_passes, _FINISH_ROWS) // _FINISH_ROWS,),
             *(self._hidden, self._elements, self._bits, *self._finish, self._outputs),
             *(first, n_passes, self.mc_samples, n_spectra),
@@ -221,7 +229,7 @@ class TritonEngine(Engine):
         results = torch.empty(n_spectra, 2, len(LABELS), dtype=torch.float64, device=self.device)
         largest = self._convolved[:n_spectra].flatten(1).amax(dim=1)
         _launch(
-            kernels.summarise_passes,
+            summarise_passes,
             (n_spectra,),
             *(self._outputs, largest, results, self.mc_samples),
             LIMIT=LARGEST_CONVOLVED,

@@ -115,9 +115,8 @@ def heads(
         first = share.first_output, share.first_input
         own[first[0] : first[0] + rows, first[1] : first[1] + units] = share.weights
     order = output_order(model)
-    column = np.arange(len(order)) % len(LABELS) + n_outputs // 2 * (
-        np.arange(len(order)) // len(LABELS)
-    )
+    kind, label = np.divmod(np.arange(len(order)), len(LABELS))
+    column = n_outputs // 2 * kind + label
     placed = np.zeros((*second.biases.shape, n_outputs))
     for tile, (_, _, _, first_unit, n_units) in enumerate(second.table.tolist()):
         source = outputs.weights if tile < n_full else own
