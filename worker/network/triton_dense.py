@@ -15,6 +15,8 @@ from worker.spectra.pixels import N_PIXELS
 _N_PIXELS = tl.constexpr(N_PIXELS)
 #: Columns of a tile's table: first input, inputs, first weight, first output, outputs.
 _COLUMNS = tl.constexpr(5)
+#: Triton's interpreter takes bfloat16 for integers when it multiplies.
+_INTERPRETED = tl.constexpr(not isinstance(rectified, triton.JITFunction))
 
 
 @triton.jit(do_not_specialize=["n_spectra"])
@@ -78,13 +80,11 @@ def dense_passes(
     ROWS: tl.constexpr,
     UNITS: tl.constexpr,
     STEP: tl.constexpr,
-    WIDEN: tl.constexpr,
 ):
     """The first dense layer with ReLU and dropout: a tile of passes and hidden units.
 
     ``pooled`` is ``(rows, POOLED_PITCH)``, ``weights`` ``(HIDDEN_PITCH, POOLED_PITCH)`` with zeros
     where there is no unit; ``hidden`` gets ``(rows, HIDDEN_PITCH)`` float32.
-    ``WIDEN`` is for Triton's interpreter, which takes bfloat16 for integers when it multiplies.
     """
     unit = tl.program_id(0) * UNITS + tl.arange(0, UNITS)
     row = tl.program_id(1) * ROWS + tl.arange(0, ROWS)
@@ -94,7 +94,7 @@ def dense_passes(
     total = tl.zeros([ROWS, UNITS], tl.float32)
     for first in range(0, POOLED_PITCH, STEP):
         some, kernel = tl.load(left + first), tl.load(right + first)
-        if WIDEN:
+        if _INTERPRETED:
             some, kernel = some.to(tl.float32), kernel.to(tl.float32)
         total = tl.dot(some, kernel, total, input_precision="ieee")
     total = rectified(total + tl.load(biases + unit)[None, :])
@@ -140,10 +140,9 @@ def _second_layer(
 @triton.jit
 def _with_head(total, second, heads, tile):
     """The outputs with what they take from a tile's units."""
-    width: tl.constexpr = second.shape[1]
-    n_outputs: tl.constexpr = total.shape[1]
-    unit = tile * width + tl.arange(0, width)
-    head = tl.load(heads + unit[:, None] * n_outputs + tl.arange(0, n_outputs)[None, :])
+    unit = tile * second.shape[1] + tl.arange(0, second.shape[1])
+    output = tl.arange(0, total.shape[1])
+    head = tl.load(heads + unit[:, None] * total.shape[1] + output[None, :])
     return tl.dot(second, head, total, input_precision="ieee")
 
 
