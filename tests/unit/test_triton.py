@@ -39,7 +39,7 @@ def test_the_gpus_tests_pass_in_tritons_interpreter() -> None:
     tests = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "tests/unit/gpu"],
         cwd=REPOSITORY,
-        env={**os.environ, "TRITON_INTERPRET": "1"},
+        env={**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
         check=False,
@@ -60,7 +60,7 @@ class AheadOfTime:
         return GPUTarget("cuda", self._capability, 32)
 
     def get_current_device(self) -> int:
-        return 0
+        return self._capability  # Triton keeps what it compiled by device
 
     def get_current_stream(self, _device: int = 0) -> int:
         return 0
@@ -86,7 +86,8 @@ def compiled(
     monkeypatch.setattr(triton.JITFunction, "run", compile_only)
     triton.runtime.driver.set_active(AheadOfTime(request.param))
     yield found
-    triton.runtime.driver.reset_active()
+    if torch.cuda.is_available():
+        triton.runtime.driver.reset_active()
 
 
 @pytest.mark.parametrize("precision", ["bfloat16", "float32"])
