@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from worker.errors import FatalError
 from worker.network.cpu_engine import CpuEngine
 from worker.network.cpu_kernels import drop, pool_passes
-from worker.network.cpu_steps import MARGIN, N_PLANES, PLANE, POSITIONS
+from worker.network.cpu_steps import MARGIN, N_PAIRED, N_PLANES, PLANE, POSITIONS
 from worker.network.cpu_vectors import LANES
 from worker.network.engine import Engine, choose_device, open_engine, summarise
 from worker.network.masks import dropout_masks
@@ -75,7 +75,7 @@ def kernel_masks(first: int, seed: int, key: str) -> tuple[NDArray[np.bool_], ND
     planes = np.zeros((N_PLANES, PLANE), np.float32)
     planes[:, MARGIN : MARGIN + 1879] = 1
     thinned, pooled = np.zeros_like(planes), np.zeros((4, POSITIONS), np.float32)
-    weights = np.concatenate([np.zeros(64), np.ones(4)]).astype(np.float32)
+    weights = np.concatenate([np.zeros(N_PAIRED), np.ones(4)]).astype(np.float32)
     flat = (planes.ravel(), weights, thinned.ravel(), pooled.ravel())
     pool_passes(*flat, first, 1, *philox_key(seed, key))
     seen = thinned[:, MARGIN : MARGIN + 1879].reshape(2, 4, 1879).transpose(0, 2, 1)
