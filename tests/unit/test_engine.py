@@ -59,7 +59,7 @@ def test_the_kernels_masks_are_the_references(
     for prefix, site in (("dense_1", 2), ("elem_dense1", 3), ("elem_dense2", 4)):
         expected = np.concatenate([m for n, m in masks.items() if n.startswith(prefix)], axis=1)
         values = np.ones((expected.shape[1] + 7) * LANES, np.float32)
-        drop(values, site, expected.shape[1], first, *philox_key(seed, key))
+        drop(values, values, site, expected.shape[1], first, *philox_key(seed, key))
         made = values.reshape(-1, LANES).T[:, : expected.shape[1]]
         np.testing.assert_array_equal(made == 1, expected)
     conv1, pool = kernel_masks(first, seed, key)

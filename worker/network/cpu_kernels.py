@@ -176,13 +176,14 @@ def elements_first(flux: Any, pixels: Any, layer: Any, outputs: Any, n_outputs: 
 
 
 @_compiled
-def drop(values: Any, site: int, n_units: int, first: int, key0: int, key1: int) -> None:
-    """Dropout of all units of a site in sixteen passes from ``first`` on, in place.
+def drop(values: Any, kept: Any, site: int, n_units: int, first: int, key0: int, key1: int) -> None:
+    """Dropout of all units of a site in sixteen passes from ``first`` on.
 
-    ``values`` has sixteen lanes for each unit, and room for whole blocks of eight.
+    ``values`` and ``kept``, which may be the same, have sixteen lanes for each unit, and room
+    for whole blocks of eight.
     """
     for block in range((n_units + NUMBERS_PER_BLOCK - 1) // NUMBERS_PER_BLOCK):
-        drop_units(values, 0, site, block, first, key0, key1)
+        drop_units(values, kept, site, block, first, key0, key1)
 
 
 @_compiled
@@ -222,20 +223,20 @@ def finish_passes(
         ``(passes, 44)``: gets normalised labels and log-variances.
     """
     n_elements = elements.shape[0]
+    for unit in range(n_elements):
+        space.elements[unit * LANES : (unit + 1) * LANES] = elements[unit]
     for row in range(0, outputs.shape[0], LANES):
         start = first + row
         for unit in range(layers.n_hidden):
             for lane in range(LANES):
                 value = hidden[row + lane, unit]
                 space.hidden[unit * LANES + lane] = 0 if value <= 0 else value
-        drop(space.hidden, DENSE_1, layers.n_hidden, start, key0, key1)
+        drop(space.hidden, space.hidden, DENSE_1, layers.n_hidden, start, key0, key1)
         _dense(space.hidden, layers.dense_2, space.hidden_2, True)
         _dense(space.hidden_2, layers.outputs, space.outputs, False)
-        for unit in range(n_elements):
-            space.elements[unit * LANES : (unit + 1) * LANES] = elements[unit]
-        drop(space.elements, ELEMENT1, n_elements, start, key0, key1)
-        _dense(space.elements, layers.elements_2, space.elements_2, True)
-        drop(space.elements_2, ELEMENT2, layers.n_elements_2, start, key0, key1)
+        drop(space.elements, space.kept, ELEMENT1, n_elements, start, key0, key1)
+        _dense(space.kept, layers.elements_2, space.elements_2, True)
+        drop(space.elements_2, space.elements_2, ELEMENT2, layers.n_elements_2, start, key0, key1)
         _dense(space.elements_2, layers.shares, space.shares, False)
         for output in range(outputs.shape[1]):
             at = layers.order[output] * LANES

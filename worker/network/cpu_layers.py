@@ -92,6 +92,7 @@ class FinishingSpace(NamedTuple):
     hidden: Singles
     hidden_2: Singles
     elements: Singles
+    kept: Singles
     elements_2: Singles
     outputs: Singles
     shares: Singles
@@ -251,6 +252,7 @@ def finishing_space(model: ApogeeBCNNCensored) -> FinishingSpace:
         hidden=space(architecture.dense[0]),
         hidden_2=space(architecture.dense[1]),
         elements=space(sum(architecture.element1)),
+        kept=space(sum(architecture.element1)),
         elements_2=space(sum(architecture.element2)),
         outputs=space(n_outputs),
         shares=space(n_outputs),

@@ -176,17 +176,17 @@ def _summed(
 
 @intrinsic
 def drop_units(
-    _: Any, values: Any, row: Any, site: Any, block: Any, number: Any, key0: Any, key1: Any
+    _: Any, values: Any, kept: Any, site: Any, block: Any, number: Any, key0: Any, key1: Any
 ) -> Any:
-    """Dropout of the eight units of a block in sixteen passes from ``number`` on, in place.
+    """Dropout of the eight units of a block in sixteen passes from ``number`` on.
 
-    ``values`` has sixteen lanes for each unit, from ``row`` on.
+    ``values`` has sixteen lanes for each unit, and so has ``kept``, which gets what is left.
     """
-    return written(_drop_units, values, row, site, block, number, key0, key1)
+    return written(_drop_units, values, kept, site, block, number, key0, key1)
 
 
 def _drop_units(
-    steps: Vectors, values: Any, row: Any, site: Any, block: Any, number: Any, key0: Any, key1: Any
+    steps: Vectors, values: Any, kept: Any, site: Any, block: Any, number: Any, key0: Any, key1: Any
 ) -> None:
     block_word = steps.builder.trunc(block, INT32)
     site_word = steps.builder.trunc(site, INT32)
@@ -195,5 +195,5 @@ def _drop_units(
     keeps = [keep for word in words for keep in steps.kept(word)]
     first = steps.builder.mul(block, integer(NUMBERS_PER_BLOCK * LANES))
     for unit, keep in enumerate(keeps):
-        at = steps.builder.add(row, steps.at(first, unit * LANES))
-        steps.store(0, values, at, steps.thinned(keep, steps.load(0, values, at)))
+        at = steps.at(first, unit * LANES)
+        steps.store(1, kept, at, steps.thinned(keep, steps.load(0, values, at)))
