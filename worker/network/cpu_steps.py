@@ -111,7 +111,7 @@ def _convolve(
 
 
 def _seen(steps: Vectors, thinned: Any, at: Any) -> Inputs:
-    """All inputs of a pooling window, by channel and by distance from the first one."""
+    """All inputs of a pooling window at sixteen positions."""
     return {
         (channel, distance + PADDING[0]): steps.load(
             0,

@@ -23,7 +23,7 @@ WORDS, _PAIRS = ir.VectorType(INT32, LANES), ir.VectorType(INT64, LANES // 2)
 _HALVES = ir.VectorType(_I16, 2 * LANES)
 FLOATS, _SHORTS = ir.VectorType(FLOAT32, LANES), ir.VectorType(_I16, LANES)
 _FUSED = ("contract",)
-#: A word of sixteen lanes: that of even lanes and that of odd ones.
+#: The words of sixteen lanes: those of even lanes and those of odd ones.
 _Apart = tuple[Any, Any]
 
 ZEROS = ir.Constant(FLOATS, [0.0] * LANES)
