@@ -121,7 +121,9 @@ def multiply(pooled: Any, n_passes: Any, layer: Any, hidden: Any, row: int) -> N
     per_word = 4 // pooled.itemsize
     n_words = POOLED_ROW // per_word
     width = hidden.shape[1]
-    hidden[row : row + n_passes] = layer.biases
+    for number in range(n_passes):
+        for column in range(width):  # a broadcast would take three seconds to compile
+            hidden[row + number, column] = layer.biases[column]
     for word in range(0, n_words, PANEL):
         words = min(PANEL, n_words - word)
         for column in range(0, width, COLUMNS):
