@@ -97,16 +97,16 @@ def summarise(labels: Floats, log_variances: Floats) -> tuple[Floats, Floats]:
     Parameters
     ----------
     labels, log_variances
-        ``(passes, 22)``.
+        ``(..., passes, 22)``.
 
     Returns
     -------
     mean, std
-        ``(22,)``: ``std = sqrt(exp(mean log-variance) + unbiased variance of the labels)``
+        ``(..., 22)``: ``std = sqrt(exp(mean log-variance) + unbiased variance of the labels)``
         (Leung & Bovy 2019, section 2.2; their model variance is the biased one).
     """
-    variance = np.exp(log_variances.mean(axis=0)) + labels.var(axis=0, ddof=1)
-    return labels.mean(axis=0), np.sqrt(variance)
+    variance = np.exp(log_variances.mean(axis=-2)) + labels.var(axis=-2, ddof=1)
+    return labels.mean(axis=-2), np.sqrt(variance)
 
 
 def choose_device(wanted: str) -> str:
