@@ -13,6 +13,7 @@ from typing import Annotated
 import typer
 from sqlalchemy import Engine
 
+import producer.bench_cli
 import producer.model_cli
 import producer.simulate_cli
 import worker.cli
@@ -238,6 +239,7 @@ worker.cli.mount(app)
 producer.model_cli.mount(app)
 app.command()(producer.simulate_cli.simulate)
 app.command()(demo)
+app.command()(producer.bench_cli.bench)
 
 
 def main() -> None:

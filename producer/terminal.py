@@ -50,15 +50,15 @@ def reading(files: Sequence[Path]) -> Iterator[Path]:
 
 
 @contextmanager
-def telling_interruption() -> Iterator[None]:
+def telling_interruption(
+    then: str = "the same command goes on where it stopped",
+) -> Iterator[None]:
     """Say how to go on after Ctrl-C, and end with the exit code for it."""
     with stopping_on_signals():
         try:
             yield
         except KeyboardInterrupt:
-            progress_console.print(
-                "Error: interrupted; the same command goes on where it stopped.", soft_wrap=True
-            )
+            progress_console.print(f"Error: interrupted; {then}.", soft_wrap=True)
             sys.exit(130)
 
 
