@@ -91,10 +91,10 @@ def bench(
     options = Options(_batch_sizes(batches), rounds, spectra)
     if quick:
         options = options.quick()
-    _make_folders(out, files)
     settings_apart(_ITS_OWN, device=None if device is None else device.value)
     settings = settings_with(model)
-    with telling_interruption(f"what was measured before is in {out}"):
+    _make_folders(out, files)
+    with telling_interruption(f"parts that were done are in {out}"):
         _measure(settings, parts or list(PartName), options, out, files)
 
 

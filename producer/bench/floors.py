@@ -30,7 +30,8 @@ _EVALUATION_OPERATIONS = 2 * 3 * N_PIXELS
 
 def best(way: Callable[[], object]) -> float:
     """Seconds of the fastest of many calls: the one that nothing else disturbed."""
-    taken, end = [], time.perf_counter() + _TRYING
+    taken: list[float] = []
+    end = time.perf_counter() + _TRYING
     while len(taken) < _TRIES or time.perf_counter() < end:
         started = time.perf_counter()
         way()

@@ -23,7 +23,7 @@ from producer.bench.spectra import (
     make_up,
     references,
 )
-from producer.simulation.survey import LAYOUTS
+from producer.simulation.observation import Layout
 from worker.errors import FatalError
 from worker.messages import SpectrumReference
 from worker.settings import Settings
@@ -38,11 +38,16 @@ Load = Callable[[Path, Sequence[SpectrumReference], str], NDArray[np.float32]]
 
 
 def measure_loading(
-    settings: Settings, folder: Path, stars: int, rounds: int, tell: Tell
+    settings: Settings,
+    folder: Path,
+    layouts: Sequence[Layout],
+    stars: int,
+    rounds: int,
+    tell: Tell,
 ) -> list[Measured]:
-    """Made-up files of each era."""
+    """Made-up files of some eras."""
     rows = []
-    for layout in LAYOUTS:
+    for layout in layouts:
         tell(f"making up {layout} files")
         below = folder / layout
         spectra = make_up(below, stars, _VISITS, layout)

@@ -7,6 +7,8 @@ from pathlib import Path
 
 from producer.bench.measured import Measured, Tell
 from producer.bench.spectra import make_up
+from producer.simulation.observation import Layout
+from producer.simulation.survey import LAYOUTS
 from worker.messages import COADD
 from worker.settings import Settings
 
@@ -28,8 +30,8 @@ class Options:
         How often each way is timed, at most.
     spectra, plain_spectra
         About how many go through the stream and through the plain pipeline.
-    stars
-        Made-up files of each era for loading.
+    layouts, stars
+        Eras of the files that are made up for loading, and how many of each.
     visits
         How many are timed one by one.
     """
@@ -38,6 +40,7 @@ class Options:
     rounds: int
     spectra: int
     plain_spectra: int = 128
+    layouts: tuple[Layout, ...] = LAYOUTS
     stars: int = 30
     visits: int = 40
 
@@ -49,6 +52,7 @@ class Options:
             rounds=1,
             spectra=min(self.spectra, 60),
             plain_spectra=16,
+            layouts=LAYOUTS[-1:],
             stars=3,
             visits=5,
         )
@@ -74,7 +78,8 @@ def measure(
         case "load":
             from producer.bench.loading import measure_loading, measure_own
 
-            rows = measure_loading(settings, folder, options.stars, options.rounds, tell)
+            counts = (options.stars, options.rounds)
+            rows = measure_loading(settings, folder, options.layouts, *counts, tell)
             return rows + (measure_own(settings, files, options.rounds, tell) if files else [])
         case "stream":
             return _measure_stream(settings, options, folder, tell)

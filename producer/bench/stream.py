@@ -7,6 +7,7 @@ and the loading of its weights are not counted, while the command pays for all t
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import statistics
@@ -95,6 +96,8 @@ def measure_stream(
             peaks[way] += [run.peak_mb] if run.peak_mb is not None else []
         seconds[WHOLE].append(run.whole)
         seconds[STEADY].append(run.steady)
+    if any(map(math.isnan, seconds[STEADY])):  # a handful of spectra, all in one message
+        del seconds[STEADY]
     floor = stream_floor(settings, folder, spectra)
     return compare(
         f"{len(spectra)} spectra, {len(few)} of them by the plain pipeline",
@@ -144,7 +147,10 @@ def time_run(settings: Settings, files: Path, options: Sequence[str]) -> Run:
 
 
 def steady_seconds(moments: Sequence[datetime]) -> float:
-    """Seconds of a spectrum, from the first rows to the last; those first ones do not count."""
+    """Seconds of a spectrum, from the first rows to the last; those first ones do not count.
+
+    NaN where all rows were written at once.
+    """
     first, last = min(moments), max(moments)
     later = len(moments) - list(moments).count(first)
     return (last - first).total_seconds() / later if later else float("nan")
