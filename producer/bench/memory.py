@@ -21,7 +21,7 @@ from worker.errors import FatalError
 
 _PROC = Path("/proc")
 #: Seconds between two looks at the processes of a command.
-_INTERVAL = 0.25
+_INTERVAL = 0.5
 
 
 def peak_memory(module: str, function: str, **arguments: object) -> float | None:
