@@ -41,7 +41,7 @@ def bench(
     parts: Annotated[
         list[PartName] | None,
         typer.Argument(
-            metavar="[PART]...",
+            metavar="PART",
             help="Of engine, load, stream, live; all of them without any.",
             show_default=False,
         ),

@@ -18,7 +18,8 @@ ELSEWHERE = {
     for name, value in CONFIGURED.items()
     if name.removeprefix("ASTRONN_STREAM_") not in ("MODEL", "CORRECTIONS")
 }
-FEW = {"ASTRONN_STREAM_MC_SAMPLES": "10"}
+#: Threads of torch wait for each other, and on a busy machine for everyone else.
+FEW = {"ASTRONN_STREAM_MC_SAMPLES": "10", "OMP_NUM_THREADS": "1"}
 
 
 @pytest.fixture
