@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from producer.terminal import counted
 from worker import __version__
 
 Machine = dict[str, Any]
@@ -38,9 +39,9 @@ def this_machine() -> Machine:
 def sentence(machine: Machine) -> str:
     """The machine in a line."""
     parts = [
-        f"{machine['processor']}, {machine['cores']} cores, {machine['memory_gb']} GB",
+        f"{machine['processor']}, {counted(machine['cores'], 'core')}, {machine['memory_gb']} GB",
         *([machine["gpu"]] if machine["gpu"] else []),
-        f"torch {machine['torch']} with {machine['threads']} threads",
+        f"torch {machine['torch']} with {counted(machine['threads'], 'thread')}",
         f"Python {machine['python']}",
         machine["date"][:10],
     ]

@@ -87,7 +87,11 @@ def test_wrong_use_is_one_sentence_and_leaves_nothing(
 
 def test_an_interruption_ends_all_processes(place: Workplace) -> None:
     process = place.start("bench", "stream", "--quick")
-    wait_for(lambda: any("run" in p.cmdline() for p in place.processes()), "the command", 120)
+    try:
+        wait_for(lambda: any("run" in p.cmdline() for p in place.processes()), "the command", 120)
+    except AssertionError:
+        process.kill()
+        raise
     output = place.stop(process, signal.SIGINT, 130)
     assert "Error: interrupted; parts that were done are in astronn-bench" in output
     wait_for(lambda: not place.left_behind(), "all processes to end")
