@@ -46,6 +46,8 @@ PARTS = {
     ),
 }
 
+#: Of the column of cases and ways, in characters: a terminal has 80.
+_WIDEST = 22
 _COLUMNS: tuple[tuple[str, Callable[[Measured], str]], ...] = (
     ("rounds", lambda row: str(row.rounds)),
     ("ms\neach", lambda row: number(1e3 * row.seconds)),
@@ -79,7 +81,7 @@ def screen(part: str, rows: Sequence[Measured]) -> Table:
         pad_edge=False,
     )
     columns = [column for column in _COLUMNS if any(map(column[1], rows))]
-    table.add_column(no_wrap=True)
+    table.add_column(max_width=_WIDEST)
     for heading, _ in columns:
         table.add_column(heading, justify="right", vertical="bottom", no_wrap=True)
     for case in dict.fromkeys(row.case for row in rows):

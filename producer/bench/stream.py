@@ -100,7 +100,7 @@ def measure_stream(
         del seconds[STEADY]
     floor = stream_floor(settings, folder, spectra)
     return compare(
-        f"{len(spectra)} spectra, {len(few)} of them by the plain pipeline",
+        f"{len(spectra)} spectra (plain: {len(few)})",
         seconds,
         {way: len(few if way == PLAIN else spectra) for way in seconds},
         plain=PLAIN,
