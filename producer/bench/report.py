@@ -47,7 +47,7 @@ PARTS = {
 }
 
 #: Of the column of cases and ways, in characters: a terminal has 80.
-_WIDEST = 22
+_WIDEST = 24
 _COLUMNS: tuple[tuple[str, Callable[[Measured], str]], ...] = (
     ("rounds", lambda row: str(row.rounds)),
     ("ms\neach", lambda row: number(1e3 * row.seconds)),

@@ -63,7 +63,7 @@ def test_loading_is_measured_on_own_files_of_which_one_is_damaged(place: Workpla
     rows = json.loads((place.folder / "there" / "bench.json").read_text())["parts"]["load"]
     assert [row["way"] for row in rows] == ["row by row", "file by file", "load stage"] * 2
     assert rows[-1]["case"].startswith("mine: 2 files, ")
-    assert rows[-1]["case"] in output
+    assert "mine: 2 files" in output
     assert all(row["seconds"] > row["floor"] > 0 for row in rows)
 
 
