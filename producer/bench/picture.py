@@ -21,6 +21,8 @@ _COLOURS = (GREY, ORANGE, BLUE, "#009e73", "#cc79a7")
 _MARKERS = "osD^v"
 #: Where legends stand, for lines and bars may be anywhere.
 _BELOW: Any = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.14), "frameon": False}
+#: How many times its beginning the end of a bar's text is, about.
+_TEXT = 3
 _WIDTH, _HEIGHT = 5.6, 4.2
 _TITLES = {
     "engine": "Inference of a batch",
@@ -85,8 +87,9 @@ def _bars(axis: Axes, rows: Sequence[Measured]) -> None:
     colours = [_COLOURS[ways.index(row.way) % len(_COLOURS)] for row in rows]
     axis.barh(places, values, height=0.8, color=colours)
     axis.scatter(floors, places, marker="|", s=90, color="black", linewidths=1.4, zorder=3)
-    for place, value, row in zip(places, values, rows, strict=True):
-        axis.text(value, place, f" {_words(row, value)}", va="center", fontsize=7)
+    for place, value, floor, row in zip(places, values, floors, rows, strict=True):
+        end = max(value, floor) if floor < _TEXT * value else value  # not across the mark
+        axis.text(end, place, f" {_words(row, value)}", va="center", fontsize=7)
     axis.set(xscale="log", xlabel="ms" if timed else "spectra per second")
     everything = [*values, *floors]
     axis.set_xlim(0.5 * min(everything), 9 * max(everything))
