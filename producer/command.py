@@ -31,6 +31,7 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     "producer.model_cli": ("model",),
     "producer.simulate_cli": ("simulate",),
     "producer.demo": ("demo",),
+    "producer.bench_cli": ("bench",),
 }
 
 

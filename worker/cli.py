@@ -13,17 +13,16 @@ import typer
 from rich.console import Console
 
 from worker.embedded import (
-    DISPATCHER,
     EXIT_MISCONFIGURED,
     FLOWER,
-    LIVE_LOADER,
     REDIS,
+    WHOLE_STACK,
     LocalStack,
     broker_answers,
     stopping_on_signals,
 )
 from worker.errors import FatalError, TransientError, UsageError
-from worker.messages import STAGES, Stage
+from worker.messages import Stage
 from worker.network.checkpoint import weights_sha256
 from worker.network.starter import NOTICE, is_starter
 from worker.outage import Outage
@@ -115,7 +114,7 @@ def up(
     if settings.broker_url is None and broker_answers(settings):
         raise UsageError("A local stack for this database is running already.")
     tell_starter(weights)
-    services = [*STAGES, LIVE_LOADER, DISPATCHER]
+    services = [*WHOLE_STACK]
     services += [REDIS] if settings.broker_url is None else []
     services += [FLOWER] if flower else []
     try:

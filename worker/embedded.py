@@ -44,6 +44,8 @@ REDIS = "redis"
 FLOWER = "flower"
 LIVE_LOADER = "load-live"
 DISPATCHER = "dispatcher"
+#: All services of a stack that stays up, but for its redis-server.
+WHOLE_STACK = (*STAGES, LIVE_LOADER, DISPATCHER)
 #: The commands of the services, here and in docker-compose.yml.
 COMMANDS: dict[str, list[str]] = {
     **{stage: ["astronn-stream", "worker", stage] for stage in STAGES},

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Literal
 
 import numpy as np
@@ -166,3 +166,26 @@ def open_engine(
     from worker.network.torch_engine import TorchEngine
 
     return TorchEngine(model, mc_samples=mc_samples, seed=seed, device=device)
+
+
+def every_engine(
+    model: ApogeeBCNNCensored, *, mc_samples: int, seed: int, device: str
+) -> Iterator[Engine]:
+    """Each engine that works on a device in each precision, once; for comparing them.
+
+    Torch's comes first. What follows is what :func:`open_engine` gives, opened when its turn
+    comes, so that who wants one engine alone need not pay for those behind it.
+    """
+    from worker.network.torch_engine import TorchEngine
+
+    engine: Engine = TorchEngine(model, mc_samples=mc_samples, seed=seed, device=device)
+    yield engine
+    names = {engine.name}
+    precisions: tuple[Precision, ...] = ("auto", "float32")
+    for precision in precisions:
+        engine = open_engine(
+            model, mc_samples=mc_samples, seed=seed, device=device, precision=precision
+        )
+        if engine.name not in names:
+            names.add(engine.name)
+            yield engine
