@@ -5,17 +5,23 @@ All of it may be done again at any time; what is there already stays.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from itertools import islice
 from typing import Any
 
-from sqlalchemy import select, update
+from sqlalchemy import Engine, select, update
 from sqlalchemy.orm import Session
 
 from producer.sources import CatalogueEntry
+from worker.database.session import transaction
 from worker.database.tables import Job, JobState, Source, Spectrum, now
 from worker.database.upsert import upsert
 from worker.messages import Lane
+from worker.spectra.apstar import ABSENT
+
+#: Spectra that one transaction registers.
+_AT_ONCE = 500
 
 
 @dataclass(frozen=True)
@@ -39,8 +45,11 @@ def register(
     """Register spectra and open a job for each under these weights and this tag.
 
     A job that is done stays done, unless its file was rewritten since; then it is opened
-    again. Give some hundred at a time: a statement takes a bounded number of parameters.
+    again. A file that is not there keeps the version that the catalogue knows: labels that were
+    made of it stay. Give some hundred at a time: a statement takes a bounded number of
+    parameters.
     """
+    entries = _with_known_versions(session, entries)
     spectra = _register_spectra(session, entries)
     jobs = _open_jobs(
         session,
@@ -56,6 +65,54 @@ def register(
         [pk for pk, state in jobs if state != JobState.DONE],
         [pk for pk, state in jobs if state == JobState.WAITING],
     )
+
+
+def register_all(
+    engine: Engine,
+    entries: Iterable[CatalogueEntry],
+    *,
+    weights: str,
+    weights_name: str,
+    tag: str,
+    lane: Lane,
+) -> Iterator[Registered]:
+    """Register any number of spectra, a part in a transaction; see :func:`register`.
+
+    Entries are taken between transactions, so that results can be written while files are read.
+    Of several for the same spectrum in one part the last one counts.
+    """
+    remaining = iter(entries)
+    while part := list(islice(remaining, _AT_ONCE)):
+        distinct = {(entry.path, entry.member): entry for entry in part}
+        with transaction(engine) as session:
+            registered = register(
+                session,
+                list(distinct.values()),
+                weights=weights,
+                weights_name=weights_name,
+                tag=tag,
+                lane=lane,
+            )
+        yield registered
+
+
+def _with_known_versions(
+    session: Session, entries: Sequence[CatalogueEntry]
+) -> Sequence[CatalogueEntry]:
+    gone = [entry.path for entry in entries if entry.file_version == ABSENT]
+    if not gone:
+        return entries
+    statement = select(Spectrum.path, Spectrum.member, Spectrum.file_version)
+    known = {
+        (path, member): version
+        for path, member, version in session.execute(statement.where(Spectrum.path.in_(gone)))
+    }
+    return [
+        replace(entry, file_version=known.get((entry.path, entry.member), ABSENT))
+        if entry.file_version == ABSENT
+        else entry
+        for entry in entries
+    ]
 
 
 def _register_spectra(session: Session, entries: Sequence[CatalogueEntry]) -> list[int]:

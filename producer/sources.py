@@ -77,17 +77,33 @@ def find_files(paths: Iterable[Path], data_root: Path) -> list[Path]:
         if not path.exists():
             raise UsageError(f"{path} does not exist.")
         for file in _below(path) if path.is_dir() else [path]:
-            resolved = _resolved(file)
-            if not resolved.is_relative_to(root) and file.absolute().is_relative_to(root):
-                resolved = file.absolute()  # a link that leads out ends as a row that says so
-            if not resolved.is_relative_to(root):
-                raise UsageError(
-                    f"{file} lies outside the data root {root}; set ASTRONN_STREAM_DATA_ROOT."
-                )
-            files[resolved] = None
+            files[located(file, root)] = None
     if not files:
         raise UsageError("There is no .fits or .fits.gz file in the given folders.")
     return sorted(files)
+
+
+def located(file: Path, root: Path) -> Path:
+    """The file behind symbolic links; one that leads out of the data root stands for itself.
+
+    It then ends as a row that says so.
+
+    Parameters
+    ----------
+    root
+        The data root, itself without symbolic links.
+
+    Raises
+    ------
+    UsageError
+        The file lies outside the data root.
+    """
+    resolved = _resolved(file)
+    if not resolved.is_relative_to(root) and file.absolute().is_relative_to(root):
+        resolved = file.absolute()
+    if not resolved.is_relative_to(root):
+        raise UsageError(f"{file} lies outside the data root {root}; set ASTRONN_STREAM_DATA_ROOT.")
+    return resolved
 
 
 def _resolved(file: Path) -> Path:
@@ -131,18 +147,10 @@ def spectra_of(file: Path, data_root: Path, wanted: Wanted) -> list[CatalogueEnt
     file
         As :func:`find_files` gives it.
     """
-    name = str(file.relative_to(data_root.resolve()))
-    path = name.encode(errors="backslashreplace").decode()  # databases want UTF-8
-    plain = CatalogueEntry(
-        kind=Kind.COADD,
-        path=path,
-        member=COADD,
-        natural_key=natural_key(path, COADD),
-        file_version=file_version(file),
-    )
-    plain = _with_star_name(plain, file)
+    root = data_root.resolve()
+    plain = coadd_of(file, root)
     # The loader will not find the one and refuse the other; their rows say so.
-    if path != name or not _resolved(file).is_relative_to(data_root.resolve()):
+    if root / plain.path != file or not _resolved(file).is_relative_to(root):
         return [plain]
     try:
         header = read_header(file)
@@ -164,23 +172,44 @@ def spectra_of(file: Path, data_root: Path, wanted: Wanted) -> list[CatalogueEnt
     return coadd + (_visits(star, header) if wanted in ("visit", "both") else [])
 
 
+def coadd_of(file: Path, root: Path) -> CatalogueEntry:
+    """The coadd of a star's file, as far as the file's place and name tell.
+
+    Parameters
+    ----------
+    file, root
+        As :func:`located` gives and takes them.
+    """
+    path = str(file.relative_to(root)).encode(errors="backslashreplace").decode()  # UTF-8 it is
+    entry = CatalogueEntry(
+        kind=Kind.COADD,
+        path=path,
+        member=COADD,
+        natural_key=natural_key(path, COADD),
+        file_version=file_version(file),
+    )
+    return _with_star_name(entry, file)
+
+
+def visit_of(
+    star: CatalogueEntry, name: str, snr: float | None, flags: int | None
+) -> CatalogueEntry:
+    """A visit in the file of a star, by the name of its apVisit file."""
+    visit = replace(
+        star,
+        kind=Kind.VISIT,
+        member=name,
+        natural_key=natural_key(star.path, name),
+        n_visits=None,
+        snr=snr,
+        spectrum_flags=flags,
+    )
+    return _with_visit_name(visit)
+
+
 def _visits(star: CatalogueEntry, header: ApStarFile) -> list[CatalogueEntry]:
-    return [
-        _with_visit_name(
-            replace(
-                star,
-                kind=Kind.VISIT,
-                member=name,
-                natural_key=natural_key(star.path, name),
-                n_visits=None,
-                snr=snr,
-                spectrum_flags=flags,
-            )
-        )
-        for name, snr, flags in zip(
-            header.visits, header.visit_snr, header.visit_flags, strict=True
-        )
-    ]
+    described = zip(header.visits, header.visit_snr, header.visit_flags, strict=True)
+    return [visit_of(star, *visit) for visit in described]
 
 
 def _with_star_name(entry: CatalogueEntry, file: Path) -> CatalogueEntry:
