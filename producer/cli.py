@@ -119,7 +119,7 @@ def run(
 def enqueue(
     paths: Annotated[
         list[Path] | None,
-        typer.Argument(metavar="[PATH]...", help="apStar files, and folders that hold them."),
+        typer.Argument(metavar="PATH", help="apStar files, and folders that hold them."),
     ] = None,
     summary: Annotated[
         Path | None,

@@ -121,4 +121,6 @@ def _text(value: bytes) -> str | None:
 
 
 def _reason(error: Exception) -> str:
-    return (getattr(error, "strerror", None) or str(error)).rstrip(".")
+    """The first sentence of an error; those of astropy go on with advice for programmers."""
+    text: str = getattr(error, "strerror", None) or str(error)
+    return text.split(". ", 1)[0].rstrip(".")

@@ -13,12 +13,13 @@ from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
+from numpy.lib.recfunctions import repack_fields
 from numpy.typing import NDArray
 
 from producer.fits_table import FitsTable
 from producer.progress import Finished
 from producer.sources import CatalogueEntry, Wanted, coadd_of, located, spectra_of, visit_of
-from producer.star_files import StarFiles
+from producer.star_files import StarFiles, pixel_of
 from worker.errors import UsageError
 from worker.spectra.apstar import ABSENT, storable_integer
 
@@ -141,6 +142,7 @@ class SummaryTable:
         if self._star is None or self._star[0] != key:
             row = {**visit, "file": None, "nvisits": None, "starflag": None}
             file = self._file_of(row)
+            row["healpix"] = pixel_of(visit["apogee_id"] or "") if self._is_sdss5 else None
             self._star = key, _described(coadd_of(file, self._data_root), row)
         return self._star[1]
 
@@ -215,7 +217,7 @@ def _described(star: CatalogueEntry, row: Row) -> CatalogueEntry:
 
 def _spread(keys: NDArray[Any]) -> NDArray[np.uint64]:
     """A number for each key, the same for equal keys, spread over all numbers."""
-    letters = np.ascontiguousarray(keys).view(np.uint8).reshape(len(keys), -1)
+    letters = repack_fields(keys).view(np.uint8).reshape(len(keys), -1)
     odd = 2 * np.arange(1, letters.shape[1] + 1, dtype=np.uint64) + 1
     number = (letters * odd**5).sum(axis=1, dtype=np.uint64)
     return cast(NDArray[np.uint64], (number * np.uint64(0x9E3779B97F4A7C15)) >> np.uint64(33))

@@ -50,6 +50,8 @@ DR17_VISIT = {
     "PLATE": "8100    ",
     "MJD": 57680,
     "FIBERID": 24,
+    "RA": 0.000103,
+    "DEC": 74.285408,
     "SNR": 120.5,
     "STARFLAG": 512,
 }
@@ -81,6 +83,8 @@ SDSS5_VISIT = {
     "mjd": 59560,
     "telescope": "apo25m",
     "field": "RM_XMM-LSS",
+    "ra": 89.9956,
+    "dec": 22.0701,
     "snr": 60.25,
     "starflag": 4,
     "starver": "59560",
