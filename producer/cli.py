@@ -1,9 +1,8 @@
-"""The command ``astronn-stream``."""
+"""The commands that give spectra to the stream."""
 
 from __future__ import annotations
 
 import logging
-import sys
 from contextlib import closing, suppress
 from datetime import timedelta
 from enum import StrEnum
@@ -13,11 +12,7 @@ from typing import Annotated
 import typer
 from sqlalchemy import Engine
 
-import producer.model_cli
-import producer.simulate_cli
-import worker.cli
 from producer import intake
-from producer.demo import demo
 from producer.dispatcher import Dispatcher
 from producer.named import read_names
 from producer.outcome import print_enqueued, print_outcome
@@ -28,32 +23,18 @@ from producer.stack import check_stack
 from producer.terminal import (
     console,
     counted,
-    printable,
     progress_bar,
     progress_console,
     reading,
     telling_interruption,
 )
-from worker import __version__
 from worker.cli import Corrections, LaneName, Model, settings_with, tell_starter
 from worker.database.session import exists, open_database, opened
 from worker.embedded import broker_client, stopping_on_signals
-from worker.errors import StreamError, TransientError, UsageError
+from worker.errors import TransientError, UsageError
 from worker.network.checkpoint import weights_sha256
 from worker.results.export import check_output, write_table
 from worker.settings import Settings, get_settings
-
-app = typer.Typer(
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    rich_markup_mode="markdown",
-    help="APOGEE spectra in, stellar labels with uncertainties out.\n\n"
-    "`run` does all of it in one command. A survey runs `up` (or the services of "
-    "docker-compose.yml) and feeds it with `enqueue`.\n\n"
-    "Settings come from the environment, as ASTRONN_STREAM_DATABASE_URL, "
-    "ASTRONN_STREAM_BROKER_URL, ASTRONN_STREAM_MODEL and so on; see the README.",
-)
 
 
 class Wanted(StrEnum):
@@ -81,7 +62,6 @@ Tag = Annotated[
 ]
 
 
-@app.command()
 def run(
     paths: Paths,
     out: Annotated[
@@ -115,7 +95,6 @@ def run(
     console.print(f"{out}: {len(outcome.table)} rows", soft_wrap=True)
 
 
-@app.command()
 def enqueue(
     paths: Annotated[
         list[Path] | None,
@@ -194,7 +173,6 @@ def enqueue(
     _tell_delay(delay)
 
 
-@app.command()
 def requeue(
     older_than: Annotated[
         float | None,
@@ -246,7 +224,6 @@ def requeue(
     _tell_delay(delay)
 
 
-@app.command()
 def dispatcher() -> None:
     """Run the dispatcher: send what waits in the database, and again what got lost.
 
@@ -285,35 +262,7 @@ def _tell_delay(delay: TransientError | None) -> None:
         )
 
 
-@app.callback(invoke_without_command=True)
-def _version(
-    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
-) -> None:
-    if version:
-        console.print(f"astronn-stream {__version__}")
-        raise typer.Exit
-
-
-worker.cli.mount(app)
-producer.model_cli.mount(app)
-app.command()(producer.simulate_cli.simulate)
-app.command()(demo)
-
-
-def main() -> None:
-    """Run the command; errors that are meant for the user become one sentence.
-
-    Exit codes: 0 done, 1 failed, 2 wrong use, 130 interrupted.
-    """
-    try:
-        app()
-    except UsageError as error:
-        _fail(error, 2)
-    except StreamError as error:
-        _fail(error, 1)
-
-
-def _fail(error: object, status: int) -> None:
-    lines = "\n".join(map(printable, str(error).expandtabs().split("\n")))
-    progress_console.print(f"Error: {lines}", soft_wrap=True, markup=False)
-    sys.exit(status)
+def mount(app: typer.Typer) -> None:
+    """Add the commands of this module to a command line."""
+    for command in (run, enqueue, requeue, dispatcher):
+        app.command()(command)

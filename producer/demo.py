@@ -272,3 +272,8 @@ def _page(comparison: Comparison) -> list[str]:
         "## How far off, by signal to noise",
         "![Residuals against S/N](residuals.png)",
     ]
+
+
+def mount(app: typer.Typer) -> None:
+    """Add the command of this module to a command line."""
+    app.command()(demo)

@@ -6,9 +6,8 @@ All of it may be done again at any time; what is there already stays.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from itertools import islice
-from typing import Any
 
 from sqlalchemy import Engine, select, update
 from sqlalchemy.orm import Session
@@ -120,7 +119,7 @@ def _register_spectra(session: Session, entries: Sequence[CatalogueEntry]) -> li
     sources = _register_sources(session, entries)
     rows = []
     for entry in entries:
-        row: dict[str, Any] = asdict(entry)
+        row = dict(vars(entry))
         del row["ra"], row["dec"]
         row |= {"source_pk": sources.get(entry.obj), "created": moment, "modified": moment}
         rows.append(row)

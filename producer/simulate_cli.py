@@ -170,3 +170,8 @@ def _print_tally(tally: _Tally, there: int, seconds: float) -> None:
         f"second{before}.",
         soft_wrap=True,
     )
+
+
+def mount(app: typer.Typer) -> None:
+    """Add the command of this module to a command line."""
+    app.command()(simulate)

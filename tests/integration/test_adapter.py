@@ -91,6 +91,21 @@ def test_what_keeps_a_message_is_told_to_the_ledger_once(
     assert {f["reason"] for m in messages for f in stream.message_of(m)["failures"]} == told
 
 
+@pytest.mark.parametrize(("lane", "queue"), [("live", "record.live"), ("bulk", "record")])
+def test_what_befalls_a_live_message_is_recorded_ahead_of_the_bulk(
+    stream: Stream, taken: dict[str, Any], fails_with: LoadError, lane: str, queue: str
+) -> None:
+    message = {**taken, "lane": lane}
+    fails_with(TransientError("The disk is away."))
+    for retries in range(20):
+        with served(message, retries) as task, pytest.raises(Retry):
+            task.run(message)
+    fails_with(ValueError("a surprise"))
+    with served(message) as task:
+        task.run(message)
+    assert {each["headers"]["task"] for each in stream.queued(queue)} == {"setback", "no_result"}
+
+
 def test_a_message_that_redis_does_not_take_again_goes_back(
     stream: Stream,
     taken: dict[str, Any],

@@ -139,7 +139,7 @@ def test_weights_that_are_not_there_are_wrong_use(tmp_path: Path) -> None:
 
 
 def test_a_refusal_is_one_sentence_of_the_command_line(tmp_path: Path) -> None:
-    program = "from producer.cli import main; main()"
+    program = "from producer.command import main; main()"
     command = [sys.executable, "-c", program, "model", "verify", str(tmp_path / "weights.pt")]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 2
@@ -147,7 +147,7 @@ def test_a_refusal_is_one_sentence_of_the_command_line(tmp_path: Path) -> None:
 
 
 def test_a_refusal_cannot_steer_the_terminal(tmp_path: Path) -> None:
-    program = "from producer.cli import main; main()"
+    program = "from producer.command import main; main()"
     command = [sys.executable, "-c", program, "model", "verify", "\x1b[2J.pt"]
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
     assert done.stderr == "Error: ?[2J.pt: there is no such file or folder.\n"

@@ -306,6 +306,7 @@ LIGHT_MODULES = (
     "producer.register",
     "producer.dispatch",
     "producer.cli",
+    "producer.command",
     "worker.app",
     "worker.stages.load",
     "worker.stages.infer",

@@ -10,7 +10,7 @@ from astropy.io import fits
 from astropy.table import Table
 from typer.testing import CliRunner
 
-from producer.cli import app
+from producer.command import command_line
 from producer.simulation import survey as survey_module
 from producer.simulation.observation import Layout
 from producer.simulation.survey import Survey, Written, write_survey
@@ -231,7 +231,7 @@ Run = Callable[..., tuple[int, str, str]]
 @pytest.fixture
 def run() -> Run:
     def invoke(*arguments: object) -> tuple[int, str, str]:
-        result = CliRunner().invoke(app, ["simulate", *map(str, arguments)])
+        result = CliRunner().invoke(command_line(["simulate"]), ["simulate", *map(str, arguments)])
         return result.exit_code, result.stdout, str(result.exception or "")
 
     return invoke

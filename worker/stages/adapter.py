@@ -107,7 +107,8 @@ def _attempt(name: str, function: Callable[[_M], None], message: _M) -> None:
         if not isinstance(message, LoadSpectra | InferSpectra):
             raise
         logger.exception("action=%s: unexpected error", name)
-        publish(NoResult.of(message.spectra, f"The {name} stage failed: {error!r}."))
+        reason = f"The {name} stage failed: {error!r}."
+        publish(NoResult.of(message.spectra, reason), lane=message.lane)
 
 
 def _try_again(task: Any, message: Message, error: TransientError) -> None:
@@ -130,7 +131,7 @@ def _tell_ledger(message: Message, error: TransientError, retries: int) -> None:
     if retries != _TELLING_RETRY or isinstance(error, BusyError):
         return
     if isinstance(message, LoadSpectra | InferSpectra):
-        publish(Setback(failures=failures_of(message.spectra, str(error))))
+        publish(Setback(failures=failures_of(message.spectra, str(error))), lane=message.lane)
 
 
 def _countdown(retries: int) -> float:
