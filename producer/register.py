@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 
-from sqlalchemy import Engine, select, update
+from sqlalchemy import Engine, or_, select, update
 from sqlalchemy.orm import Session
 
 from producer.sources import CatalogueEntry
@@ -186,7 +186,11 @@ def _open_jobs(
     )
     session.execute(
         update(Job)
-        .where(*mine, Job.state == JobState.WAITING)
+        .where(
+            *mine,
+            Job.state == JobState.WAITING,
+            or_(Job.lane != lane, Job.weights_name.is_distinct_from(weights_name)),
+        )
         .values(lane=lane, weights_name=weights_name)
         .execution_options(synchronize_session=False)
     )
