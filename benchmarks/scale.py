@@ -263,7 +263,7 @@ class Scale:
             ) as processes:
                 some = self._done() + new // 10
                 while (done := self._done()) < some:  # until all have started
-                    time.sleep(0.2)
+                    time.sleep(1)
                 server, taken = cpu_seconds(self._server), processes.seconds()
                 streamed = self._timed(self._wait)
                 new_done = self._done() - done
@@ -322,17 +322,21 @@ class Scale:
         return self._number("SELECT count(*) FROM astronn")
 
     def _wait(self) -> None:
-        """Wait until nothing is waiting or under way."""
-        statement = "SELECT count(*) FROM (SELECT 1 FROM job WHERE state = :state LIMIT 1) AS open"
-        while any(self._number(statement, state=state) for state in ("waiting", "queued")):
-            time.sleep(0.2)
+        """Wait until nothing is waiting or under way; asked so that it costs next to nothing."""
+        while True:
+            with self._engine.connect() as connection:
+                connection.execute(text("SET LOCAL enable_seqscan = off"))
+                states = text("SELECT 1 FROM job WHERE state IN ('waiting', 'queued') LIMIT 1")
+                if connection.scalar(states) is None:
+                    return
+            time.sleep(0.5)
 
     def _bytes(self) -> int:
         return sum(self._number(f"SELECT pg_total_relation_size('{table}')") for table in TABLES)
 
-    def _number(self, statement: str, **values: str) -> int:
+    def _number(self, statement: str) -> int:
         with self._engine.connect() as connection:
-            return int(connection.scalar(text(statement), values) or 0)
+            return int(connection.scalar(text(statement)) or 0)
 
 
 def show(measured: Measured) -> None:

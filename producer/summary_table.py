@@ -41,7 +41,7 @@ _SDSS5 = frozenset({"uri", "starver", "healpix", "sdss_id", "catalogid"})
 _STAR_KEY = ("telescope", "field", "apogee_id")
 _APRED = re.compile(r"(?:ap|as)(?:Star|StarC|Visit)(?:-1m)?-(?P<apred>[^-]+)-.+")
 #: Rows of visits that are held, to stand star by star, and rows that are Python's at a time.
-_ROWS_HELD = 250_000
+_ROWS_HELD = 200_000
 _ROWS_AT_ONCE = 10_000
 
 
@@ -75,6 +75,8 @@ class SummaryTable:
                 "apogee_id, telescope and file, and nvisits or plate, mjd and fiberid."
             )
         self._lists_visits = is_visits
+        if is_visits and "uri" in self._names:
+            self._names.remove("uri")  # that of the apVisit file
         self._is_sdss5 = not _SDSS5.isdisjoint(kinds)
         self._data_root = data_root.resolve()
         self._apred = self._version()

@@ -175,6 +175,13 @@ def test_visits_are_members_of_their_stars_file(dr17: Path) -> None:
     assert one.n_visits is None
 
 
+def test_uri_of_a_visit_is_not_its_stars(sdss5: Path) -> None:
+    touch(sdss5 / str(SDSS5_VISIT["uri"]).removeprefix("apogee/spectro/redux/"))
+    here, gone = entries(sdss5, [SDSS5_VISIT, {**SDSS5_VISIT, "apogee_id": "2M05595894+2204123"}])
+    assert here.path == f"1.3/stars/apo25m/60/60800/{SDSS5_STAR['file']}"
+    assert gone.path == "1.3/stars/apo25m/60/60800/apStar-1.3-apo25m-2M05595894+2204123.fits"
+
+
 def test_visits_are_held_a_share_of_the_stars_at_a_time(
     dr17: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
