@@ -5,11 +5,11 @@ All of it may be done again at any time; what is there already stays.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import islice
+from itertools import groupby
 
-from sqlalchemy import Engine, or_, select, update
+from sqlalchemy import Connection, Engine, func, or_, select, update
 from sqlalchemy.orm import Session
 
 from producer.sources import CatalogueEntry
@@ -78,21 +78,30 @@ def register_all(
     """Register any number of spectra, a part in a transaction; see :func:`register`.
 
     Entries are taken between transactions, so that results can be written while files are read.
-    Of several for the same spectrum in one part the last one counts.
     """
-    remaining = iter(entries)
-    while part := list(islice(remaining, _AT_ONCE)):
-        distinct = {(entry.path, entry.member): entry for entry in part}
+    for part in _parts(entries):
         with transaction(engine) as session:
             registered = register(
                 session,
-                list(distinct.values()),
+                part,
                 weights=weights,
                 weights_name=weights_name,
                 tag=tag,
                 lane=lane,
             )
         yield registered
+
+
+def _parts(entries: Iterable[CatalogueEntry]) -> Iterator[list[CatalogueEntry]]:
+    """Some hundred spectra at a time, each once; those of a file that come together stay so."""
+    part: dict[tuple[str, str], CatalogueEntry] = {}
+    for _, file in groupby(entries, key=lambda entry: entry.path):
+        part |= {(entry.path, entry.member): entry for entry in file}
+        if len(part) >= _AT_ONCE:
+            yield list(part.values())
+            part = {}
+    if part:
+        yield list(part.values())
 
 
 def _with_known_versions(
@@ -112,6 +121,32 @@ def _with_known_versions(
         else entry
         for entry in entries
     ]
+
+
+def files_with_jobs(
+    connection: Connection, paths: Collection[str], *, weights: str, tag: str
+) -> set[tuple[str, str]]:
+    """Which of these files have a job for each of their spectra, and for which version.
+
+    Parameters
+    ----------
+    paths
+        As the catalogue has them, some hundred at a time.
+
+    Returns
+    -------
+    set
+        Pairs of path and file version.
+    """
+    spectra = 1 + func.coalesce(func.max(Spectrum.n_visits), 0)
+    statement = (
+        select(Spectrum.path, Job.file_version)
+        .join(Job, Job.spectrum_pk == Spectrum.pk)
+        .where(Spectrum.path.in_(paths), Job.weights_sha256 == weights, Job.tag == tag)
+        .group_by(Spectrum.path, Job.file_version)
+        .having(func.count() >= spectra)
+    )
+    return {(path, version) for path, version in connection.execute(statement)}
 
 
 def _register_spectra(session: Session, entries: Sequence[CatalogueEntry]) -> list[int]:

@@ -7,7 +7,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -29,8 +29,8 @@ from worker.errors import FatalError, TransientError
 from worker.messages import STAGES, Lane, LoadSpectra, Stage
 from worker.network.checkpoint import weights_sha256
 from worker.network.starter import weights_name
-from worker.results.export import read_table
 from worker.results.noise_model import read_noise_model
+from worker.results.read import read_table
 from worker.served import served_weights
 from worker.settings import Settings, socket_broker_url, socket_folder, use_settings
 
@@ -77,10 +77,16 @@ class Plan:
     @classmethod
     def make(cls, paths: Sequence[Path], settings: Settings, *, wanted: Wanted, tag: str) -> Plan:
         """Check all that can be checked before the work."""
+        plan = cls.without_files(settings, wanted=wanted, tag=tag)
+        return replace(plan, files=find_files(paths, settings.data_root))
+
+    @classmethod
+    def without_files(cls, settings: Settings, *, wanted: Wanted, tag: str) -> Plan:
+        """The plan for files that are to come."""
         weights = weights_sha256(settings.weights_file)
         return cls(
             settings=settings,
-            files=find_files(paths, settings.data_root),
+            files=[],
             wanted=wanted,
             weights=weights,
             weights_name=weights_name(settings.weights_file, weights),
@@ -138,8 +144,15 @@ def register_files(
     )
 
 
-def send_waiting(engine: Engine, settings: Settings, weights: str) -> None:
+def send_waiting(
+    engine: Engine, settings: Settings, weights: str, jobs: Sequence[int] | None = None
+) -> None:
     """Send what waits to a running stack, as far as there is room; its dispatcher sends the rest.
+
+    Parameters
+    ----------
+    jobs
+        Only these; all where it is None.
 
     Raises
     ------
@@ -154,7 +167,7 @@ def send_waiting(engine: Engine, settings: Settings, weights: str) -> None:
         if served not in (None, weights):
             raise TransientError("The stack that runs here serves other weights.")
         name = Broker(client, settings.broker).name()
-        release(engine, send, settings, name, weights=weights)
+        release(engine, send, settings, name, weights=weights, jobs=jobs)
 
 
 def run_serial(engine: Engine, plan: Plan, jobs: list[int], finished: Finished) -> None:

@@ -77,33 +77,57 @@ def find_files(paths: Iterable[Path], data_root: Path) -> list[Path]:
         if not path.exists():
             raise UsageError(f"{path} does not exist.")
         for file in _below(path) if path.is_dir() else [path]:
-            files[located(file, root)] = None
+            place = place_of(file, root)
+            check_inside(file, place, root)
+            files[place] = None
     if not files:
         raise UsageError("There is no .fits or .fits.gz file in the given folders.")
     return sorted(files)
 
 
-def located(file: Path, root: Path) -> Path:
-    """The file behind symbolic links; one that leads out of the data root stands for itself.
+def is_taken(name: str) -> bool:
+    """Whether a folder gives a file of this name; hidden and temporary ones it does not."""
+    return name.endswith(_ENDINGS) and not name.startswith(".")
 
-    It then ends as a row that says so.
 
-    Parameters
-    ----------
-    root
-        The data root, itself without symbolic links.
+def is_entered(name: str) -> bool:
+    """Whether a folder of this name is looked into; one that is called like a file is not."""
+    return not name.startswith(".") and not name.endswith(_ENDINGS) and name not in _NOT_SPECTRA
+
+
+def is_star_name(name: str) -> bool:
+    """Whether a file's name is that of an apStar file, of any era."""
+    return is_taken(name) and _STAR_NAME.fullmatch(stem(name)) is not None
+
+
+def place_of(file: Path, root: Path) -> Path:
+    """The file behind symbolic links; a link that leads out of the root stands for itself.
+
+    It ends as a row that says so.
+    """
+    resolved = _resolved(file)
+    if not resolved.is_relative_to(root) and file.absolute().is_relative_to(root):
+        return file.absolute()
+    return resolved
+
+
+def check_inside(given: Path, place: Path, root: Path) -> None:
+    """Make sure that what was given lies below the data root.
 
     Raises
     ------
     UsageError
-        The file lies outside the data root.
+        It does not.
     """
-    resolved = _resolved(file)
-    if not resolved.is_relative_to(root) and file.absolute().is_relative_to(root):
-        resolved = file.absolute()
-    if not resolved.is_relative_to(root):
-        raise UsageError(f"{file} lies outside the data root {root}; set ASTRONN_STREAM_DATA_ROOT.")
-    return resolved
+    if not place.is_relative_to(root):
+        raise UsageError(
+            f"{given} lies outside the data root {root}; set ASTRONN_STREAM_DATA_ROOT."
+        )
+
+
+def catalogue_path(file: Path, root: Path) -> str:
+    """What the catalogue calls a file: its path below the data root, in UTF-8 as databases want."""
+    return str(file.relative_to(root)).encode(errors="backslashreplace").decode()
 
 
 def _resolved(file: Path) -> Path:
@@ -124,16 +148,10 @@ def _below(folder: Path) -> Iterator[Path]:
             names.clear()  # a link that leads to where we have been
             continue
         seen.add(resolved)
-        # A folder that is called like a file is looked at as one, not into.
-        named_like_files = [name for name in names if name.endswith(_ENDINGS)]
-        names[:] = sorted(
-            name
-            for name in names
-            if not name.startswith(".") and name not in {*_NOT_SPECTRA, *named_like_files}
-        )
-        for name in [*files, *named_like_files]:
-            if name.endswith(_ENDINGS) and not name.startswith("."):
-                yield Path(directory) / name
+        called_like_files = [name for name in names if name.endswith(_ENDINGS)]
+        names[:] = sorted(filter(is_entered, names))
+        for name in filter(is_taken, [*files, *called_like_files]):
+            yield Path(directory) / name
 
 
 def spectra_of(file: Path, data_root: Path, wanted: Wanted) -> list[CatalogueEntry]:
@@ -178,9 +196,9 @@ def coadd_of(file: Path, root: Path) -> CatalogueEntry:
     Parameters
     ----------
     file, root
-        As :func:`located` gives and takes them.
+        As :func:`place_of` gives and takes them.
     """
-    path = str(file.relative_to(root)).encode(errors="backslashreplace").decode()  # UTF-8 it is
+    path = catalogue_path(file, root)
     entry = CatalogueEntry(
         kind=Kind.COADD,
         path=path,

@@ -18,7 +18,15 @@ from numpy.typing import NDArray
 
 from producer.fits_table import FitsTable
 from producer.progress import Finished
-from producer.sources import CatalogueEntry, Wanted, coadd_of, located, spectra_of, visit_of
+from producer.sources import (
+    CatalogueEntry,
+    Wanted,
+    check_inside,
+    coadd_of,
+    place_of,
+    spectra_of,
+    visit_of,
+)
 from producer.star_files import StarFiles, pixel_of
 from worker.errors import UsageError
 from worker.spectra.apstar import ABSENT, storable_integer
@@ -80,7 +88,7 @@ class SummaryTable:
         self._is_sdss5 = not _SDSS5.isdisjoint(kinds)
         self._data_root = data_root.resolve()
         self._apred = self._version()
-        self._files = StarFiles(located(root, self._data_root), self._apred)
+        self._files = StarFiles(self._inside(root), self._apred)
         self._star: tuple[Any, CatalogueEntry] | None = None
 
     def __len__(self) -> int:
@@ -174,7 +182,12 @@ class SummaryTable:
             file = self._files.sdss5(obj, telescope, uri=uri, healpix=healpix, field=field)
         else:
             file = self._files.dr17(obj, telescope, row["field"] or "", row["file"])
-        return located(file, self._data_root)
+        return self._inside(file)
+
+    def _inside(self, given: Path) -> Path:
+        place = place_of(given, self._data_root)
+        check_inside(given, place, self._data_root)
+        return place
 
     def _visit_name(self, row: Row) -> str:
         """What the file of a visit must be called that the table does not name."""

@@ -50,21 +50,16 @@ def reading(files: Sequence[Path]) -> Iterator[Path]:
 
 
 @contextmanager
-def telling_interruption() -> Iterator[None]:
-    """Say how to go on after Ctrl-C, and end with the exit code for it."""
+def telling_interruption(
+    what: str = "the same command goes on where it stopped",
+) -> Iterator[None]:
+    """Say what holds after Ctrl-C, and end with the exit code for it."""
     with stopping_on_signals():
         try:
             yield
         except KeyboardInterrupt:
-            progress_console.print(
-                "Error: interrupted; the same command goes on where it stopped.", soft_wrap=True
-            )
+            progress_console.print(f"Error: interrupted; {what}.", soft_wrap=True)
             sys.exit(130)
-
-
-def printable(text: str) -> str:
-    """A line of text that others wrote, without what would steer the terminal."""
-    return "".join(each if each.isprintable() else "?" for each in text)
 
 
 def counted(number: int, one: str, many: str | None = None) -> str:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import logging
+import re
 import time
 from enum import StrEnum
 from pathlib import Path
@@ -11,7 +11,6 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.table import Table
 
 from worker.embedded import (
     DISPATCHER,
@@ -121,17 +120,17 @@ def up(
     services += [FLOWER] if flower else []
     try:
         with stopping_on_signals():
-            _wait_for_database(settings.database_url)
+            wait_for_database(settings.database_url, "up")
             _serve(LocalStack(settings, settings.stack_directory, services=services))
     except KeyboardInterrupt:
         console.print("The stack is down.")
 
 
-def _wait_for_database(url: str) -> None:
+def wait_for_database(url: str, action: str) -> None:
     """Bring the tables up to date, as soon as the database answers."""
     from worker.database.session import opened
 
-    outage = Outage("up")
+    outage = Outage(action)
     while True:
         try:
             with opened(url):
@@ -156,6 +155,10 @@ def worker(
         LaneName | None,
         typer.Option("--lane", help="Serve this lane alone; for loaders."),
     ] = None,
+    name: Annotated[
+        str | None,
+        typer.Option("--name", help="What it is called, where a host has several of a kind."),
+    ] = None,
 ) -> None:
     """Run one worker, configured by the environment, as docker-compose.yml starts it.
 
@@ -163,6 +166,8 @@ def worker(
     """
     if lane is not None and stage is not StageName.LOAD:
         raise UsageError(f"A lane can be left to a loader; {stage} serves all of them.")
+    if name is not None and not re.fullmatch(r"[\w.-]+", name):
+        raise UsageError("--name takes letters, digits, points, hyphens and underscores.")
     try:
         _prepare(stage)
     except (FatalError, UsageError) as error:
@@ -173,13 +178,13 @@ def worker(
 
     from worker.app import app, task_module, worker_arguments
 
-    name: Stage = stage.value
-    app.conf.include = [task_module(name)]  # the other stages' imports would only cost time
+    served: Stage = stage.value
+    app.conf.include = [task_module(served)]  # the other stages' imports would only cost time
     # The tasks tell an outage once; Celery would tell it of each message, again and again.
     told = {LOG_RECEIVED, LOG_RETRY, LOG_REJECTED}
     for logs in ("celery.app.trace", "celery.worker.strategy"):
         logging.getLogger(logs).addFilter(lambda record: record.msg not in told)
-    app.worker_main(worker_arguments(name, None if lane is None else lane.value))
+    app.worker_main(worker_arguments(served, None if lane is None else lane.value, name))
 
 
 def _prepare(stage: StageName) -> None:
@@ -199,43 +204,48 @@ def _prepare(stage: StageName) -> None:
             noise_model(get_settings().corrections)
 
 
-def status(
-    as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
-) -> None:
-    """Show queues, jobs and workers."""
-    from worker.status import read_status
-
-    settings = get_settings()
-    report = read_status(settings)
-    if as_json:
-        typer.echo(json.dumps(report, indent=2))
-        return
-    for title, part in report.items():
-        table = Table(title=title, title_justify="left", show_header=False)
-        for name, value in part.items():
-            table.add_row(name, str(value))
-        console.print(table if part else f"{title}: none")
-
-
 def export(
-    out: Annotated[Path, typer.Option("--out", help="The table: .fits, .parquet, .csv or .ecsv.")],
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", metavar="FILE", help="One table: .fits, .parquet, .csv, .ecsv, .vot"),
+    ] = None,
+    survey: Annotated[
+        Path | None,
+        typer.Option(
+            "--survey",
+            metavar="FOLDER",
+            help="Coadds and visits apart, as astraAllStarAstroNN and astraAllVisitAstroNN.",
+        ),
+    ] = None,
     kind: Annotated[Kind | None, typer.Option("--kind", help="Only these spectra.")] = None,
     tag: Annotated[str | None, typer.Option("--tag", help="Only results under this tag.")] = None,
+    where: Annotated[
+        str | None,
+        typer.Option(
+            "--where",
+            metavar="CONDITION",
+            help="Only these rows, by any column of the table: `snr > 100 and not flag_bad`.",
+        ),
+    ] = None,
 ) -> None:
-    """Write the results in the database as a table with units and descriptions."""
-    from worker.database.session import exists, opened
-    from worker.results.export import check_output, read_table, write_table
+    """Write the results in the database as tables with units and descriptions."""
+    from worker.database.session import existing
+    from worker.results.export import write_results, write_survey
+    from worker.results.read import Wanted
+    from worker.results.where import condition
 
-    check_output(out)
-    url = get_settings().database_url
-    if not exists(url):
-        raise UsageError("There is no database here yet; `astronn-stream run` makes one.")
-    with opened(url) as engine:
-        table = read_table(engine, kind=kind, tag=tag)
-    write_table(table, out)
-    console.print(f"{out}: {len(table)} rows", highlight=False, soft_wrap=True)
-    if "notice" in table.meta:
-        console.print(f"[yellow]{table.meta['notice']}[/yellow]", highlight=False, soft_wrap=True)
+    wanted = Wanted(kind=kind, tag=tag, where=None if where is None else condition(where))
+    with existing(get_settings().database_url) as engine:
+        if out is not None and survey is None:
+            written = [write_results(engine, wanted, out)]
+        elif survey is not None and out is None:
+            written = write_survey(engine, wanted, survey)
+        else:
+            raise UsageError("Say where to: --out FILE, or --survey FOLDER.")
+    for each in written:
+        console.print(f"{each.path}: {each.rows} rows", highlight=False, soft_wrap=True)
+        if each.notice is not None:
+            console.print(f"[yellow]{each.notice}[/yellow]", highlight=False, soft_wrap=True)
 
 
 def database_upgrade() -> None:
@@ -249,7 +259,7 @@ def database_upgrade() -> None:
 
 def mount(app: typer.Typer) -> None:
     """Add the commands of this module to a command line."""
-    for command in (up, worker, status, export):
+    for command in (up, worker, export):
         app.command()(command)
     database = typer.Typer(help="The database's tables.", no_args_is_help=True)
     database.command("upgrade")(database_upgrade)

@@ -49,7 +49,18 @@ COMMANDS: dict[str, list[str]] = {
     **{stage: ["astronn-stream", "worker", stage] for stage in STAGES},
     LIVE_LOADER: ["astronn-stream", "worker", "load", "--lane", "live"],
     DISPATCHER: ["astronn-stream", "dispatcher"],
-    FLOWER: ["celery", "-A", "worker.app", "flower", "--address=127.0.0.1", "--port=5555"],
+    FLOWER: [
+        "celery",
+        "-A",
+        "worker.app",
+        "flower",
+        "--address=127.0.0.1",
+        "--port=5555",
+        "--read_only=True",  # what is to be done again, the ledger decides
+        "--tasks_columns=name,args,state,retries,result,received,runtime,worker",
+        "--max_tasks=50000",  # they lie in memory alone
+        "--purge_offline_workers=3600",
+    ],
 }
 
 

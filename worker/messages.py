@@ -191,6 +191,18 @@ class Setback(Message):
     failures: Failures
 
 
+def tickets_of(message: Message) -> tuple[Ticket, ...]:
+    """The spectra that a message is about."""
+    match message:
+        case LoadSpectra(spectra=tickets) | InferSpectra(spectra=tickets):
+            return tickets
+        case RecordLabels(results=tickets):
+            return tickets
+        case NoResult(failures=tickets) | Setback(failures=tickets):
+            return tickets
+    raise TypeError(f"{type(message).__name__} is no message of its own")
+
+
 def failures_of(spectra: Iterable[Ticket], reason: str) -> tuple[Failure, ...]:
     """One reason for several spectra."""
     return tuple(failure_of(each, reason) for each in spectra)

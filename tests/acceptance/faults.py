@@ -28,7 +28,7 @@ from tests.acceptance.servers import PostgresServer, RedisServer, SqliteFile
 from tests.conftest import wait_for
 from worker.database.session import open_database, upgrade
 from worker.embedded import COMMANDS
-from worker.results.export import read_table
+from worker.results.read import read_table
 
 WORKERS = ("load", "load-live", "infer", "record", "dispatcher")
 #: Numbers of another database, and the name under which the results were made.

@@ -14,7 +14,7 @@ from tests.conftest import shared
 from tests.unit.result_rows import small_database
 from worker.network.checkpoint import read_checkpoint
 from worker.network.model import ApogeeBCNNCensored
-from worker.results.export import read_table
+from worker.results.read import read_table
 
 
 @pytest.fixture(scope="module")

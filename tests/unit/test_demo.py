@@ -15,8 +15,8 @@ from worker.database.session import opened, transaction
 from worker.database.tables import AstroNN, Source, Spectrum
 from worker.errors import FatalError
 from worker.labels import LABEL_NAMES, LABELS
-from worker.results.export import read_table
 from worker.results.flags import ResultFlag
+from worker.results.read import read_table
 
 #: Stars 0 to 19 are bright; 20 to 23 are faint and their labels far off; 24 has none.
 STARS, BRIGHT, WITHOUT = 25, 20, 24

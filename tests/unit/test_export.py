@@ -13,8 +13,8 @@ from sqlalchemy import Engine
 from tests.unit.result_rows import MOMENT, REASON
 from worker.database.tables import UtcDateTime, label_columns
 from worker.labels import LABELS
-from worker.results import export
-from worker.results.export import read_table
+from worker.results import read
+from worker.results.read import read_table
 
 #: Section 6 of pipeline.md, written out.
 LABEL_NAMES = """
@@ -115,5 +115,5 @@ def test_rows_can_be_selected(
 
 
 def test_many_jobs_are_read_in_parts(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(export, "_JOBS_AT_ONCE", 2)
+    monkeypatch.setattr(read, "_JOBS_AT_ONCE", 2)
     assert sorted(read_table(engine, jobs=[11, 12, 13, 14, 15])["spectrum_pk"]) == [1, 2, 3, 4, 5]

@@ -12,14 +12,17 @@ from astropy import units
 from astropy.io import fits
 from astropy.table import MaskedColumn, Table
 from pyarrow import parquet
+from pyarrow.parquet import ParquetFile
 from sqlalchemy import Engine
 
 from worker import __version__
 from worker.errors import UsageError
 from worker.results import export
-from worker.results.export import check_output, read_table, table_columns, write_table
+from worker.results.columns import table_columns
+from worker.results.export import check_output, write_table
+from worker.results.read import read_table
 
-FORMATS = (".fits", ".parquet", ".csv", ".ecsv")
+FORMATS = (".fits", ".parquet", ".csv", ".ecsv", ".vot")
 INTEGERS = ("healpix", "mjd", "fiber", "n_visits", "spectrum_flags", "source_pk")
 
 
@@ -68,8 +71,8 @@ def test_what_is_written_can_be_read_back(table: Table, tmp_path: Path, ending: 
     for name in table.colnames:
         for value, expected in zip(back[name], table[name], strict=True):
             wanted = plain(expected)
-            if ending == ".fits" and isinstance(wanted, str):
-                # FITS knows ASCII alone.
+            if ending in (".fits", ".vot") and isinstance(wanted, str):
+                # FITS knows ASCII alone, and so does a VOTable's `char`.
                 wanted = wanted.encode("ascii", "backslashreplace").decode()
             assert_same(plain(value), wanted, name)
 
@@ -155,7 +158,9 @@ def test_writing_leaves_the_table_as_it_was(table: Table, tmp_path: Path) -> Non
 def test_another_ending_is_refused(
     tmp_path: Path, check: Callable[[Path], None], name: str
 ) -> None:
-    with pytest.raises(UsageError, match=r"must end in one of \.fits, \.parquet, \.csv, \.ecsv"):
+    with pytest.raises(
+        UsageError, match=r"must end in one of \.fits, \.parquet, \.csv, \.ecsv, \.vot"
+    ):
         check(tmp_path / name)
     assert list(tmp_path.iterdir()) == []
 
@@ -188,7 +193,7 @@ def test_a_failure_while_writing_leaves_the_old_file_and_no_other(
     path = folder / f"labels{ending}"
     path.write_text("old")
 
-    def fail(_table: Table, temporary: Path) -> None:
+    def fail(_rows: ParquetFile, _meta: dict[str, Any], temporary: Path) -> None:
         temporary.write_text("half a table")
         raise OSError(28, "No space left on device")
 

@@ -22,8 +22,9 @@ from worker.labels import LABEL_NAMES
 from worker.network import starter
 from worker.network.checkpoint import read_checkpoint, weights_sha256
 from worker.network.starter import STARTER_CORRECTIONS, STARTER_NAME, is_starter, weights_name
-from worker.results.export import read_table, write_table
+from worker.results.export import write_table
 from worker.results.noise_model import read_noise_model
+from worker.results.read import read_table
 from worker.settings import Settings
 from worker.spectra.pixels import N_PIXELS
 

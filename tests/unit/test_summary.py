@@ -3,7 +3,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from tests.unit.result_rows import REASON, small_database
-from worker.results.export import read_table
+from worker.results.read import read_table
 from worker.results.summary import summarise
 
 

@@ -19,7 +19,7 @@ from sqlalchemy.exc import (
 )
 from sqlalchemy.orm import Session
 
-from worker.errors import FatalError, TransientError
+from worker.errors import FatalError, TransientError, UsageError
 
 _SQLITE_BUSY_SECONDS = 30
 #: What passes by itself, or once an operator acts: no server, no table yet, a read-only server.
@@ -110,6 +110,24 @@ def exists(url: str) -> bool:
     """Whether there is a database to read; asking must not make a SQLite file."""
     engine = open_database(url)
     return engine.dialect.name != "sqlite" or Path(engine.url.database or "").exists()
+
+
+@contextmanager
+def existing(url: str) -> Iterator[Engine]:
+    """A database for reading, as it is, its connections closed at the end.
+
+    Raises
+    ------
+    UsageError
+        There is none.
+    """
+    if not exists(url):
+        raise UsageError("There is no database here yet; `astronn-stream run` makes one.")
+    engine = open_database(url)
+    try:
+        yield engine
+    finally:
+        engine.dispose()
 
 
 @contextmanager

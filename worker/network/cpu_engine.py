@@ -30,13 +30,20 @@ from worker.network.cpu_layers import (
     convolution,
     finishing_layers,
     finishing_space,
-    output_order,
     pooled_to_hidden,
     windows,
 )
 from worker.network.cpu_steps import GROUP, N_PLANES, PLANE, POSITIONS, WINDOW_TILE
 from worker.network.cpu_vectors import LANES
-from worker.network.engine import Engine, Floats, Flux, Precision, summarise
+from worker.network.dense_layers import output_order
+from worker.network.engine import (
+    LARGEST_CONVOLVED,
+    Engine,
+    Floats,
+    Flux,
+    Precision,
+    summarise,
+)
 from worker.network.masks import KEEP_SCALE
 from worker.network.model import FILTERS, PADDING, POOL, ApogeeBCNNCensored
 from worker.network.philox import philox_key
@@ -49,8 +56,6 @@ _BLOCK = 50
 #: Spectra at once: they bound the memory.
 _SPECTRA = 64
 _PADDED = -(-(N_PIXELS + sum(PADDING)) // POOL)
-#: Convolved values beyond this could overflow on their way; labels would mean nothing.
-_LARGEST = 1e25
 
 
 class CpuEngine(Engine):
@@ -136,7 +141,7 @@ class CpuEngine(Engine):
         spectrum, elements, key, block = task
         space = self._thread_space()
         convolve_spectrum(_phases(spectrum), self._conv1, space.planes)
-        if not space.planes.max() < _LARGEST:  # nor what is not a number
+        if not space.planes.max() < LARGEST_CONVOLVED:  # nor what is not a number
             return np.full((len(block), len(self._order)), np.nan)
         pool_passes(
             *(space.planes, self._conv2, space.thinned, space.pooled),

@@ -26,6 +26,10 @@ Floats = NDArray[np.float64]
 Flux = NDArray[np.float32]
 Precision = Literal["auto", "float32", "bfloat16"]
 
+#: Values of the first convolution beyond this could overflow on their way; labels would mean
+#: nothing.
+LARGEST_CONVOLVED = 1e25
+
 
 class Engine(ABC):
     """Monte Carlo dropout of one network on one device.
@@ -130,22 +134,35 @@ def open_engine(
 ) -> Engine:
     """The fastest engine that works on a device.
 
-    On a CPU that is the compiled one; where numba is missing or cannot compile, torch does it.
+    That is a compiled one, numba's on a CPU and Triton's on a GPU; where its compiler is missing
+    or cannot compile, torch does it.
 
     Parameters
     ----------
     device
-        ``"cpu"`` or ``"cuda"``.
+        ``"cpu"``, ``"cuda"`` or ``"auto"``.
     precision
-        Of the CPU's largest layer, see ``CpuEngine``.
+        Of the largest layer, see ``CpuEngine`` and ``TritonEngine``.
+
+    Raises
+    ------
+    FatalError
+        A GPU is wanted and there is none.
     """
-    if torch.device(device).type == "cpu":
-        try:
+    device = choose_device(device)
+    try:
+        if device == "cpu":
             from worker.network.cpu_engine import CpuEngine
 
             return CpuEngine(model, mc_samples=mc_samples, seed=seed, precision=precision)
-        except Exception as error:  # noqa: BLE001 - whatever keeps numba from compiling here
-            logger.warning("action=open engine=torch: numba cannot be used: %r", error)
+        from worker.network.triton_engine import TritonEngine
+
+        return TritonEngine(
+            model, mc_samples=mc_samples, seed=seed, device=device, precision=precision
+        )
+    except Exception as error:  # noqa: BLE001 - whatever keeps numba or Triton from compiling here
+        compiler = "numba" if device == "cpu" else "triton"
+        logger.warning("action=open engine=torch: %s cannot be used: %r", compiler, error)
     from worker.network.torch_engine import TorchEngine
 
     return TorchEngine(model, mc_samples=mc_samples, seed=seed, device=device)

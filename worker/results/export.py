@@ -1,259 +1,58 @@
-"""Tables of results: FITS, Parquet, CSV and ECSV, with units and descriptions."""
+"""Tables of results as files, with units and descriptions, whatever their size.
+
+Rows come from the database once, into a Parquet file beside the output; the other formats are
+made from that, a few thousand rows at a time. So every format has the same rows, and the widths
+of texts, which FITS has to know first, are known.
+"""
 
 from __future__ import annotations
 
 import json
 import os
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from astropy.io import fits
-from astropy.table import Column, MaskedColumn, Table
-from sqlalchemy import Engine, Select, select
-from sqlalchemy.orm import InstrumentedAttribute
+import pyarrow as pa
+from pyarrow.parquet import ParquetFile, ParquetWriter
+from sqlalchemy import Engine
 
 from worker import __version__
-from worker.database.tables import LABEL_PREFIXES, AstroNN, Spectrum
 from worker.errors import UsageError
-from worker.labels import LABELS
-from worker.network.starter import STARTER_NAME
-from worker.results.flags import DESCRIPTIONS
+from worker.results.fits_table import empty_table, write_fits
+from worker.results.read import Wanted, count_rows, read_batches, table_meta, table_schema
+from worker.results.text_table import write_csv, write_ecsv
+from worker.results.votable import write_votable
 
-_ROWS_AT_ONCE = 10_000
-_JOBS_AT_ONCE = 10_000
+if TYPE_CHECKING:
+    from astropy.table import Table
 
+#: The key of what a table says about itself, in the metadata of a Parquet file.
+_META = b"astronn-stream"
 
-@dataclass(frozen=True)
-class TableColumn:
-    """One column of an exported table: where it comes from, its type, unit and meaning."""
-
-    name: str
-    source: Any
-    dtype: str
-    description: str
-    unit: str | None = None
+Writer = Callable[[ParquetFile, Mapping[str, Any], Path], None]
 
 
-def _column(source: Any, dtype: str, description: str, unit: str | None = None) -> TableColumn:
-    name = source.key if isinstance(source, InstrumentedAttribute) else source.__name__
-    return TableColumn(name, source, dtype, description, unit)
+def _write_parquet(rows: ParquetFile, _meta: Mapping[str, Any], path: Path) -> None:
+    with ParquetWriter(path, rows.schema_arrow) as file:
+        for group in range(rows.num_row_groups):
+            file.write_table(rows.read_row_group(group))
 
 
-def _label_columns() -> Iterator[TableColumn]:
-    meanings = dict(
-        zip(
-            LABEL_PREFIXES,
-            (
-                "{}",
-                "{}, uncertainty after the noise model",
-                "{}, as the network gives it",
-                "{}, uncertainty as the network gives it",
-            ),
-            strict=True,
-        )
-    )
-    pairs = (("", "e_"), ("raw_", "raw_e_"))
-    for prefixes in pairs:
-        for label in LABELS:
-            for prefix in prefixes:
-                name = prefix + label.name
-                text = meanings[prefix].format(label.description)
-                yield TableColumn(name, getattr(AstroNN, name), "f4", text, label.unit)
-
-
-def table_columns() -> list[TableColumn]:
-    """The columns of an exported table, in order."""
-    return [
-        _column(Spectrum.obj, "str", "Name of the star"),
-        _column(Spectrum.kind, "str", "Kind of spectrum: coadd or visit"),
-        _column(Spectrum.telescope, "str", "Telescope"),
-        _column(Spectrum.release, "str", "Data release, where the reduction tells it"),
-        _column(Spectrum.apred, "str", "Version of the reduction"),
-        _column(Spectrum.field, "str", "Field"),
-        _column(Spectrum.healpix, "i4", "HEALPix number, nside 128"),
-        _column(Spectrum.plate, "str", "Plate or configuration of a visit"),
-        _column(Spectrum.mjd, "i4", "Modified Julian date of a visit", "d"),
-        _column(Spectrum.fiber, "i4", "Fiber of a visit"),
-        _column(Spectrum.n_visits, "i4", "Number of visits in a coadd"),
-        _column(Spectrum.snr, "f4", "Signal-to-noise ratio as the reduction gives it"),
-        _column(Spectrum.spectrum_flags, "i8", "STARFLAG of the coadd or FLAG of the visit"),
-        _column(Spectrum.path, "str", "File, relative to the data root"),
-        _column(Spectrum.member, "str", "coadd, or the apVisit file of the visit"),
-        _column(AstroNN.spectrum_pk, "i8", "Key of the spectrum"),
-        _column(AstroNN.source_pk, "i8", "Key of the star"),
-        _column(AstroNN.task_pk, "i8", "Key of the job"),
-        _column(AstroNN.tag, "str", "Tag of the run"),
-        *_label_columns(),
-        _column(AstroNN.result_flags, "i8", "Bit field of quality flags"),
-        _column(AstroNN.flag_warn, "bool", "Any flag is set"),
-        _column(AstroNN.flag_bad, "bool", "Gravity, temperature and [Fe/H] are all uncertain"),
-        _column(AstroNN.flag_no_result, "bool", "There are no labels"),
-        _column(AstroNN.no_result_reason, "str", "Why there are no labels"),
-        _column(AstroNN.software_version, "str", "Version of astronn-stream"),
-        _column(AstroNN.weights_name, "str", "Name of the weights"),
-        _column(AstroNN.weights_sha256, "str", "SHA-256 of the weights"),
-        _column(AstroNN.corrections_sha256, "str", "SHA-256 of the noise model; none: identity"),
-        _column(AstroNN.mc_samples, "i4", "Passes of MC dropout"),
-        _column(AstroNN.seed, "i8", "Seed of MC dropout"),
-        _column(AstroNN.created, "str", "When the row was first written, UTC"),
-        _column(AstroNN.modified, "str", "When the row was last written, UTC"),
-        _column(AstroNN.t_elapsed, "f4", "Share of loading and inference", "s"),
-        _column(AstroNN.t_overhead, "f4", "Part of t_elapsed that is not inference", "s"),
-    ]
-
-
-def read_table(
-    engine: Engine,
-    *,
-    jobs: Sequence[int] | None = None,
-    kind: str | None = None,
-    tag: str | None = None,
-) -> Table:
-    """The results as an astropy table with units, descriptions and masks, in order of spectrum.
-
-    Parameters
-    ----------
-    jobs
-        Only the rows of these jobs.
-    kind
-        Only coadds or visits.
-    tag
-        Only the rows under this tag.
-    """
-    columns = table_columns()
-    query = (
-        select(*(column.source for column in columns))
-        .join(Spectrum, Spectrum.pk == AstroNN.spectrum_pk)
-        .order_by(Spectrum.path, Spectrum.pk, AstroNN.task_pk)
-    )
-    if kind is not None:
-        query = query.where(Spectrum.kind == kind)
-    if tag is not None:
-        query = query.where(AstroNN.tag == tag)
-    rows = [row for part in _parts(query, jobs) for row in _rows(engine, part)]
-    table = Table(
-        [
-            _filled(column, values)
-            for column, values in zip(columns, _transpose(rows, len(columns)), strict=True)
-        ],
-        names=[column.name for column in columns],
-    )
-    table.meta["software"] = f"astronn-stream {__version__}"
-    table.meta["result_flags"] = {
-        f"bit {flag.value.bit_length() - 1}": f"{flag.name.lower()}: {meaning}"
-        for flag, meaning in DESCRIPTIONS.items()
-        if flag.name
-    }
-    if (made_up := _starter_rows(table)) > 0:
-        table.meta["notice"] = f"{made_up} of {len(table)} rows come from the {STARTER_NAME}."
-    return table
-
-
-def _starter_rows(table: Table) -> int:
-    """How many rows of a table, with labels or without, come from the starter weights."""
-    return int((table["weights_name"] == STARTER_NAME).sum())
-
-
-def _parts(query: Select[Any], jobs: Sequence[int] | None) -> Iterator[Select[Any]]:
-    """The query, for as many jobs at a time as a statement takes; files stay in order."""
-    if jobs is None:
-        yield query
-        return
-    for first in range(0, len(jobs), _JOBS_AT_ONCE):
-        yield query.where(AstroNN.task_pk.in_(jobs[first : first + _JOBS_AT_ONCE]))
-
-
-def _rows(engine: Engine, query: Select[Any]) -> Iterator[Sequence[Any]]:
-    with engine.connect() as connection:
-        result = connection.execution_options(yield_per=_ROWS_AT_ONCE).execute(query)
-        yield from result
-
-
-def _transpose(rows: list[Sequence[Any]], n_columns: int) -> list[Sequence[Any]]:
-    return list(zip(*rows, strict=True)) if rows else [()] * n_columns
-
-
-def _filled(column: TableColumn, values: Sequence[Any]) -> Column:
-    """An astropy column; missing floats are NaN, other missing values are masked."""
-    arguments = {"name": column.name, "unit": column.unit, "description": column.description}
-    if column.dtype.startswith("f"):
-        return Column(np.array(values, dtype=np.float64).astype(column.dtype), **arguments)
-    texts = column.dtype == "str"
-    mask = [value is None for value in values]
-    plain = [("" if texts else 0) if value is None else value for value in values]
-    data = [_text(value) for value in plain] if texts else np.array(plain, dtype=column.dtype)
-    if texts and not data:
-        data = np.array([], dtype="U1")
-    # An integer that is missing must not read as a number; an empty text says it all.
-    if any(mask) and not texts:
-        return MaskedColumn(data, mask=mask, **arguments)
-    return Column(data, **arguments)
-
-
-def _text(value: Any) -> str:
-    """Moments in ISO 8601 with milliseconds; all else as it is."""
-    if hasattr(value, "isoformat"):
-        return str(value.isoformat(timespec="milliseconds").replace("+00:00", "Z"))
-    return str(value)
-
-
-def _write_fits(table: Table, path: Path) -> None:
-    """FITS has ASCII alone: a reason may quote a file name that is more."""
-    plain = table.copy(copy_data=False)
-    for name in plain.colnames:
-        plain[name].unit = None
-        if plain[name].dtype.kind == "U":
-            plain[name] = [text.encode("ascii", "backslashreplace") for text in plain[name]]
-    flags, notice = plain.meta.pop("result_flags"), plain.meta.pop("notice", None)
-    hdu = fits.table_to_hdu(plain)
-    hdu.name = "ASTRONN"
-    for number, name in enumerate(plain.colnames, start=1):
-        unit, description = table[name].unit, table[name].description
-        # FITS knows no "dex": readers warn of each such column, so the comment says it.
-        if unit == "dex":
-            description += " [dex]"
-        elif unit is not None:
-            hdu.header[f"TUNIT{number}"] = unit.to_string("fits")
-        hdu.header[f"TCOMM{number}"] = description
-    for bit, meaning in flags.items():
-        hdu.header["COMMENT"] = f"result_flags {bit}: {meaning}"
-    if notice is not None:
-        hdu.header["COMMENT"] = notice
-    fits.HDUList([fits.PrimaryHDU(), hdu]).writeto(path)
-
-
-def _write_parquet(table: Table, path: Path) -> None:
-    import pyarrow as pa
-    from pyarrow import parquet
-
-    fields, arrays = [], []
-    for name in table.colnames:
-        column = table[name]
-        mask = np.asarray(column.mask) if isinstance(column, MaskedColumn) else None
-        values = pa.array(np.asarray(column), mask=mask)
-        about = {"description": column.description, "unit": str(column.unit or "")}
-        arrays.append(values)
-        fields.append(pa.field(name, values.type, metadata=about))
-    schema = pa.schema(fields, metadata={"astronn-stream": json.dumps(dict(table.meta))})
-    parquet.write_table(pa.table(arrays, schema=schema), path)
-
-
-def _write_text(table: Table, path: Path) -> None:
-    """CSV or ECSV, in UTF-8 whatever the locale."""
-    with path.open("w", encoding="utf-8", newline="") as file:
-        table.write(file, format=f"ascii{path.suffix}")
-
-
-_WRITERS: dict[str, Callable[[Table, Path], None]] = {
-    ".fits": _write_fits,
+_WRITERS: dict[str, Writer] = {
+    ".fits": write_fits,
     ".parquet": _write_parquet,
-    ".csv": _write_text,
-    ".ecsv": _write_text,
+    ".csv": write_csv,
+    ".ecsv": write_ecsv,
+    ".vot": write_votable,
+}
+#: The files of the survey's layout, by kind of spectrum.
+SURVEY_FILES = {
+    "coadd": f"astraAllStarAstroNN-{__version__}.fits",
+    "visit": f"astraAllVisitAstroNN-{__version__}.fits",
 }
 
 
@@ -272,8 +71,58 @@ def check_output(path: Path) -> None:
         raise UsageError(f"{path} cannot be written: its folder is missing or read-only.")
 
 
+@dataclass(frozen=True)
+class Written:
+    """A file, how many rows it has, and its notice where they come from made-up weights."""
+
+    path: Path
+    rows: int
+    notice: str | None
+
+
+def write_results(engine: Engine, wanted: Wanted, path: Path) -> Written:
+    """Write results from the database in the format of the file's ending, in bounded memory.
+
+    The file is replaced in one step.
+
+    Raises
+    ------
+    UsageError
+        See :func:`check_output`.
+    TransientError
+        The database is away.
+    """
+    check_output(path)
+    return _from_database(engine, wanted, path, _WRITERS[path.suffix])
+
+
+def write_survey(engine: Engine, wanted: Wanted, folder: Path) -> list[Written]:
+    """Write coadds and visits apart, as the survey's own files of these results are laid out.
+
+    Behind the primary HDU come BOSS, without rows, and APOGEE with the results.
+
+    Raises
+    ------
+    UsageError
+        The folder is not there or cannot be written.
+    TransientError
+        The database is away.
+    """
+
+    def write(rows: ParquetFile, meta: Mapping[str, Any], path: Path) -> None:
+        write_fits(rows, meta, path, name="APOGEE", before=[empty_table(rows, "BOSS")])
+
+    for name in SURVEY_FILES.values():
+        check_output(folder / name)
+    return [
+        _from_database(engine, replace(wanted, kind=kind), folder / name, write)
+        for kind, name in SURVEY_FILES.items()
+        if wanted.kind in (None, kind)
+    ]
+
+
 def write_table(table: Table, path: Path) -> None:
-    """Write a table in the format of the file's ending; the file is replaced in one step.
+    """Write a table of :func:`worker.results.read.read_table`, or some of its rows.
 
     Raises
     ------
@@ -281,16 +130,42 @@ def write_table(table: Table, path: Path) -> None:
         See :func:`check_output`.
     """
     check_output(path)
-    with _replacing(path) as temporary:
-        _WRITERS[path.suffix](table, temporary)
+    _write(path, table.meta, [_arrow(table)], _WRITERS[path.suffix])
 
 
-@contextmanager
-def _replacing(path: Path) -> Iterator[Path]:
-    """A name beside ``path`` that takes its place when all went well, and is gone otherwise."""
+def _from_database(engine: Engine, wanted: Wanted, path: Path, writer: Writer) -> Written:
+    meta = table_meta(*count_rows(engine, wanted))
+    rows = _write(path, meta, read_batches(engine, wanted), writer)
+    return Written(path, rows, meta.get("notice"))
+
+
+def _write(
+    path: Path,
+    meta: Mapping[str, Any],
+    batches: Iterable[pa.RecordBatch | pa.Table],
+    writer: Writer,
+) -> int:
+    """Store rows beside ``path``, make the file from them, and let it take its place."""
+    schema = table_schema().with_metadata({_META: json.dumps(dict(meta))})
     with tempfile.TemporaryDirectory(
         prefix=".astronn-stream-", dir=path.absolute().parent
     ) as folder:
-        temporary = Path(folder) / path.name
-        yield temporary
+        stored, temporary = Path(folder) / "rows", Path(folder) / path.name
+        with ParquetWriter(stored, schema) as file:
+            for batch in batches:
+                file.write(batch)
+        with ParquetFile(stored) as rows:
+            writer(rows, meta, temporary)
+            number: int = rows.metadata.num_rows
         temporary.replace(path)
+    return number
+
+
+def _arrow(table: Table) -> pa.Table:
+    """A table of astropy's as arrow has it, without units and descriptions."""
+    columns = []
+    for field in table_schema():
+        column = table[field.name]
+        mask = np.asarray(column.mask) if hasattr(column, "mask") else None
+        columns.append(pa.array(np.asarray(column), field.type, mask=mask))
+    return pa.table(columns, names=table.colnames)

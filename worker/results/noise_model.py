@@ -1,5 +1,8 @@
 """The post-hoc noise model: ``e_label = scale * raw_e_label + offset``, label by label.
 
+A JSON or TOML file may also give a factor by S/N, ``"by_snr": {"snr": [...], "factor": [...]}``,
+by which that is multiplied: linear in S/N between those places, constant beyond them.
+
 The factors come from the peers' pickle ``(corrections, meta)``, or from JSON or TOML of the
 form ``{label: {"scale": ..., "offset": ...}}``. A pickle can run code, so it is read by an
 unpickler that knows the numpy names that such a file needs and refuses all others; and since
@@ -30,19 +33,46 @@ _LARGEST_FILE = 1 << 20
 
 
 @dataclass(frozen=True)
+class SnrFactors:
+    """Factors on a label's uncertainty at some S/N, ``(p,)`` each; errors where they are known."""
+
+    snr: NDArray[np.float64]
+    factor: NDArray[np.float64]
+    error: NDArray[np.float64] | None = None
+
+    def at(self, snr: NDArray[np.float64]) -> NDArray[np.float64]:
+        """The factor at each S/N; 1 where that is not known (NaN, or 0 as DR17 writes it)."""
+        return np.where(snr > 0, np.interp(snr, self.snr, self.factor), 1.0)
+
+
+@dataclass(frozen=True)
 class NoiseModel:
     """Scale and offset per label, ``(22,)`` each, and the SHA-256 of the file they came from.
 
-    Offsets are in the labels' units. ``sha256`` is None for the identity.
+    Offsets are in the labels' units. ``sha256`` is None for the identity. ``by_snr`` holds 22
+    factors by S/N, None for a label that has none, or nothing at all.
     """
 
     scale: NDArray[np.float64]
     offset: NDArray[np.float64]
     sha256: str | None
+    by_snr: tuple[SnrFactors | None, ...] = ()
 
-    def apply(self, raw_e_labels: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Calibrated uncertainties, ``(..., 22)``."""
-        return self.scale * raw_e_labels + self.offset
+    def apply(
+        self, raw_e_labels: NDArray[np.float64], snr: NDArray[np.float64] | None = None
+    ) -> NDArray[np.float64]:
+        """Calibrated uncertainties, ``(n, 22)``; without ``snr``, ``(n,)``, it is not known."""
+        e_labels = self.scale * raw_e_labels + self.offset
+        if snr is not None:
+            for position, factors in enumerate(self.by_snr):
+                if factors is not None:
+                    e_labels[:, position] *= factors.at(snr)
+        return e_labels
+
+    @property
+    def depends_on_snr(self) -> bool:
+        """Whether the S/N of a spectrum makes a difference."""
+        return any(factors is not None for factors in self.by_snr)
 
 
 def identity() -> NoiseModel:
@@ -69,7 +99,8 @@ def read_noise_model(path: Path | None) -> NoiseModel:
     factors = _parse(path, content)
     pairs = [_pair(path, factors, label.name, label.peer_name) for label in LABELS]
     scale, offset = np.array(pairs).T
-    return NoiseModel(scale, offset, hashlib.sha256(content).hexdigest())
+    by_snr = tuple(_snr_factors(path, factors, label.name, label.peer_name) for label in LABELS)
+    return NoiseModel(scale, offset, hashlib.sha256(content).hexdigest(), by_snr)
 
 
 def _parse(path: Path, content: bytes) -> Mapping[str, Any]:
@@ -94,10 +125,14 @@ def _parse(path: Path, content: bytes) -> Mapping[str, Any]:
     return factors
 
 
+def _entry(factors: Mapping[str, Any], names: Sequence[str]) -> Any:
+    return next((factors[name] for name in names if name in factors), None)
+
+
 def _pair(path: Path, factors: Mapping[str, Any], *names: str) -> tuple[float, float]:
-    entry = next((factors[name] for name in names if name in factors), None)
+    entry = _entry(factors, names)
     try:
-        pair = (float(entry["scale"]), float(entry["offset"]))  # type: ignore[index]
+        pair = (float(entry["scale"]), float(entry["offset"]))
     except (TypeError, LookupError, ValueError, OverflowError) as error:
         raise FatalError(
             f"The corrections {path.name} give no scale and offset for {names[0]}."
@@ -105,6 +140,26 @@ def _pair(path: Path, factors: Mapping[str, Any], *names: str) -> tuple[float, f
     if not np.isfinite(pair).all():
         raise FatalError(f"The corrections {path.name} are not finite for {names[0]}.")
     return pair
+
+
+def _snr_factors(path: Path, factors: Mapping[str, Any], *names: str) -> SnrFactors | None:
+    entry = _entry(factors, names)
+    if not isinstance(entry, Mapping) or "by_snr" not in entry:
+        return None
+    try:
+        snr, factor = (
+            np.array([float(each) for each in entry["by_snr"][key]]) for key in ("snr", "factor")
+        )
+    except (TypeError, LookupError, ValueError, OverflowError):
+        snr = factor = np.array([])
+    values = np.concatenate([snr, factor])
+    usable = len(snr) == len(factor) > 0 and np.isfinite(values).all() and (values > 0).all()
+    if not usable or (np.diff(snr) <= 0).any():
+        raise FatalError(
+            f"The corrections {path.name} give factors by S/N for {names[0]} that cannot be used: "
+            "by_snr wants as many positive factors as rising, positive S/N."
+        )
+    return SnrFactors(snr, factor)
 
 
 class _RefusedError(Exception):

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
@@ -33,7 +34,9 @@ def record_labels(session: Session, message: RecordLabels, noise_model: NoiseMod
     results = {each.job: each for each in message.results}
     raw = np.array([each.raw_labels for each in message.results])
     raw_e = np.array([each.raw_e_labels for each in message.results])
-    e_labels = noise_model.apply(raw_e)
+    e_labels = noise_model.apply(
+        raw_e, _snr(session, message) if noise_model.depends_on_snr else None
+    )
     flags = flag_uncertain(raw, e_labels)
     columns = np.concatenate([raw, e_labels, raw, raw_e], axis=1)
     values = {
@@ -50,6 +53,18 @@ def record_labels(session: Session, message: RecordLabels, noise_model: NoiseMod
         for (job, result), row, flag in zip(results.items(), columns, flags, strict=True)
     }
     return _close_jobs(session, message.results, values)
+
+
+def _snr(session: Session, message: RecordLabels) -> NDArray[np.float64]:
+    """``(n,)`` S/N of the results' spectra; NaN where it is not known."""
+    jobs = [each.job for each in message.results]
+    statement = (
+        select(Job.pk, Spectrum.snr)
+        .join(Spectrum, Spectrum.pk == Job.spectrum_pk)
+        .where(Job.pk.in_(jobs))
+    )
+    known = {row.pk: row.snr for row in session.execute(statement)}
+    return np.array([known.get(job) for job in jobs], dtype=np.float64)
 
 
 def record_failures(session: Session, failures: Sequence[Failure]) -> int:

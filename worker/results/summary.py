@@ -39,7 +39,7 @@ class Summary:
 
 
 def summarise(table: Table) -> Summary:
-    """Count the rows of a table as :func:`worker.results.export.read_table` gives it."""
+    """Count the rows of a table as :func:`worker.results.read.read_table` gives it."""
     labelled = table[~table["flag_no_result"]]
     kinds = Counter(table["kind"])
     return Summary(

@@ -32,6 +32,8 @@ _LARGEST_FILE = 256 << 20
 ABSENT = "absent"
 #: What every database holds in an integer.
 _LARGEST_INTEGER = 2**31
+#: The version of a file that is not there.
+ABSENT = "absent"
 
 T = TypeVar("T")
 

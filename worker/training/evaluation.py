@@ -13,14 +13,13 @@ from numpy.typing import NDArray
 from worker.errors import FatalError
 from worker.labels import LABEL_NAMES
 from worker.network.engine import Engine
+from worker.results.calibration import width
 from worker.training.data import Indices, TrainingSet, chunks
 from worker.training.snr import snr_bins
 
 #: With 100 passes each takes a millisecond or two on two cores.
 MOST_EVALUATED = 1500
 _CHUNK = 32
-#: The part of a Gaussian within one sigma.
-ONE_SIGMA = 0.6827
 #: Fewer residuals than this say nothing about their percentiles.
 _LEAST_RESIDUALS = 5
 #: A bin of S/N with fewer spectra than this counts less.
@@ -120,10 +119,7 @@ def _weighted_percentile(pulls: Floats, weights: Floats) -> float:
     valid = np.isfinite(pulls)
     if valid.sum() < _LEAST_RESIDUALS:
         return 1.0
-    order = np.argsort(pulls[valid])
-    pulls, weights = pulls[valid][order], weights[valid][order]
-    below = np.cumsum(weights) - 0.5 * weights
-    return float(np.interp(ONE_SIGMA, below / weights.sum(), pulls))
+    return width(pulls[valid], weights[valid])
 
 
 def write_noise_model(path: Path, scale: Floats) -> None:

@@ -34,7 +34,7 @@ _STYLE: Any = {
 }
 #: Points of a running median, and the least number of spectra in each.
 _MOST_BINS, _LEAST_IN_BIN = 12, 20
-_SNR_TICKS = (10, 30, 100, 300)
+SNR_TICKS = (10, 30, 100, 300)
 #: Axes end here, in percentiles, so that a few spectra that went wrong do not hide the rest.
 _SHOWN = (0.3, 99.7)
 
@@ -50,7 +50,7 @@ def title(label: Label) -> str:
 
 def draw_predicted(path: Path, evaluated: Evaluated) -> None:
     """Predicted against known, a panel for each label, coloured by S/N."""
-    with _panels(path, "known", "predicted") as (figure, axes, spare):
+    with panels(path, "known", "predicted") as (figure, axes, spare):
         colours = np.log10(np.where(np.isfinite(evaluated.snr), evaluated.snr, 1.0))
         points = None
         for position, axis in enumerate(axes):
@@ -75,12 +75,12 @@ def draw_predicted(path: Path, evaluated: Evaluated) -> None:
             place = spare.inset_axes((0.05, 0.45, 0.9, 0.09))
             bar = figure.colorbar(points, cax=place, orientation="horizontal")
             bar.set_label("S/N per pixel")
-            bar.set_ticks(np.log10(_SNR_TICKS).tolist(), labels=[str(tick) for tick in _SNR_TICKS])
+            bar.set_ticks(np.log10(SNR_TICKS).tolist(), labels=[str(tick) for tick in SNR_TICKS])
 
 
 def draw_residuals(path: Path, evaluated: Evaluated) -> None:
     """Residuals against S/N, with their running median and the middle 68 per cent."""
-    with _panels(path, "S/N per pixel", "predicted − known") as (_figure, axes, spare):
+    with panels(path, "S/N per pixel", "predicted − known") as (_figure, axes, spare):
         for position, axis in enumerate(axes):
             residual = evaluated.residuals[:, position]
             valid = np.isfinite(residual) & (evaluated.snr > 0)
@@ -94,7 +94,7 @@ def draw_residuals(path: Path, evaluated: Evaluated) -> None:
             axis.plot(place, middle, color=BLUE, linewidth=1.2)
             end = max(np.abs(_limits(residual)))
             axis.set(xscale="log", ylim=(-end, end))
-            axis.set_xticks(_SNR_TICKS, [str(tick) for tick in _SNR_TICKS])
+            axis.set_xticks(SNR_TICKS, [str(tick) for tick in SNR_TICKS])
             axis.set_xticks([], minor=True)
             axis.set_xlim(0.9 * snr.min(), 1.1 * snr.max())
         handles = [
@@ -162,7 +162,7 @@ def figure_at(path: Path, size: tuple[float, float]) -> Iterator[Figure]:
 
 
 @contextmanager
-def _panels(path: Path, x: str, y: str) -> Iterator[tuple[Figure, list[Axes], Axes]]:
+def panels(path: Path, x: str, y: str) -> Iterator[tuple[Figure, list[Axes], Axes]]:
     """A panel for each label, titled, and a spare place for what explains them."""
     with figure_at(path, (12.0, 8.6)) as figure:
         grid = figure.add_gridspec(_ROWS, _COLUMNS)

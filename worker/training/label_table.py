@@ -83,7 +83,7 @@ def read_label_table(path: Path) -> LabelTable:
         The table cannot be read, has no column that says what its rows are for, or knows
         some label of no row.
     """
-    columns = {name.lower(): values for name, values in _columns(path).items()}
+    columns = {name.lower(): values for name, values in read_columns(path).items()}
     key = next((name for name in (_PATH_COLUMN, *_STAR_COLUMNS) if name in columns), None)
     if key is None:
         raise UsageError(
@@ -99,7 +99,7 @@ def read_label_table(path: Path) -> LabelTable:
 
 
 def _of_columns(path: Path, columns: Mapping[str, Any], key: str) -> LabelTable:
-    labels = [_values(columns, _names(label)) for label in LABELS]
+    labels = [numbers(columns, _names(label)) for label in LABELS]
     lacking = [
         label.name
         for label, values in zip(LABELS, labels, strict=True)
@@ -120,17 +120,23 @@ def _of_columns(path: Path, columns: Mapping[str, Any], key: str) -> LabelTable:
     )
 
 
-def _columns(path: Path) -> dict[str, Any]:
-    """The columns of a table, masked where its format can say so."""
+def read_columns(path: Path, what: str = "label table") -> dict[str, Any]:
+    """The columns of a table, masked where its format can say so.
+
+    Raises
+    ------
+    UsageError
+        The table cannot be read; the text calls it ``what``.
+    """
     if path.suffix not in (".fits", ".ecsv", ".csv", ".parquet"):
-        raise UsageError(f"The label table {path.name} is no .fits, .ecsv, .csv or .parquet file.")
+        raise UsageError(f"The {what} {path.name} is no .fits, .ecsv, .csv or .parquet file.")
     if not path.is_file():
-        raise UsageError(f"The label table {path} does not exist.")
+        raise UsageError(f"The {what} {path} does not exist.")
     try:
         return _parquet_columns(path) if path.suffix == ".parquet" else _astropy_columns(path)
     except Exception as error:  # the readers raise nearly anything on damaged tables
         reason = str(error).partition("\n")[0].rstrip(".")
-        raise UsageError(f"The label table {path.name} cannot be read: {reason}.") from error
+        raise UsageError(f"The {what} {path.name} cannot be read: {reason}.") from error
 
 
 def _astropy_columns(path: Path) -> dict[str, Any]:
@@ -159,7 +165,7 @@ def _names(label: Label) -> tuple[str, str]:
     return label.name, label.peer_name
 
 
-def _values(columns: Mapping[str, Any], names: Sequence[str]) -> Floats | None:
+def numbers(columns: Mapping[str, Any], names: Sequence[str]) -> Floats | None:
     """A column of numbers with NaN for what is missing; None where there is no such column."""
     column = next((columns[name] for name in names if name in columns), None)
     if column is None:
@@ -171,7 +177,7 @@ def _values(columns: Mapping[str, Any], names: Sequence[str]) -> Floats | None:
 
 def _errors(columns: Mapping[str, Any], label: Label, n_rows: int) -> Floats:
     names = [f"e_{name}" for name in _names(label)] + [f"{name}_err" for name in _names(label)]
-    errors = _values(columns, names)
+    errors = numbers(columns, names)
     if errors is None:
         return np.zeros(n_rows)
     return np.where(errors > 0, errors, 0.0)

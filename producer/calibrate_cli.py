@@ -1,0 +1,307 @@
+"""``astronn-stream calibrate`` and ``recalibrate``: the noise model from repeat visits."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import numpy as np
+import typer
+from rich.table import Table
+
+from producer.terminal import console, counted, progress_bar, telling_interruption
+from worker import __version__
+from worker.errors import FatalError, UsageError
+from worker.labels import LABELS
+from worker.printable import printable
+from worker.settings import get_settings
+
+if TYPE_CHECKING:
+    from sqlalchemy import Engine
+
+    from worker.results.calibration import LabelCalibration
+    from worker.results.calibration_widths import LabelPulls
+    from worker.results.read_repeats import ResultSet
+    from worker.results.recalibration import Recalibrated
+    from worker.results.repeats import Visits
+
+_WEIGHTS_HELP = "Only labels from these weights: their name, or the beginning of their SHA-256."
+Weights = Annotated[str | None, typer.Option("--weights", metavar="W", help=_WEIGHTS_HELP)]
+Tag = Annotated[str | None, typer.Option("--tag", help="Only results under this tag.")]
+#: Between bins of S/N, the ratio of widths from which one factor is not enough.
+_UNEVEN = 1.3
+
+
+def calibrate(
+    out: Annotated[
+        Path, typer.Option("--out", metavar="FILE", help="The noise model, .json.")
+    ] = Path("corrections.json"),
+    table: Annotated[
+        Path | None,
+        typer.Option(
+            "--table",
+            metavar="FILE",
+            help="Results as `export` writes them (.fits, .parquet, .csv, .ecsv); without it "
+            "those in the database.",
+        ),
+    ] = None,
+    tag: Tag = None,
+    weights: Weights = None,
+    by_snr: Annotated[
+        bool, typer.Option("--by-snr", help="Also fit a factor by S/N; .json alone can hold it.")
+    ] = False,
+    pickle: Annotated[
+        Path | None,
+        typer.Option("--pickle", metavar="FILE", help="Also write it as the peers' .pkl."),
+    ] = None,
+    report: Annotated[
+        Path | None, typer.Option("--report", metavar="DIR", help="Also write tables and pictures.")
+    ] = None,
+    bootstrap: Annotated[
+        int, typer.Option("--bootstrap", min=20, max=10_000, help="Drawings for the intervals.")
+    ] = 400,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Of all that is random.")] = 0,
+) -> None:
+    """Derive scale and offset of the uncertainties from repeat visits.
+
+    Visits of one star have one truth, so their labels differ by noise alone. For each label a
+    scale and an offset are fitted with which the differences are as large as the uncertainties
+    say. The file is for `--corrections`, and for `recalibrate`.
+    """
+    _check_outputs(out, pickle)
+    with telling_interruption("nothing was written"):
+        chosen, visits = _read(table, weights, tag, seed)
+        _calibrate(chosen, visits, out, pickle, report, times=bootstrap, seed=seed, by_snr=by_snr)
+
+
+def _check_outputs(out: Path, pickle: Path | None) -> None:
+    for option, path, ending in (("--out", out, ".json"), ("--pickle", pickle, ".pkl")):
+        if path is None:
+            continue
+        if path.suffix != ending:
+            raise UsageError(f"{option} {path}: it is written as a {ending} file.")
+        if path.is_dir() or not path.absolute().parent.is_dir():
+            raise UsageError(f"{option} {path}: it is a folder, or its folder is missing.")
+
+
+def _read(
+    table: Path | None, weights: str | None, tag: str | None, seed: int
+) -> tuple[ResultSet, Visits]:
+    from worker.database.session import opened
+    from worker.results.read_repeats import (
+        choose_set,
+        read_database,
+        read_results_table,
+        result_sets,
+    )
+
+    if table is not None:
+        return read_results_table(table, weights, tag, seed)
+    with opened(_database()) as engine:
+        chosen = choose_set(result_sets(engine), weights, tag)
+        return chosen, read_database(engine, chosen, seed)
+
+
+def _database() -> str:
+    from worker.database.session import exists
+
+    url = get_settings().database_url
+    if not exists(url):
+        raise UsageError("There is no database here yet; `astronn-stream run` makes one.")
+    return url
+
+
+def _calibrate(
+    chosen: ResultSet,
+    visits: Visits,
+    out: Path,
+    pickle: Path | None,
+    report: Path | None,
+    *,
+    times: int,
+    seed: int,
+    by_snr: bool,
+) -> None:
+    from worker.results import calibration
+    from worker.results.calibration_files import corrections_json, corrections_pickle
+    from worker.results.calibration_report import PAGE, write_report
+    from worker.results.calibration_widths import all_pulls
+    from worker.results.repeats import pairs_of
+
+    repeats, stars = _comparable(chosen, visits)
+    pairs = pairs_of(repeats, np.random.default_rng(seed))
+    labels = []
+    with progress_bar("Calibrating", len(LABELS)) as advance:
+        for each in calibration.calibrate(repeats, pairs, times=times, seed=seed, by_snr=by_snr):
+            labels.append(each)
+            advance(1)
+    pulls = list(all_pulls(repeats, pairs, calibration.noise_model_of(labels)))
+    about = {
+        "software": f"astronn-stream {__version__}",
+        "weights_sha256": chosen.weights_sha256,
+        "weights_name": chosen.weights_name,
+        "tag": chosen.tag,
+        "visits": len(repeats),
+        "stars": stars,
+        "bootstrap": times,
+        "seed": seed,
+    }
+    _write(out, corrections_json(labels, pulls, about).encode())
+    if pickle is not None:
+        _write(pickle, corrections_pickle(labels, pulls))
+    if report is not None:
+        lines = [f"{name.replace('_', ' ')}: {value}" for name, value in about.items()]
+        write_report(report, lines, labels, pulls)
+    _print_labels(labels, pulls)
+    if not by_snr:
+        _tell_uneven(pulls)
+    _tell_outputs(out, pickle, None if report is None else report / PAGE, by_snr=by_snr)
+
+
+def _comparable(chosen: ResultSet, visits: Visits) -> tuple[Visits, int]:
+    """The visits that may be compared, and of how many stars they are."""
+    from worker.results.calibration import LEAST_FREEDOM
+    from worker.results.repeats import comparable
+
+    repeats = comparable(visits)
+    stars = len(np.unique(repeats.star))
+    if len(repeats) - stars < LEAST_FREEDOM:
+        raise UsageError(
+            f"{counted(stars, 'star')} with {counted(len(repeats), 'unflagged visit')} say too "
+            f"little: there must be at least {LEAST_FREEDOM} visits more than stars."
+        )
+    console.print(
+        f"{printable(str(chosen))}: {len(repeats)} unflagged visits of {stars} stars.",
+        soft_wrap=True,
+        markup=False,
+    )
+    return repeats, stars
+
+
+def _write(path: Path, content: bytes) -> None:
+    try:
+        path.write_bytes(content)
+    except OSError as error:
+        raise FatalError(f"{path} cannot be written: {error.strerror}.") from error
+
+
+def _print_labels(labels: list[LabelCalibration], pulls: list[LabelPulls]) -> None:
+    table = Table("label", title="Width of z before and after; 1 is right", title_justify="left")
+    for heading in ("pairs", "scale", "offset", "z before", "after"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for label, each, of_label in zip(LABELS, labels, pulls, strict=True):
+        digits = 1 if label.unit == "K" else 4
+        _, before, after = of_label.widths().get("all", (0, float("nan"), float("nan")))
+        table.add_row(
+            f"{label.name} ({label.unit})",
+            str(each.pairs),
+            _with_error(each.scale, each.scale_error, 3),
+            _with_error(each.offset, each.offset_error, digits),
+            f"{before:.2f}",
+            f"{after:.2f}",
+        )
+    console.print(table)
+    for label, each in zip(LABELS, labels, strict=True):
+        if each.note:
+            console.print(f"{label.name}: {each.note}.", soft_wrap=True)
+
+
+def _with_error(value: float, error: float | None, digits: int) -> str:
+    return f"{value:.{digits}f}" + ("" if error is None else f" ± {error:.{digits}f}")
+
+
+def _tell_uneven(pulls: list[LabelPulls]) -> None:
+    """Say so where one scale and offset do not serve all S/N."""
+    uneven = 0
+    for each in pulls:
+        widths = [after for name, (_, _, after) in each.widths().items() if name != "all"]
+        uneven += len(widths) > 1 and max(widths) > _UNEVEN * min(widths)
+    if uneven > len(LABELS) // 2:  # of a few it may be chance
+        console.print(
+            f"[yellow]For {counted(uneven, 'label')} the width of z depends on S/N, so that "
+            "uncertainties are too small at one end and too large at the other; --by-snr fits "
+            "that too.[/yellow]",
+            soft_wrap=True,
+        )
+
+
+def _tell_outputs(out: Path, pickle: Path | None, page: Path | None, *, by_snr: bool) -> None:
+    lines = [f"{out}: the noise model, for --corrections and for `astronn-stream recalibrate`."]
+    if pickle is not None:
+        without = ", without the factors by S/N, which it cannot hold" if by_snr else ""
+        lines.append(f"{pickle}: the same as the peers' pickle{without}.")
+    if page is not None:
+        lines.append(f"{page}: tables and pictures.")
+    lines.append(
+        "Under it e says how far visits of one star differ. Errors that they share, such as the "
+        "network's own, are not in it."
+    )
+    for line in lines:
+        console.print(line, soft_wrap=True, markup=False)
+
+
+def recalibrate(
+    corrections: Annotated[
+        Path, typer.Argument(metavar="CORRECTIONS", help="Noise model: .json, .toml or .pkl.")
+    ],
+    tag: Tag = None,
+    weights: Weights = None,
+) -> None:
+    """Apply another noise model to the results in the database.
+
+    Uncertainties are computed anew from those of the network, flags from these, as if the
+    spectra had been recorded with this noise model; it is all done, or nothing of it.
+    Running workers keep the one they were started with: start them anew with it first.
+    """
+    from worker.database.session import opened
+    from worker.results.noise_model import read_noise_model
+    from worker.results.recalibration import concerned
+    from worker.results.recalibration import recalibrate as recalibrate_rows
+
+    noise_model = read_noise_model(corrections)
+    with opened(_database()) as engine, telling_interruption("nothing was changed"):
+        sha256, total = _one_set(engine, weights, tag)
+        conditions = concerned(noise_model, sha256, tag)
+        with progress_bar("Recalibrating", total) as advance:
+            result = recalibrate_rows(engine, noise_model, conditions, advance)
+    _tell_recalibrated(result, total)
+
+
+def _one_set(engine: Engine, weights: str | None, tag: str | None) -> tuple[str, int]:
+    """The SHA-256 of the weights that are meant, and how many rows have their labels."""
+    from worker.results.read_repeats import matches
+    from worker.results.recalibration import weights_of
+
+    sets = [
+        (sha256, name, rows)
+        for sha256, name, rows in weights_of(engine, tag)
+        if weights is None or matches(weights, name, sha256)
+    ]
+    if not sets:
+        raise UsageError("There are no rows with labels of these weights and this tag.")
+    if len(sets) > 1:
+        raise UsageError(
+            "The rows come from several weights, which want noise models of their own; choose "
+            "one by --weights (name, or beginning of the SHA-256):\n"
+            + "\n".join(f"{name} ({sha256[:12]}), {rows} rows" for sha256, name, rows in sets)
+        )
+    sha256, _, rows = sets[0]
+    return sha256, rows
+
+
+def _tell_recalibrated(result: Recalibrated, total: int) -> None:
+    kept = f"; {total - result.rows} had this noise model already" if total > result.rows else ""
+    console.print(f"{counted(result.rows, 'row')} recalibrated{kept}.", soft_wrap=True)
+    changes = [
+        f"flag_{(flag.name or '').lower()}: {result.gained[flag]} gained, {result.lost[flag]} lost"
+        for flag in result.gained
+        if result.gained[flag] or result.lost[flag]
+    ]
+    details = f" ({'; '.join(changes)})" if changes else ""
+    console.print(f"{counted(result.flags_changed, 'row')} changed flags{details}.", soft_wrap=True)
+
+
+def mount(app: typer.Typer) -> None:
+    """Add the commands of this module to a command line."""
+    for command in (calibrate, recalibrate):
+        app.command()(command)

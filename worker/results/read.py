@@ -1,0 +1,198 @@
+"""Results from the database: a few thousand rows at a time, or all as an astropy table."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+from sqlalchemy import ColumnElement, Engine, Select, func, select
+
+from worker import __version__
+from worker.database.session import reading
+from worker.database.tables import AstroNN, Source, Spectrum
+from worker.network.starter import STARTER_NAME
+from worker.results.columns import TableColumn, table_columns
+from worker.results.flags import DESCRIPTIONS
+
+if TYPE_CHECKING:
+    from astropy.table import Column, Table
+
+#: Rows that are in memory at a time: some 15 MB.
+ROWS_AT_ONCE = 10_000
+_JOBS_AT_ONCE = 10_000
+
+_ARROW_TYPES = {
+    "str": pa.string(),
+    "bool": pa.bool_(),
+    "i4": pa.int32(),
+    "i8": pa.int64(),
+    "f4": pa.float32(),
+    "f8": pa.float64(),
+}
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """Which results are wanted: those to which all that is given here applies.
+
+    Attributes
+    ----------
+    jobs
+        The rows of these jobs.
+    kind
+        Coadds or visits.
+    tag
+        The rows under this tag.
+    where
+        What :func:`worker.results.where.condition` made of an expression.
+    """
+
+    jobs: Sequence[int] | None = None
+    kind: str | None = None
+    tag: str | None = None
+    where: ColumnElement[bool] | None = None
+
+
+def table_schema() -> pa.Schema:
+    """Names and types of the columns, with units and descriptions as each field's metadata."""
+    return pa.schema(
+        pa.field(
+            column.name,
+            _ARROW_TYPES[column.dtype],
+            metadata={"description": column.description, "unit": column.unit or ""},
+        )
+        for column in table_columns()
+    )
+
+
+def table_meta(rows: int, starter_rows: int) -> dict[str, Any]:
+    """What a table says about itself: software, the meaning of its bits, and a warning.
+
+    Parameters
+    ----------
+    starter_rows
+        How many of the rows come from the starter weights, with labels or without.
+    """
+    meta: dict[str, Any] = {
+        "software": f"astronn-stream {__version__}",
+        "result_flags": {
+            f"bit {flag.value.bit_length() - 1}": f"{flag.name.lower()}: {meaning}"
+            for flag, meaning in DESCRIPTIONS.items()
+            if flag.name
+        },
+    }
+    if starter_rows:
+        meta["notice"] = f"{starter_rows} of {rows} rows come from the {STARTER_NAME}."
+    return meta
+
+
+def read_batches(engine: Engine, wanted: Wanted) -> Iterator[pa.RecordBatch]:
+    """The results in order of file, spectrum and job, some thousand rows at a time.
+
+    Missing floats are NaN and missing texts empty; other missing values are null.
+
+    Raises
+    ------
+    TransientError
+        The database is away.
+    """
+    columns, schema = table_columns(), table_schema()
+    for query in _queries(columns, wanted):
+        with reading(engine) as connection:
+            result = connection.execution_options(yield_per=ROWS_AT_ONCE).execute(query)
+            for rows in result.partitions():
+                values = zip(columns, zip(*rows, strict=True), strict=True)
+                yield pa.record_batch([_array(*pair) for pair in values], schema=schema)
+
+
+def read_table(
+    engine: Engine,
+    *,
+    jobs: Sequence[int] | None = None,
+    kind: str | None = None,
+    tag: str | None = None,
+    where: ColumnElement[bool] | None = None,
+) -> Table:
+    """The results as an astropy table with units, descriptions and masks, in order of file.
+
+    All of it is in memory, some 3 kB a row. The parameters are those of :class:`Wanted`.
+    """
+    from astropy.table import Table
+
+    batches = list(read_batches(engine, Wanted(jobs, kind, tag, where)))
+    rows = pa.Table.from_batches(batches, schema=table_schema())
+    table = Table([_column(column, rows[column.name]) for column in table_columns()])
+    table.meta |= table_meta(len(table), int((table["weights_name"] == STARTER_NAME).sum()))
+    return table
+
+
+def count_rows(engine: Engine, wanted: Wanted) -> tuple[int, int]:
+    """How many results are wanted, and how many of these come from the starter weights.
+
+    Raises
+    ------
+    TransientError
+        The database is away.
+    """
+    made_up = func.count().filter(AstroNN.weights_name == STARTER_NAME)
+    with reading(engine) as connection:
+        counted = connection.execute(_restrict(select(func.count(), made_up), wanted)).one()
+    return counted[0], counted[1]
+
+
+def _queries(columns: list[TableColumn], wanted: Wanted) -> Iterator[Select[Any]]:
+    """One query, or one for as many jobs as a statement takes; files stay in order."""
+    query = _restrict(select(*(column.source for column in columns)), wanted)
+    query = query.order_by(Spectrum.path, Spectrum.pk, AstroNN.task_pk)
+    if wanted.jobs is None:
+        yield query
+        return
+    for first in range(0, len(wanted.jobs), _JOBS_AT_ONCE):
+        yield query.where(AstroNN.task_pk.in_(wanted.jobs[first : first + _JOBS_AT_ONCE]))
+
+
+def _restrict(query: Any, wanted: Wanted) -> Any:
+    query = (
+        query.select_from(AstroNN)
+        .join(Spectrum, Spectrum.pk == AstroNN.spectrum_pk)
+        .outerjoin(Source, Source.pk == AstroNN.source_pk)
+    )
+    if wanted.kind is not None:
+        query = query.where(Spectrum.kind == wanted.kind)
+    if wanted.tag is not None:
+        query = query.where(AstroNN.tag == wanted.tag)
+    if wanted.where is not None:
+        query = query.where(wanted.where)
+    return query
+
+
+def _array(column: TableColumn, values: Sequence[Any]) -> pa.Array:
+    if column.dtype.startswith("f"):
+        return pa.array(np.array(values, dtype=np.float64).astype(column.dtype))
+    if column.dtype == "str":
+        return pa.array(["" if value is None else _text(value) for value in values], pa.string())
+    return pa.array(values, _ARROW_TYPES[column.dtype])
+
+
+def _text(value: Any) -> str:
+    """Moments in ISO 8601 with milliseconds; all else as it is."""
+    if hasattr(value, "isoformat"):
+        return str(value.isoformat(timespec="milliseconds").replace("+00:00", "Z"))
+    return str(value)
+
+
+def _column(column: TableColumn, values: pa.ChunkedArray) -> Column:
+    """An astropy column; integers that are missing are masked."""
+    from astropy.table import Column, MaskedColumn
+
+    about = {"name": column.name, "unit": column.unit, "description": column.description}
+    if column.dtype == "str":
+        return Column(np.array(values.to_pylist() or [], dtype=np.str_), **about)
+    if values.null_count:
+        # A missing integer must not read as a number.
+        data = values.fill_null(0).to_numpy()
+        return MaskedColumn(data, mask=values.is_null().to_numpy(), **about)
+    return Column(values.to_numpy(), **about)
