@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
-from pathlib import PurePosixPath
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
@@ -47,7 +46,7 @@ def natural_key(path: str, member: str) -> str:
 
 def stem(name: str) -> str:
     """The name of a FITS file without its folder and endings."""
-    return PurePosixPath(name).name.removesuffix(".gz").removesuffix(".fits")
+    return name.rpartition("/")[2].removesuffix(".gz").removesuffix(".fits")
 
 
 class Message(BaseModel):

@@ -9,7 +9,8 @@ import pytest
 from sqlalchemy import select
 
 from producer.dispatcher import Dispatcher
-from producer.run import check_stack, send_waiting
+from producer.run import send_waiting
+from producer.stack import check_stack
 from tests.integration.conftest import Stream
 from worker.database.session import transaction
 from worker.database.tables import AstroNN, Job, JobState, Spectrum
