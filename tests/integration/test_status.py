@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import redis
 from sqlalchemy import event, text, update
 
 import worker.status
 from producer.dispatcher import Dispatcher
+from tests.conftest import wait_for
 from tests.integration.conftest import Stream
 from worker.app import QUEUES
 from worker.database.session import opened, transaction
 from worker.database.tables import Job, JobState, now
+from worker.embedded import broker_answers
 from worker.messages import STAGES, LoadSpectra, NoResult, Setback, failures_of
 from worker.settings import get_settings
 from worker.stages import heartbeat
@@ -100,6 +104,31 @@ def test_without_redis_the_database_still_tells(
     assert not status.redis
     assert status.queues == status.workers == status.spectra_per_second == {}
     assert status.jobs["bulk"]["waiting"] == len(stream.registered.jobs)
+
+
+@pytest.fixture
+def full(stream: Stream) -> Iterator[redis.Redis]:
+    """A Redis that cannot write: it then refuses to answer a ping, too."""
+    client = stream.client
+    (Path(client.config_get("dir")["dir"]) / "taken").mkdir(exist_ok=True)
+    before = {name: client.config_get(name)[name] for name in ("dbfilename", "save")}
+    for name, value in (("dbfilename", "taken"), ("save", "3600 1000")):
+        client.config_set(name, value)
+    client.bgsave()
+    wait_for(lambda: client.info()["rdb_last_bgsave_status"] == "err", "a failure", 10)
+    yield client
+    for name, value in before.items():
+        client.config_set(name, value)
+
+
+def test_a_redis_that_cannot_write_is_looked_at(full: redis.Redis) -> None:
+    with pytest.raises(redis.ResponseError, match="MISCONF"):
+        full.ping()
+    assert broker_answers(get_settings())
+    status = look()
+    assert status.redis
+    assert status.queues["load.bulk"] == 0
+    assert status.database
 
 
 @pytest.mark.usefixtures("stream")
