@@ -46,7 +46,8 @@ def register(
     A job that is done stays done, unless its file was rewritten since; then it is opened
     again. A file that is not there keeps the version that the catalogue knows: labels that were
     made of it stay. Give some hundred at a time: a statement takes a bounded number of
-    parameters.
+    parameters. Rows are locked in their order, so that who registers the same files meanwhile
+    waits.
     """
     entries = _with_known_versions(session, entries)
     spectra = _register_spectra(session, entries)
@@ -153,7 +154,7 @@ def _register_spectra(session: Session, entries: Sequence[CatalogueEntry]) -> li
     moment = now()
     sources = _register_sources(session, entries)
     rows = []
-    for entry in entries:
+    for entry in sorted(entries, key=lambda entry: (entry.path, entry.member)):
         row = dict(vars(entry))
         del row["ra"], row["dec"]
         row |= {"source_pk": sources.get(entry.obj), "created": moment, "modified": moment}
@@ -171,7 +172,7 @@ def _register_spectra(session: Session, entries: Sequence[CatalogueEntry]) -> li
 
 def _register_sources(session: Session, entries: Sequence[CatalogueEntry]) -> dict[str | None, int]:
     stars = {entry.obj: entry for entry in entries if entry.obj is not None}
-    rows = [{"obj": obj, "ra": star.ra, "dec": star.dec} for obj, star in stars.items()]
+    rows = [{"obj": obj, "ra": star.ra, "dec": star.dec} for obj, star in sorted(stars.items())]
     upsert(session, Source, rows, key=["obj"], keep=["ra", "dec"])
     found = session.execute(select(Source.obj, Source.pk).where(Source.obj.in_(stars)))
     return {row.obj: row.pk for row in found}

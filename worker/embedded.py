@@ -279,6 +279,8 @@ def _check_welcome(client: redis.Redis) -> None:
     try:
         client.ping()
     except (redis.AuthenticationError, redis.ResponseError) as error:
+        if _cannot_write(error):
+            return  # it can be looked at, and that passes
         raise _refused(f"Redis refuses us: {str(error).partition(',')[0]}") from error
     except (redis.ConnectionError, redis.TimeoutError) as error:
         cause = error.__context__
@@ -286,6 +288,11 @@ def _check_welcome(client: redis.Redis) -> None:
         if tls and isinstance(cause, ssl.SSLError | FileNotFoundError):
             reason = getattr(cause, "verify_message", None) or cause.strerror
             raise _refused(f"No TLS connection to Redis: {reason}") from error
+
+
+def _cannot_write(error: redis.RedisError) -> bool:
+    """Whether Redis refuses, even a ping, because its disk is full or the like."""
+    return str(error).startswith("MISCONF")
 
 
 def _refused(what: str) -> FatalError:
@@ -309,6 +316,8 @@ def _answers(client: redis.Redis) -> bool:
         return bool(client.ping())
     except (redis.ConnectionError, redis.TimeoutError):
         return False
+    except redis.ResponseError as error:
+        return _cannot_write(error)
 
 
 def _die_with_parent() -> None:

@@ -14,6 +14,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.registry import Collector
 
+from worker.app import QUEUES
 from worker.errors import FatalError
 from worker.messages import STAGES
 from worker.outage import Outage
@@ -91,8 +92,7 @@ def _gauge(name: str, text: str, labels: tuple[str, ...], samples: _Samples) -> 
 def _workers(status: Status) -> _Samples:
     if not status.redis:
         return {}
-    names = [name.partition("@")[0] for name in status.workers]
-    return {(stage,): names.count(stage) for stage in sorted({*STAGES, *names})}
+    return {(stage,): status.serving(*QUEUES[stage]) for stage in STAGES}
 
 
 def _jobs(status: Status) -> _Samples:
@@ -114,7 +114,7 @@ _GAUGES: tuple[tuple[str, str, tuple[str, ...], Callable[[Status], _Samples]], .
         (),
         lambda status: {(): len(status.problems)},
     ),
-    ("workers", "Workers that live.", ("stage",), _workers),
+    ("workers", "Workers that live and serve a stage.", ("stage",), _workers),
     (
         "queue_messages",
         "Messages that wait in a queue.",

@@ -14,7 +14,7 @@ from datetime import datetime
 
 import redis
 from pydantic import BaseModel
-from sqlalchemy import Connection, func, select
+from sqlalchemy import Connection, func, select, text
 from sqlalchemy.exc import SQLAlchemyError
 
 from worker.app import QUEUES, lane_queue
@@ -35,6 +35,8 @@ LANES: tuple[Lane, ...] = ("live", "bulk")
 TASKS = ("load", "infer", "record", "no_result")
 #: How many of the newest rows without labels, and of the jobs on their way, are looked at.
 _LATEST = 200
+#: How long PostgreSQL may take for an answer: looks that wait for a lock would pile up.
+_PATIENCE_SECONDS = 5
 
 
 class Reason(BaseModel):
@@ -47,12 +49,13 @@ class Reason(BaseModel):
 
 
 class Worker(BaseModel):
-    """A worker that lives; ``busy`` and what follows it are of the last half minute.
+    """A worker that lives, and the queues that it serves; numbers are of the last half minute.
 
     ``busy`` is the fraction of the time that the device computed, ``batch_size`` the mean
     number of spectra in a batch, ``batch_wait`` the mean seconds that one waited for its batch.
     """
 
+    queues: list[str] = []
     device: str | None = None
     busy: float | None = None
     batch_size: float | None = None
@@ -128,6 +131,10 @@ class Status(BaseModel):
             if state != JobState.DONE
         )
 
+    def serving(self, *queues: str) -> int:
+        """How many workers that live serve one of these queues."""
+        return sum(not set(queues).isdisjoint(each.queues) for each in self.workers.values())
+
     def rows_per_second(self) -> float:
         """Rows written a second, with labels or without."""
         return sum(self.spectra_per_second.get(task, 0.0) for task in ("record", "no_result"))
@@ -143,7 +150,7 @@ def read_status(settings: Settings) -> Status:
     """
     status = Status(marks={lane_queue("infer", "bulk"): settings.infer_backlog})
     away = [*_look_at_redis(settings, status), *_look_at_database(settings, status)]
-    if rows := status.rows_per_second():
+    if (rows := status.rows_per_second()) and status.database:
         status.eta_seconds = (status.open_jobs() - (status.other_weights or 0)) / rows
     status.problems = [*away, *_problems(status, settings)]
     return status
@@ -180,6 +187,8 @@ def _look_at_database(settings: Settings, status: Status) -> Iterator[str]:
     engine = open_database(settings.database_url)
     try:
         with engine.connect() as connection:
+            if engine.dialect.name == "postgresql":  # as while tables are changed
+                connection.execute(text(f"SET LOCAL statement_timeout = '{_PATIENCE_SECONDS}s'"))
             _look_at_jobs(connection, status)
     except SQLAlchemyError as error:
         reason = str(getattr(error, "orig", None) or error).strip().partition("\n")[0]
@@ -259,7 +268,7 @@ def _problems(status: Status, settings: Settings) -> Iterator[str]:
         if not status.dispatcher:
             yield "No dispatcher answers: what waits is not sent (`astronn-stream dispatcher`)."
         for stage in STAGES:
-            if not any(name.startswith(f"{stage}@") for name in status.workers):
+            if not status.serving(QUEUES[stage][-1]):
                 yield f"No {stage} worker lives (`astronn-stream worker {stage}`)."
         if (status.oldest_queued_seconds or 0) > RATE_SECONDS and not status.rows_per_second():
             yield "Spectra are on their way, but no row was written in the last minute."

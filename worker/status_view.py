@@ -60,7 +60,7 @@ def _stages(status: Status) -> Table:
             str(status.queues.get(bulk, "?")),
             str(status.marks.get(bulk, "")),
             f"{pace:.1f}",
-            str(sum(name.startswith((f"{stage}@", f"{stage}-")) for name in status.workers)),
+            str(status.serving(live, bulk)),
         )
     table.caption = f"messages; {status.taken} more are in workers' hands"
     return table
@@ -93,7 +93,7 @@ def _workers(workers: dict[str, Worker]) -> Table:
     for name, worker in workers.items():
         table.add_row(
             _plain(name),
-            worker.device or "",
+            _plain(worker.device or ""),
             "" if worker.busy is None else f"{100 * worker.busy:.0f} %",
             "" if worker.batch_size is None else f"{worker.batch_size:.1f}",
             "" if worker.batch_wait is None else f"{1000 * worker.batch_wait:.0f} ms",

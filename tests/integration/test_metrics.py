@@ -58,7 +58,7 @@ def busy(stream: Stream) -> Stream:
     """A stream in which everything has a number."""
     infer_stage.open_inference()
     Dispatcher(stream.engine, stream.client, get_settings()).step()
-    live(*(f"{stage}@here" for stage in STAGES), "infer@there")
+    live(*(f"{stage}@here" for stage in STAGES), "infer-14-1@there")
     stream.drain()
     for task in ("load", "infer", "record"):
         heartbeat.count(task, 12)

@@ -4,16 +4,23 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from sqlalchemy import event, update
+import redis
+from sqlalchemy import event, text, update
 
+import worker.status
 from producer.dispatcher import Dispatcher
+from tests.conftest import wait_for
 from tests.integration.conftest import Stream
+from worker.app import QUEUES
 from worker.database.session import opened, transaction
 from worker.database.tables import Job, JobState, now
+from worker.embedded import broker_answers
 from worker.messages import STAGES, LoadSpectra, NoResult, Setback, failures_of
 from worker.settings import get_settings
 from worker.stages import heartbeat
@@ -28,9 +35,13 @@ def look() -> Status:
 
 
 def live(*names: str) -> None:
-    """Let workers have a heartbeat."""
+    """Let workers of the stages after which they are called have a heartbeat."""
     for name in names:
-        heartbeat.beat(SimpleNamespace(eventer=SimpleNamespace(hostname=name)))
+        stage = next(each for each in STAGES if name.startswith(each))
+        serves = QUEUES[stage][: 1 if "-live" in name else None]
+        amqp = SimpleNamespace(queues=SimpleNamespace(consume_from=serves))
+        eventer = SimpleNamespace(hostname=name, app=SimpleNamespace(amqp=amqp))
+        heartbeat.beat(SimpleNamespace(eventer=eventer))
 
 
 def test_a_stack_that_works_has_no_problems(stream: Stream) -> None:
@@ -65,10 +76,12 @@ def test_a_stack_that_works_has_no_problems(stream: Stream) -> None:
 
 
 def test_a_worker_that_is_silent_is_missed(stream: Stream) -> None:
-    live("load@here", "load-live@here", "infer@here", "record@there")
+    # As Slurm's jobs are called: a farm has no worker that is called by its stage alone.
+    live("load-12-3@here", "load-live@here", "infer-14-1@here", "record@there")
     assert not [each for each in look().problems if "worker" in each]
-    assert 0 < stream.client.ttl("astronn-stream:worker:infer@here") <= 10
-    stream.client.delete("astronn-stream:worker:infer@here", "astronn-stream:worker:load@here")
+    gone = [f"astronn-stream:worker:{name}@here" for name in ("load-12-3", "infer-14-1")]
+    assert 0 < stream.client.ttl(gone[1]) <= 10
+    stream.client.delete(*gone)
     problems = [each for each in look().problems if "worker" in each]
     assert [each.split()[1] for each in problems] == ["load", "infer"]
 
@@ -93,6 +106,31 @@ def test_without_redis_the_database_still_tells(
     assert status.jobs["bulk"]["waiting"] == len(stream.registered.jobs)
 
 
+@pytest.fixture
+def full(stream: Stream) -> Iterator[redis.Redis]:
+    """A Redis that cannot write: it then refuses to answer a ping, too."""
+    client = stream.client
+    (Path(client.config_get("dir")["dir"]) / "taken").mkdir(exist_ok=True)
+    before = {name: client.config_get(name)[name] for name in ("dbfilename", "save")}
+    for name, value in (("dbfilename", "taken"), ("save", "3600 1000")):
+        client.config_set(name, value)
+    client.bgsave()
+    wait_for(lambda: client.info()["rdb_last_bgsave_status"] == "err", "a failure", 10)
+    yield client
+    for name, value in before.items():
+        client.config_set(name, value)
+
+
+def test_a_redis_that_cannot_write_is_looked_at(full: redis.Redis) -> None:
+    with pytest.raises(redis.ResponseError, match="MISCONF"):
+        full.ping()
+    assert broker_answers(get_settings())
+    status = look()
+    assert status.redis
+    assert status.queues["load.bulk"] == 0
+    assert status.database
+
+
 @pytest.mark.usefixtures("stream")
 @pytest.mark.parametrize(
     ("url", "problem"),
@@ -105,12 +143,14 @@ def test_without_a_database_redis_still_tells(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, url: str, problem: str
 ) -> None:
     live("load@here")
+    heartbeat.count("record", 12)
     monkeypatch.setenv("ASTRONN_STREAM_DATABASE_URL", url.format(folder=tmp_path))
     get_settings.cache_clear()
     status = look()
     assert problem in status.problems[0]
     assert not status.database
     assert status.jobs == {}
+    assert status.eta_seconds is None
     assert status.queues["load.bulk"] == 0
     assert list(status.workers) == ["load@here"]
     assert "a-secret" not in status.model_dump_json()
@@ -128,12 +168,24 @@ def test_a_database_without_tables_is_told(
     assert "astronn-stream db upgrade" in look().problems[0]
 
 
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+def test_a_database_that_is_locked_is_not_waited_for(
+    stream: Stream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker.status, "_PATIENCE_SECONDS", 1)
+    with transaction(stream.engine) as session:
+        session.execute(text("LOCK TABLE job, tally"))
+        status = look()
+    assert "statement timeout" in status.problems[0]
+    assert not status.database
+
+
 def test_a_live_spectrum_that_waits_is_told(stream: Stream) -> None:
     assert look().oldest_live_seconds is None
     stream.change_jobs(lane="live", updated_at=now())
     with transaction(stream.engine) as session:
         first = Job.pk == stream.registered.jobs[0]
-        long_ago = now().replace(year=now().year - 1)
+        long_ago = now() - timedelta(days=365)
         session.execute(update(Job).where(first).values(updated_at=long_ago))
     status = look()
     assert 364 * 86400 < (status.oldest_live_seconds or 0) < 367 * 86400
@@ -146,7 +198,7 @@ def test_a_live_spectrum_that_waits_is_told(stream: Stream) -> None:
 def test_spectra_that_do_not_move_are_told(stream: Stream) -> None:
     stream.send()
     assert not any("no row was written" in each for each in look().problems)
-    stream.change_jobs(updated_at=now().replace(year=now().year - 1))
+    stream.change_jobs(updated_at=now() - timedelta(days=365))
     assert any("no row was written" in each for each in look().problems)
     heartbeat.count("no_result", 1)
     assert not any("no row was written" in each for each in look().problems)
@@ -215,4 +267,4 @@ def test_the_form_for_machines_does_not_change_unnoticed() -> None:
     assert list(found) == keys.split()
     assert found["version"] == 1
     assert list(Reason.model_fields) == ["reason", "number", "latest", "example"]
-    assert list(Worker.model_fields) == ["device", "busy", "batch_size", "batch_wait"]
+    assert list(Worker.model_fields) == ["queues", "device", "busy", "batch_size", "batch_wait"]

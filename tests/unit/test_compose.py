@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from check_jsonschema.builtin_schemas import get_builtin_schema
 from jsonschema import Draft202012Validator
 
@@ -176,6 +177,11 @@ def test_a_producer_reads_the_settings_that_are_meant(monkeypatch: pytest.Monkey
     assert settings.database_url == "postgresql://astronn:of-postgres@postgres/astronn"
     assert settings.data_root == Path("/data")
     assert settings.model == Path("/model/weights.pt")
+
+
+@pytest.mark.parametrize("service", [DISPATCHER, "metrics"])
+def test_who_looks_at_the_stream_knows_the_settings_of_its_stages(service: str) -> None:
+    assert set(yaml.safe_load(TEXT)["x-stage"]) <= set(environment(service))
 
 
 def test_record_takes_corrections_where_there_are_some(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -35,9 +35,15 @@ BUSY: dict[str, Any] = {
     "eta_seconds": 3723.4,
     "oldest_live_seconds": 61.0,
     "workers": {
-        "infer@a": Worker(device="cuda", busy=0.934, batch_size=61.25, batch_wait=0.0123),
-        "load@a": Worker(),
-        "load-live@a": Worker(),
+        "infer@a": Worker(
+            queues=["infer.bulk", "infer.live"],
+            device="cuda",
+            busy=0.934,
+            batch_size=61.25,
+            batch_wait=0.0123,
+        ),
+        "load-12-3@a": Worker(queues=["load.bulk", "load.live"]),
+        "load-live@a": Worker(queues=["load.live"]),
     },
     "failures": [
         Reason(

@@ -80,7 +80,8 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("pk", name="pk_tally"),
     )
     if _is_postgresql():
-        op.execute("LOCK TABLE job IN SHARE ROW EXCLUSIVE MODE")
+        # Recorders lock jobs before they write rows: the index on these shall not meet one midway.
+        op.execute("LOCK TABLE job IN EXCLUSIVE MODE")
         op.execute(_POSTGRESQL_FUNCTION)
         for deed, tables in _POSTGRESQL_TABLES.items():
             op.execute(
