@@ -19,7 +19,7 @@ from sqlalchemy import Engine
 from typer.testing import CliRunner
 
 from worker.cli import mount
-from worker.errors import UsageError
+from worker.errors import FatalError, UsageError
 from worker.results import export, load_results, packing, read
 from worker.results.export import SURVEY_FILES, write_results, write_survey, write_table
 from worker.results.read import Wanted, read_table
@@ -120,6 +120,12 @@ def test_a_database_that_is_not_there_is_not_made(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no database here yet"):
         load_results(f"sqlite:///{tmp_path / 'none.sqlite'}")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_that_is_no_database_is_told_in_a_sentence(tmp_path: Path) -> None:
+    (tmp_path / "text.sqlite").write_text("labels of stars, but no database " * 50)
+    with pytest.raises(FatalError, match=r"cannot be read: file is not a database\.$"):
+        load_results(f"sqlite:///{tmp_path / 'text.sqlite'}")
 
 
 def test_a_signal_to_stop_leaves_the_old_file_and_no_other(

@@ -189,7 +189,8 @@ def _restrict(query: Any, wanted: Wanted) -> Any:
 
 def _array(column: TableColumn, values: Sequence[Any]) -> pa.Array:
     if column.dtype.startswith("f"):
-        return pa.array(np.array(values, dtype=np.float64).astype(column.dtype))
+        with np.errstate(over="ignore"):  # a header may claim an S/N of 1e300
+            return pa.array(np.array(values, dtype=np.float64).astype(column.dtype))
     if column.dtype == "str":
         return pa.array(["" if value is None else _text(value) for value in values], pa.string())
     return pa.array(values, _ARROW_TYPES[column.dtype])
