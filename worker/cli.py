@@ -234,7 +234,8 @@ def export(
     from worker.results.where import condition
 
     wanted = Wanted(kind=kind, tag=tag, where=None if where is None else condition(where))
-    with existing(get_settings().database_url) as engine:
+    # A signal to stop must not leave half a table in a hidden folder.
+    with stopping_on_signals(), existing(get_settings().database_url) as engine:
         if out is not None and survey is None:
             written = [write_results(engine, wanted, out)]
         elif survey is not None and out is None:
