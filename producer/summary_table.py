@@ -45,7 +45,8 @@ _ALL_STAR = _NEEDED | {"nvisits"}
 _ALL_VISIT = _NEEDED | {"plate", "mjd", "fiberid"}
 #: What only tables of SDSS-V have.
 _SDSS5 = frozenset({"uri", "starver", "healpix", "sdss_id", "catalogid"})
-#: What tells stars apart; rows of a table are put in this order.
+#: What a star's file depends on. In SDSS-V one file holds the visits of all fields, except for
+#: the one-metre telescope.
 _STAR_KEY = ("telescope", "field", "apogee_id")
 _APRED = re.compile(r"(?:ap|as)(?:Star|StarC|Visit)(?:-1m)?-(?P<apred>[^-]+)-.+")
 #: Rows of visits that are held, to stand star by star, and rows that are Python's at a time.
@@ -163,7 +164,8 @@ class SummaryTable:
         so that memory holds that many rows and no more.
         """
         shares = -(-len(self) // _ROWS_HELD)
-        keys = [name for name in _STAR_KEY if name in self._names]
+        stars = {*_STAR_KEY} - ({"field"} if self._is_sdss5 else set())
+        keys = [name for name in self._names if name in stars]
         for share in range(shares):
             parts = [
                 rows[_spread(rows[keys]) % shares == share]
@@ -195,7 +197,7 @@ class SummaryTable:
         telescope = f"{row['telescope']}-" if self._is_sdss5 else ""
         return (
             f"{prefix}Visit-{self._apred}-{telescope}{row['plate']}-{row['mjd']}-"
-            f"{row['fiberid'] or 0:03d}.fits"
+            f"{str(row['fiberid']).zfill(3)}.fits"
         )
 
     def _values(self, rows: NDArray[Any]) -> Iterator[Row]:

@@ -182,6 +182,12 @@ def test_uri_of_a_visit_is_not_its_stars(sdss5: Path) -> None:
     assert gone.path == "1.3/stars/apo25m/60/60800/apStar-1.3-apo25m-2M05595894+2204123.fits"
 
 
+def test_visits_of_all_fields_stand_together_in_sdss5(sdss5: Path) -> None:
+    one, other = SDSS5_VISIT, {**SDSS5_VISIT, "apogee_id": "2M05595894+2204123"}
+    found = entries(sdss5, [one, other, {**other, "field": "a"}, {**one, "field": "z"}])
+    assert len([path for path, _ in groupby(found, key=lambda entry: entry.path)]) == 2
+
+
 def test_visits_are_held_a_share_of_the_stars_at_a_time(
     dr17: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
