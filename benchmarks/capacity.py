@@ -15,17 +15,17 @@ WORK = {
 }
 #: Milliseconds of one core for a spectrum; the database's part of registering is in that.
 COSTS = {
-    "register": 0.24,
-    "dispatch": 0.11,
+    "register": 0.26,
+    "dispatch": 0.12,
     "load": 0.29,
     "infer": 2.06,
-    "record": 0.33,
-    "PostgreSQL": 0.16,
+    "record": 0.36,
+    "PostgreSQL": 0.19,
 }
 ON_A_GPU = "infer"
 #: Bytes of a spectrum that are read from files (flux, error and mask) and kept in the database.
 READ = 3 * 8575 * 8
-KEPT = 3200
+KEPT = 2850
 
 
 def main() -> None:

@@ -200,11 +200,11 @@ class Costs:
         event.listen(Engine, "before_cursor_execute", self._begin)
         event.listen(Engine, "after_cursor_execute", self._end)
 
-    def __call__(self, questions: dict[str, Callable[[], object]]) -> dict[str, float]:
+    def __call__(self, when: str, questions: dict[str, Callable[[], object]]) -> dict[str, float]:
         """The median milliseconds of each question."""
-        return {name: self._cost(name, question) for name, question in questions.items()}
+        return {name: self._cost(when, name, question) for name, question in questions.items()}
 
-    def _cost(self, name: str, question: Callable[[], object]) -> float:
+    def _cost(self, when: str, name: str, question: Callable[[], object]) -> float:
         self._statements.clear()
         taken = []
         for _ in range(ROUNDS):
@@ -213,7 +213,9 @@ class Costs:
             taken.append(time.perf_counter() - started)
         if self._statements:
             seconds, statement = max(self._statements)
-            self.slowest[name] = f"{1000 * seconds:.1f} ms: {' '.join(statement.split())[:300]}"
+            self.slowest[f"{name}, {when}"] = (
+                f"{1000 * seconds:.1f} ms: {' '.join(statement.split())[:300]}"
+            )
         if name == STATUS:  # it also waits for answers of workers, for a second
             return 1000 * sum(seconds for seconds, _ in self._statements) / ROUNDS
         return 1000 * statistics.median(taken)
@@ -256,7 +258,7 @@ class Scale:
         new = jobs - before
         with PeakMemory(self._redis) as memory:
             registered = self._timed(lambda: self._register(before, jobs))
-            waiting = self._costs(self._questions(jobs))
+            waiting = self._costs("waiting", self._questions(jobs))
             sent, seconds = self._release()
             with Processes(
                 self.settings, self._folder, self._arguments.recorders, self._arguments.delay
@@ -280,7 +282,7 @@ class Scale:
             redis_mib=memory.peak / 2**20,
             database_bytes=self._bytes() / jobs,
             waiting_ms=waiting,
-            done_ms=self._costs(self._questions(jobs)),
+            done_ms=self._costs("done", self._questions(jobs)),
             slowest=dict(self._costs.slowest),
         )
 
