@@ -88,7 +88,8 @@ def _by_snr(pulls: Floats, snr: Floats) -> SnrFactors | None:
         before = factors.copy()
         for place, share in enumerate(shares.T):
             near = share > 0
-            factors[place] *= width(pulls[near] / (shares[near] @ factors), share[near])
+            within = width(pulls[near] / (shares[near] @ factors), share[near])
+            factors[place] *= within or 1.0  # as for the scale: a factor of 0 cannot be used
         if np.abs(factors / before - 1).max() < _CONVERGED:
             break
     return SnrFactors(places, factors)
