@@ -41,10 +41,9 @@ def fit_noise_model(evaluated: Evaluated) -> NoiseModel:
     The scale is the 68.27th percentile of ``abs(residual) / raw_e``; 1 where too few spectra have
     the label. It alone serves spectra of unknown S/N. For the others there are factors at
     some S/N, such that around each of these, weighted as the interpolation does, the same part
-    is within one sigma. That is quantile regression: of all factors that are linear
-    between these places, those with the least sum of tilted absolute deviations. A place with
-    too few spectra near it is left out, which leaves them to its neighbours; with fewer than
-    two places there are no factors.
+    is within one sigma: the condition that quantile regression sets (Koenker & Bassett 1978),
+    met by one factor after the other. A place with too few spectra near it is left out, which
+    leaves them to its neighbours; with fewer than two places there are no factors.
     """
     rows = evaluated.calibrating
     pulls = np.abs(evaluated.residuals[rows]) / evaluated.e_predicted[rows]
