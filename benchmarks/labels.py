@@ -32,8 +32,10 @@ SNR = (20.0, 50.0, 100.0, 200.0)
 Floats = NDArray[np.float64]
 
 
-def held_out(folder: Path, stars: int, seed: int, snr: float) -> tuple[NDArray[np.float32], Floats]:
-    """Normalised coadds of one visit each, and their true labels."""
+def held_out(
+    folder: Path, stars: int, seed: int, snr: float
+) -> tuple[NDArray[np.float32], Floats, Floats]:
+    """Normalised coadds of one visit each, their true labels, and S/N as their files have it."""
     survey = Survey(stars, visits=1, seed=seed, layout="mixed", snr=(snr, snr))
     truth = Truth.of(folder, survey.settings())
     write_survey(survey, folder, truth, 2, lambda _: None)
@@ -45,7 +47,8 @@ def held_out(folder: Path, stars: int, seed: int, snr: float) -> tuple[NDArray[n
     loaded = load_spectra(references, folder, "and")
     rows = [reference.spectrum for reference in loaded.spectra]
     labels = np.column_stack([known[label.name] for label in LABELS])
-    return loaded.flux, np.asarray(labels, dtype=np.float64)[rows]
+    measured = np.asarray(known["snr"], dtype=np.float64)
+    return loaded.flux, np.asarray(labels, dtype=np.float64)[rows], measured[rows]
 
 
 def scatter(residuals: Floats) -> Floats:
@@ -70,10 +73,10 @@ def main() -> None:
     columns = []
     for snr in SNR:
         with tempfile.TemporaryDirectory() as folder:
-            flux, known = held_out(Path(folder), arguments.stars, arguments.seed, snr)
+            flux, known, measured = held_out(Path(folder), arguments.stars, arguments.seed, snr)
         found, errors = engine(flux, [f"star {number}" for number in range(len(flux))])
         residuals = found - known
-        within = np.mean(np.abs(residuals) < noise_model.apply(errors), axis=0)
+        within = np.mean(np.abs(residuals) < noise_model.apply(errors, measured), axis=0)
         columns.append((scatter(residuals), within))
     print(f"{arguments.stars} stars at each S/N, weights {weights.name}")
     print("| label | " + " | ".join(f"S/N {snr:g}" for snr in SNR) + " |")
@@ -85,7 +88,10 @@ def main() -> None:
             for scatters, part in columns
         ]
         print(f"| {label.name} ({label.unit}) | " + " | ".join(cells) + " |")
-    medians = [f"{np.median(scatters[2:]):.3f}" for scatters, _ in columns]
+    medians = [
+        f"{np.median(scatters[2:]):.3f} ({100 * np.median(part[2:]):.0f} %)"
+        for scatters, part in columns
+    ]
     print("| median of the 20 abundances (dex) | " + " | ".join(medians) + " |")
 
 

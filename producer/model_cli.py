@@ -11,6 +11,7 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
+from producer.evaluate_cli import evaluate
 from producer.terminal import console
 from producer.train_cli import Device, train
 from worker.errors import UsageError
@@ -176,6 +177,6 @@ def _print(text: str) -> None:
 def mount(app: typer.Typer) -> None:
     """Add the commands of this module to a command line."""
     model = typer.Typer(help="Weights of the network.", no_args_is_help=True)
-    for command in (convert, info, verify, train):
+    for command in (convert, info, verify, train, evaluate):
         model.command()(command)
     app.add_typer(model, name="model")

@@ -18,7 +18,7 @@ from producer.terminal import console, progress_bar, progress_console, telling_i
 from producer.training_set import Matched, SpectraCache, cached_spectra, match
 from worker.errors import UsageError
 from worker.settings import get_settings
-from worker.training.data import Indices, split_by_star
+from worker.training.data import Indices, TrainingSet, split_by_star
 from worker.training.label_table import read_label_table
 from worker.training.provenance import Job, command_line, counts, metadata, summary
 
@@ -164,10 +164,11 @@ def train(
     outputs = Outputs.of(out, cache, report)
     table = read_label_table(labels)
     with telling_interruption():
-        spectra = _cached(paths, outputs.cache, kind)
+        spectra = read_spectra(paths, outputs.cache, kind)
         matched = match(spectra, table, get_settings().data_root)
         split = split_by_star(matched.data.stars, validation, seed)
-        _tell_data(spectra, matched, split)
+        use = f": {len(split[0])} to train on, {len(split[1])} to validate with"
+        tell_data(spectra, matched, use)
         settings = _settings(
             epochs=epochs,
             batch_size=batch_size,
@@ -188,7 +189,7 @@ def train(
             purpose=purpose,
             data=matched.data,
             split=split,
-            left_out=_left_out(spectra, matched),
+            left_out=left_out(spectra, matched),
         )
         _finish(job, _train(job, outputs.state), outputs)
 
@@ -202,7 +203,8 @@ def _let_threads_sleep() -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
-def _left_out(spectra: SpectraCache, matched: Matched) -> dict[str, int]:
+def left_out(spectra: SpectraCache, matched: Matched) -> dict[str, int]:
+    """What could not be used, and how much of it."""
     return {
         "spectra that cannot be read": sum(spectra.failures.values()),
         "spectra without labels": matched.spectra_without_labels,
@@ -222,7 +224,8 @@ def _settings(*, device: Device, precision: Precision, **values: float) -> Train
     )
 
 
-def _cached(paths: list[Path], cache: Path, kind: Kind) -> SpectraCache:
+def read_spectra(paths: list[Path], cache: Path, kind: Kind) -> SpectraCache:
+    """The normalised spectra, under the settings of the environment."""
     settings = get_settings()
     return cached_spectra(
         paths,
@@ -235,21 +238,23 @@ def _cached(paths: list[Path], cache: Path, kind: Kind) -> SpectraCache:
     )
 
 
-def _tell_data(spectra: SpectraCache, matched: Matched, split: tuple[Indices, Indices]) -> None:
-    left_out = sum(spectra.failures.values())
+def tell_data(spectra: SpectraCache, matched: Matched, use: str) -> None:
+    """Say what is there, what it serves for, and what is left out."""
+    unread = sum(spectra.failures.values())
     kept = " (kept from before)" if spectra.reused else ""
-    _say(f"{len(spectra.spectra)} spectra{kept}, {left_out} that cannot be read.")
+    say(f"{len(spectra.spectra)} spectra{kept}, {unread} that cannot be read.")
     for reason, count in spectra.failures.most_common(10):
-        _say(f"  {count} left out: {reason}")
+        say(f"  {count} left out: {reason}")
     stars = len(set(matched.data.stars))
-    _say(
-        f"{len(matched.data)} spectra of {stars} stars have labels: {len(split[0])} to train "
-        f"on, {len(split[1])} to validate with. {matched.spectra_without_labels} spectra "
-        f"have none, {matched.rows_without_spectrum} rows of the table no spectrum."
+    say(
+        f"{len(matched.data)} spectra of {stars} stars have labels{use}. "
+        f"{matched.spectra_without_labels} spectra have none, {matched.rows_without_spectrum} "
+        "rows of the table no spectrum."
     )
 
 
-def _say(text: str) -> None:
+def say(text: str) -> None:
+    """Print a line that may hold anything."""
     console.print(text, soft_wrap=True, markup=False)
 
 
@@ -263,23 +268,24 @@ def _train(job: Job, state: Path) -> Trained:
 def _finish(job: Job, trained: Trained, outputs: Outputs) -> None:
     """Write the weights, then what needs an evaluation of them; the state goes last."""
     from worker.network.checkpoint import write_checkpoint
-    from worker.training.evaluation import NOTES, noise_scale, write_noise_model
+    from worker.training.evaluation import MOST_EVALUATED, NOTES
+    from worker.training.noise import fit_noise_model, write_noise_model
     from worker.training.report import Account, write_report
 
     content = metadata(job, trained)
     write_checkpoint(outputs.weights, trained.model, content, half=job.half)
     evaluated = _evaluate(job, outputs.weights)
-    scale = noise_scale(evaluated)
-    write_noise_model(outputs.corrections, scale)
+    noise_model = fit_noise_model(evaluated)
+    write_noise_model(outputs.corrections, noise_model)
     account = Account(
         command=job.command,
         settings=content["settings"],
         data=counts(job),
         losses=trained.losses,
         best_epoch=trained.best_epoch,
-        notes=NOTES,
+        notes=(*NOTES, f"At most {MOST_EVALUATED} are evaluated."),
     )
-    numbers = write_report(outputs.report, account, evaluated, scale)
+    numbers = write_report(outputs.report, account, evaluated, noise_model)
     content["validation"] |= summary(numbers)
     write_checkpoint(outputs.weights, trained.model, content, half=job.half)
     outputs.state.unlink(missing_ok=True)
@@ -288,32 +294,40 @@ def _finish(job: Job, trained: Trained, outputs: Outputs) -> None:
 
 def _evaluate(job: Job, weights: Path) -> Evaluated:
     """What was written is evaluated, float16 or not."""
+    from worker.training.evaluation import sample
+
+    return evaluated_by(weights, job.data, sample(job.split[1]), job.settings.device)
+
+
+def evaluated_by(weights: Path, data: TrainingSet, chosen: Indices, device: str) -> Evaluated:
+    """Labels of some spectra by the weights of a file, beside those that are known."""
     from worker.network.checkpoint import read_checkpoint
     from worker.network.engine import open_engine
-    from worker.training.evaluation import evaluate, sample
+    from worker.training.evaluation import evaluate
 
-    chosen = sample(job.split[1])
     engine = open_engine(
-        read_checkpoint(weights),
-        mc_samples=get_settings().mc_samples,
-        seed=0,
-        device=job.settings.device,
+        read_checkpoint(weights), mc_samples=get_settings().mc_samples, seed=0, device=device
     )
     with progress_bar("Evaluating", len(chosen)) as finished:
-        return evaluate(engine, job.data, chosen, finished)
+        return evaluate(engine, data, chosen, finished)
 
 
 def _tell_outputs(trained: Trained, outputs: Outputs, numbers: Numbers) -> None:
-    _say(f"{outputs.weights}: the best of {len(trained.losses)} epochs, {trained.best_epoch}.")
+    say(f"{outputs.weights}: the best of {len(trained.losses)} epochs, {trained.best_epoch}.")
     scatter = {name: numbers[name]["by_snr"]["all"]["scatter"] for name in numbers}
     if None not in scatter.values():
-        _say(
+        say(
             f"Scatter on held-out stars: teff {scatter['teff']:.0f} K, logg "
             f"{scatter['logg']:.3f}, fe_h {scatter['fe_h']:.3f} dex."
         )
-    _say(f"{outputs.corrections}: the noise model, for --corrections.")
-    _say(f"{outputs.report / 'report.md'}: tables and pictures.")
-    _say(f"{outputs.cache} is kept for another training; delete it when it is not needed.")
+    tell_files(outputs.corrections, outputs.report, outputs.cache)
+
+
+def tell_files(corrections: Path, report: Path, cache: Path) -> None:
+    """Say what the files of a training or an evaluation are for."""
+    say(f"{corrections}: the noise model, for --corrections.")
+    say(f"{report / 'report.md'}: tables and pictures.")
+    say(f"{cache} is kept for another time; delete it when it is not needed.")
 
 
 @contextmanager

@@ -95,6 +95,15 @@ def test_a_label_that_no_row_knows_is_refused_by_name(tmp_path: Path, values: An
     path = write(tmp_path / "labels.fits", content)
     with pytest.raises(UsageError, match=r"labels\.fits has no valid p_h, s_h; .* 22 labels"):
         read_label_table(path)
+    table = read_label_table(path, complete=False)
+    lacking = [name in ("p_h", "s_h") for name in LABEL_NAMES]
+    assert np.isnan(table.labels).all(axis=0).tolist() == lacking
+
+
+def test_a_table_without_any_label_is_refused(tmp_path: Path) -> None:
+    path = write(tmp_path / "labels.csv", {"obj": ["2M1"], "snr": np.array([9.0])})
+    with pytest.raises(UsageError, match=r"has no valid teff.*; nothing can be compared with it"):
+        read_label_table(path, complete=False)
 
 
 def test_a_table_that_does_not_say_whose_labels_it_has_is_refused(tmp_path: Path) -> None:

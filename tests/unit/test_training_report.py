@@ -15,39 +15,27 @@ from typer.testing import CliRunner, Result
 
 from producer.train_cli import train
 from tests.unit.apstar_files import object_name, write_apstar
-from tests.unit.training_data import linear_spectra
+from tests.unit.training_data import gaussian_residuals, linear_spectra
 from worker import __version__
 from worker.errors import UsageError
 from worker.labels import LABEL_NAMES, LABELS
 from worker.network.checkpoint import read_checkpoint, read_metadata
 from worker.network.engine import open_engine
-from worker.results.noise_model import read_noise_model
+from worker.results.noise_model import SnrFactors, identity, read_noise_model
 from worker.settings import PREFIX, get_settings
 from worker.training.evaluation import (
     MOST_EVALUATED,
-    Evaluated,
     evaluate,
-    noise_scale,
     sample,
-    write_noise_model,
 )
 from worker.training.network import new_network
+from worker.training.noise import fit_noise_model
 from worker.training.provenance import command_line
 from worker.training.report import Account, write_report
 from worker.training.snr import snr_bins
 from worker.training.statistics import label_numbers
 
 PICTURES = ("predicted.png", "residuals.png", "calibration.png", "losses.png")
-
-
-def gaussian(n: int = 4000, factor: float = 2.0) -> Evaluated:
-    """Residuals that are Gaussian with ``factor`` times the uncertainty that is given."""
-    rng = np.random.default_rng(5)
-    known = rng.normal(size=(n, len(LABELS)))
-    e_predicted = rng.uniform(0.05, 0.1, known.shape)
-    predicted = known + 0.03 + factor * e_predicted * rng.normal(size=known.shape)
-    known[rng.random(known.shape) < 0.1] = np.nan
-    return Evaluated(predicted, e_predicted, known, rng.uniform(10, 250, n), np.arange(n) % 2 == 0)
 
 
 def account() -> Account:
@@ -60,56 +48,11 @@ def account() -> Account:
     )
 
 
-def test_the_noise_model_makes_one_sigma_one_sigma_and_is_fitted_to_one_half_alone() -> None:
-    evaluated = gaussian()
-    scale = noise_scale(evaluated)
-    np.testing.assert_allclose(scale, 2.0, rtol=0.2)  # the bias of 0.03 widens it a little
-    fractions = [
-        label_numbers(evaluated, scale)[name]["by_snr"]["all"]["within_after"][0]
-        for name in LABEL_NAMES
-    ]
-    assert np.abs(np.array(fractions) - 0.6827).max() < 5 * np.sqrt(0.22 / 1800)
-    other_half = np.where(evaluated.calibrating[:, None], evaluated.predicted, 1e6)
-    np.testing.assert_array_equal(noise_scale(replace(evaluated, predicted=other_half)), scale)
-
-
-def test_each_bin_of_snr_counts_the_same_in_the_noise_model() -> None:
-    evaluated = gaussian(8000)
-    faint = np.arange(8000) % 10 < 8  # four in five, with residuals three times as large
-    predicted = np.where(faint[:, None], 3 * evaluated.residuals, evaluated.residuals)
-    evaluated = replace(
-        evaluated,
-        predicted=predicted + evaluated.known,
-        snr=np.where(faint, 20.0, 200.0),
-    )
-    pulls = np.abs(evaluated.residuals / evaluated.e_predicted)[:, 0]
-    within = pulls < noise_scale(evaluated)[0]
-    known = np.isfinite(pulls) & evaluated.calibrating
-    parts = [np.mean(within[known & each]) for each in (faint, ~faint)]
-    assert np.mean(parts) == pytest.approx(0.6827, abs=0.005)
-    assert np.mean(within[known]) < 0.6
-
-
-def test_a_label_that_few_stars_have_keeps_its_uncertainty() -> None:
-    evaluated = gaussian(40)
-    evaluated.known[:, 7] = np.nan
-    evaluated.known[:3, 7] = 0.5
-    scale = noise_scale(evaluated)
-    assert scale[7] == 1
-    assert (scale[:7] > 1).all()
-
-
-def test_the_streams_own_reader_reads_the_factors(tmp_path: Path) -> None:
-    scale = np.linspace(0.5, 3, len(LABELS))
-    write_noise_model(tmp_path / "out.corrections.json", scale)
-    noise_model = read_noise_model(tmp_path / "out.corrections.json")
-    np.testing.assert_array_equal(noise_model.scale, scale)
-    assert not noise_model.offset.any()
-
-
 def test_the_numbers_of_a_label_are_those_of_its_residuals() -> None:
-    evaluated = gaussian(3000)
-    numbers = label_numbers(evaluated, np.full(len(LABELS), 1.5))["mg_h"]
+    evaluated = gaussian_residuals(3000)
+    factors = SnrFactors(np.array([100.0]), np.array([1.5]))
+    noise_model = replace(identity(), by_snr=(factors,) * len(LABELS))
+    numbers = label_numbers(evaluated, noise_model)["mg_h"]
     position = LABEL_NAMES.index("mg_h")
     rows = (evaluated.snr >= 30) & (evaluated.snr < 75) & np.isfinite(evaluated.known[:, position])
     residual = (evaluated.predicted - evaluated.known)[rows, position]
@@ -163,10 +106,10 @@ def test_a_sample_is_spread_over_all_and_small_enough(n: int) -> None:
 def test_a_report_has_its_page_numbers_and_pictures_and_changes_no_settings(
     tmp_path: Path,
 ) -> None:
-    evaluated = gaussian(200)
+    evaluated = gaussian_residuals(200)
     evaluated.known[:, 12] = np.nan  # a label that no held-out star has
     before = dict(mpl.rcParams)
-    numbers = write_report(tmp_path / "report", account(), evaluated, noise_scale(evaluated))
+    numbers = write_report(tmp_path / "report", account(), evaluated, fit_noise_model(evaluated))
     assert dict(mpl.rcParams) == before
     page = (tmp_path / "report" / "report.md").read_text()
     for picture in PICTURES:
@@ -181,13 +124,25 @@ def test_a_report_has_its_page_numbers_and_pictures_and_changes_no_settings(
     every = numbers["mg_h"]["by_snr"]["all"]
     assert len(rows) == 1
     assert f"| {every['n']} | {every['bias']:.3f} | {every['scatter']:.3f} |" in rows[0]
-    assert page.count("| mg_h") == 3  # overall, scatter by S/N, calibration by S/N
+    # Overall, scatter by S/N, calibration by S/N, factors by S/N.
+    assert page.count("| mg_h") == 4
+    assert page.startswith("# Training report")
+
+
+def test_a_report_of_weights_that_were_there_tells_of_no_training(tmp_path: Path) -> None:
+    evaluated = gaussian_residuals(200)
+    nothing_trained = replace(account(), losses=[], best_epoch=0)
+    write_report(tmp_path, nothing_trained, evaluated, fit_noise_model(evaluated))
+    page = (tmp_path / "report.md").read_text()
+    assert page.startswith("# Evaluation report")
+    assert "epoch" not in page.replace("epochs: 4", "")
+    assert not (tmp_path / "losses.png").exists()
 
 
 def test_a_report_of_hardly_any_spectra_can_be_drawn(tmp_path: Path) -> None:
-    evaluated = gaussian(2)
+    evaluated = gaussian_residuals(2)
     evaluated.snr[:] = np.nan
-    write_report(tmp_path, account(), evaluated, noise_scale(evaluated))
+    write_report(tmp_path, account(), evaluated, fit_noise_model(evaluated))
     assert (tmp_path / "report.md").exists()
 
 

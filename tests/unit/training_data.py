@@ -8,6 +8,7 @@ from worker.labels import LABELS
 from worker.spectra.pixels import N_PIXELS
 from worker.spectra.windows import element_window
 from worker.training.data import TrainingSet
+from worker.training.evaluation import Evaluated
 
 #: Pixels that a label moves in its window, or anywhere, and by how much for one sigma.
 _MOVED_IN_WINDOW, _MOVED, _DEPTH = 8, 200, 0.2
@@ -38,3 +39,13 @@ def linear_spectra(n: int, seed: int = 0, *, missing: float = 0.0) -> TrainingSe
         keys=[f"file {number // 2}/{number % 2}" for number in range(n)],
         snr=rng.uniform(20, 200, n),
     )
+
+
+def gaussian_residuals(n: int = 4000, factor: float = 2.0, bias: float = 0.03) -> Evaluated:
+    """Residuals that are Gaussian with ``factor`` times the uncertainty that is given."""
+    rng = np.random.default_rng(5)
+    known = rng.normal(size=(n, len(LABELS)))
+    e_predicted = rng.uniform(0.05, 0.1, known.shape)
+    predicted = known + bias + factor * e_predicted * rng.normal(size=known.shape)
+    known[rng.random(known.shape) < 0.1] = np.nan
+    return Evaluated(predicted, e_predicted, known, rng.uniform(10, 250, n), np.arange(n) % 2 == 0)

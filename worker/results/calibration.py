@@ -238,12 +238,12 @@ def _by_snr(
     """The factor on e at some S/N, linear between them; None where S/N is not known."""
     known = visits.snr > 0
     used = used & known[pairs.first] & known[pairs.second]
-    places = _supported(visits.snr, pairs, used)
+    sides = np.concatenate([pairs.first[used], pairs.second[used]])
+    places = supported_places(visits.snr[sides], np.tile(pairs.weight[used], 2))
     if len(places) < 2:
         return None
     data = _differences(visits.labels[:, position], pairs, used)
-    hats = np.stack([np.interp(visits.snr, places, row) for row in np.eye(len(places))], axis=1)
-    model = _snr_model(hats, e_label, pairs.first[used], pairs.second[used])
+    model = _snr_model(hats(visits.snr, places), e_label, pairs.first[used], pairs.second[used])
     bound = np.full(len(places), 3.0)
     fitted = fit(data, model, np.zeros(len(places)), -bound, bound)
     replicas = bootstrap(data, model, fitted, bound > 0, times, random)
@@ -252,21 +252,23 @@ def _by_snr(
     return SnrFactors(places, factors, np.array(errors))
 
 
-def _supported(snr: Floats, pairs: Pairs, used: NDArray[np.bool_]) -> Floats:
-    """The places with enough visits nearer to them than to the others."""
+def supported_places(snr: Floats, weight: Floats) -> Floats:
+    """The places with enough spectra nearer to them than to the others, ``weight`` of each."""
     places = np.array(SNR_PLACES)
-    edges = np.sqrt(places[1:] * places[:-1])
-    weight = np.zeros(len(places))
-    for side in (pairs.first[used], pairs.second[used]):
-        weight += np.bincount(np.digitize(snr[side], edges), pairs.weight[used], len(places))
-    return places[weight >= 2 * LEAST_FREEDOM]
+    nearest = np.digitize(snr, np.sqrt(places[1:] * places[:-1]))
+    return places[np.bincount(nearest, weight, len(places)) >= 2 * LEAST_FREEDOM]
 
 
-def _snr_model(hats: Floats, e_label: Floats, first: NDArray[Any], second: NDArray[Any]) -> Model:
-    """``hats``: ``(n, p)``, what each place contributes to a visit's factor."""
+def hats(snr: Floats, places: Floats) -> Floats:
+    """``(n, p)``: what each place contributes to the factor at each S/N."""
+    return np.stack([np.interp(snr, places, row) for row in np.eye(len(places))], axis=1)
+
+
+def _snr_model(shares: Floats, e_label: Floats, first: NDArray[Any], second: NDArray[Any]) -> Model:
+    """``shares``: ``(n, p)``, what each place contributes to a visit's factor."""
 
     def model(parameters: Floats) -> tuple[Floats, Floats]:
-        parts = hats * np.exp(parameters)
+        parts = shares * np.exp(parameters)
         factor = parts.sum(axis=1)
         squares = (factor * e_label) ** 2
         slopes = parts * (factor * e_label**2)[:, np.newaxis]

@@ -44,7 +44,7 @@ def _entry(label: LabelCalibration, pulls: LabelPulls) -> dict[str, Any]:
     entry: dict[str, Any] = {
         "scale": label.scale,
         "offset": label.offset,
-        **({} if label.by_snr is None else {"by_snr": _by_snr(label.by_snr)}),
+        **({} if label.by_snr is None else {"by_snr": by_snr_entry(label.by_snr)}),
         "scale_interval": label.interval("scale"),
         "offset_interval": label.interval("offset"),
         "scale_error": label.scale_error,
@@ -58,7 +58,8 @@ def _entry(label: LabelCalibration, pulls: LabelPulls) -> dict[str, Any]:
     return {**entry, "note": label.note} if label.note else entry
 
 
-def _by_snr(factors: SnrFactors) -> dict[str, Any]:
+def by_snr_entry(factors: SnrFactors) -> dict[str, Any]:
+    """Factors by S/N as the file has them."""
     error = {} if factors.error is None else {"error": factors.error.tolist()}
     return {"snr": factors.snr.tolist(), "factor": factors.factor.tolist(), **error}
 

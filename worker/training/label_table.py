@@ -69,7 +69,7 @@ def _row_of(path: Path, rows: Mapping[str, int], roots: Sequence[Path]) -> int:
     return next((rows[name] for name in [*names, str(path)] if name in rows), -1)
 
 
-def read_label_table(path: Path) -> LabelTable:
+def read_label_table(path: Path, *, complete: bool = True) -> LabelTable:
     """Read a table of labels: FITS, ECSV, CSV or Parquet.
 
     Columns are our names of the labels or the peers' (``c1_h``, ``ti2_h``), in any case, with
@@ -77,11 +77,16 @@ def read_label_table(path: Path) -> LabelTable:
     -9000 is missing. A row is for the file in its column ``path`` or, where the table has
     none, for the star in ``obj``, ``apogee_id`` or ``objid``.
 
+    Parameters
+    ----------
+    complete
+        Whether each of the 22 labels must be known for some row, or one of them is enough.
+
     Raises
     ------
     UsageError
         The table cannot be read, has no column that says what its rows are for, or knows
-        some label of no row.
+        some label, or all of them, of no row.
     """
     columns = {name.lower(): values for name, values in read_columns(path).items()}
     key = next((name for name in (_PATH_COLUMN, *_STAR_COLUMNS) if name in columns), None)
@@ -91,28 +96,31 @@ def read_label_table(path: Path) -> LabelTable:
             f"column {_PATH_COLUMN}, or {', '.join(_STAR_COLUMNS)} with the stars' names."
         )
     try:
-        return _of_columns(path, columns, key)
+        return _of_columns(path, columns, key, complete=complete)
     except (TypeError, ValueError) as error:
         raise UsageError(
             f"The label table {path.name} has a label that is no column of numbers: {error}."
         ) from error
 
 
-def _of_columns(path: Path, columns: Mapping[str, Any], key: str) -> LabelTable:
-    labels = [numbers(columns, _names(label)) for label in LABELS]
-    lacking = [
-        label.name
-        for label, values in zip(LABELS, labels, strict=True)
-        if values is None or not np.isfinite(values).any()
-    ]
-    if lacking:
-        raise UsageError(
-            f"The label table {path.name} has no valid {', '.join(lacking)}; the network needs "
-            "each of its 22 labels for some spectra."
-        )
+def _of_columns(path: Path, columns: Mapping[str, Any], key: str, *, complete: bool) -> LabelTable:
     names = tuple(_text(value) for value in columns[key])
+    missing = np.full(len(names), np.nan)
+    found = [numbers(columns, _names(label)) for label in LABELS]
+    labels = np.stack([missing if values is None else values for values in found], axis=1)
+    known = np.isfinite(labels).any(axis=0)
+    if not known.any() or (complete and not known.all()):
+        lacking = [label.name for label, there in zip(LABELS, known, strict=True) if not there]
+        wanted = (
+            "the network needs each of its 22 labels for some spectra"
+            if complete
+            else "nothing can be compared with it"
+        )
+        raise UsageError(
+            f"The label table {path.name} has no valid {', '.join(lacking)}; {wanted}."
+        )
     return LabelTable(
-        labels=np.stack([values for values in labels if values is not None], axis=1),
+        labels=labels,
         e_labels=np.stack([_errors(columns, label, len(names)) for label in LABELS], axis=1),
         names=names,
         by_path=key == _PATH_COLUMN,

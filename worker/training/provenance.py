@@ -106,15 +106,25 @@ def summary(numbers: Numbers) -> dict[str, Any]:
 
 def counts(job: Job) -> dict[str, str | int]:
     """The data of a training in words, for its report."""
-    known = 100 * float(np.isfinite(job.data.labels).mean())
     return {
-        "labels": f"{job.label_file.name}, of whose entries {known:.1f} % are known",
+        "labels": known_labels(job.label_file, job.data),
         "kind": job.kind,
         "description": job.description or "none given",
-        "trained on": f"{len(job.split[0])} spectra of {_n_stars(job.data, job.split[0])} stars",
-        "held out": f"{len(job.split[1])} spectra of {_n_stars(job.data, job.split[1])} stars",
+        "trained on": extent(job.data, job.split[0]),
+        "held out": extent(job.data, job.split[1]),
         **job.left_out,
     }
+
+
+def known_labels(label_file: Path, data: TrainingSet) -> str:
+    """A table of labels, and how much of it is known."""
+    known = 100 * float(np.isfinite(data.labels).mean())
+    return f"{label_file.name}, of whose entries {known:.1f} % are known"
+
+
+def extent(data: TrainingSet, indices: Indices) -> str:
+    """How many spectra these are, and of how many stars."""
+    return f"{len(indices)} spectra of {_n_stars(data, indices)} stars"
 
 
 def _n_stars(data: TrainingSet, indices: Indices) -> int:

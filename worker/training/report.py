@@ -1,4 +1,4 @@
-"""The report of a training: a page, its numbers, and pictures, in one folder."""
+"""The report of a training or an evaluation: a page, its numbers, and pictures, in one folder."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ from typing import Any
 
 from worker.errors import FatalError
 from worker.labels import LABELS
-from worker.training.evaluation import Evaluated, Floats
+from worker.results.calibration import SNR_PLACES
+from worker.results.noise_model import NoiseModel
+from worker.training.evaluation import Evaluated
 from worker.training.figures import draw_calibration, draw_losses, draw_predicted, draw_residuals
 from worker.training.statistics import Numbers, label_numbers
 
@@ -20,7 +22,7 @@ _NUMBERS = "figures.json"
 
 @dataclass(frozen=True)
 class Account:
-    """What a training was and came to, apart from its labels.
+    """What a training or an evaluation was and came to, apart from its labels.
 
     Attributes
     ----------
@@ -29,7 +31,7 @@ class Account:
     settings, data
         Names and values as the report lists them.
     losses, best_epoch
-        See :class:`worker.training.trainer.Trained`.
+        See :class:`worker.training.trainer.Trained`; none and 0 where nothing was trained.
     notes
         Sentences on how the numbers came about.
     """
@@ -42,7 +44,9 @@ class Account:
     notes: tuple[str, ...]
 
 
-def write_report(folder: Path, account: Account, evaluated: Evaluated, scale: Floats) -> Numbers:
+def write_report(
+    folder: Path, account: Account, evaluated: Evaluated, noise_model: NoiseModel
+) -> Numbers:
     """Write ``report.md``, ``figures.json`` and the pictures; gives the numbers of each label.
 
     Raises
@@ -50,13 +54,14 @@ def write_report(folder: Path, account: Account, evaluated: Evaluated, scale: Fl
     FatalError
         The folder cannot be written.
     """
-    numbers = label_numbers(evaluated, scale)
+    numbers = label_numbers(evaluated, noise_model)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         draw_predicted(folder / "predicted.png", evaluated)
         draw_residuals(folder / "residuals.png", evaluated)
         draw_calibration(folder / "calibration.png", numbers)
-        draw_losses(folder / "losses.png", account.losses, account.best_epoch)
+        if account.losses:
+            draw_losses(folder / "losses.png", account.losses, account.best_epoch)
         content = {
             "command": account.command,
             "settings": dict(account.settings),
@@ -74,16 +79,20 @@ def write_report(folder: Path, account: Account, evaluated: Evaluated, scale: Fl
 
 
 def _page(account: Account, numbers: dict[str, Numbers], n_spectra: int) -> Iterator[str]:
-    yield from ("# Training report", "", "```", account.command, "```", "", "## Data", "")
+    of_what = "Training" if account.losses else "Evaluation"
+    yield from (f"# {of_what} report", "", "```", account.command, "```", "", "## Data", "")
     yield from (f"- {name}: {value}" for name, value in account.data.items())
     yield from ("", "## Settings", "")
     yield from (f"- {name}: {value}" for name, value in account.settings.items())
+    if account.losses:
+        yield from (
+            *("", "## Training", ""),
+            f"{len(account.losses)} epochs, the best of them epoch {account.best_epoch} with a "
+            f"validation loss of {account.losses[account.best_epoch - 1]['validation']:.4f}.",
+            *("", "![Losses and learning rate of each epoch](losses.png)"),
+        )
     yield from (
-        *("", "## Training", ""),
-        f"{len(account.losses)} epochs, the best of them epoch {account.best_epoch} with a "
-        f"validation loss of {account.losses[account.best_epoch - 1]['validation']:.4f}.",
-        *("", "![Losses and learning rate of each epoch](losses.png)", ""),
-        *("## Labels of held-out stars", ""),
+        *("", "## Labels against those that are known", ""),
         f"{n_spectra} spectra. {' '.join(account.notes)}",
         "",
     )
@@ -102,6 +111,8 @@ def _page(account: Account, numbers: dict[str, Numbers], n_spectra: int) -> Iter
     yield "Part of the residuals within one calibrated uncertainty by S/N; 0.683 is expected."
     yield ""
     yield from _within_by_snr(numbers)
+    yield from ("", "Factor of the noise model by S/N per pixel, linear between these.", "")
+    yield from _factors(numbers)
 
 
 def _overall(numbers: dict[str, Numbers]) -> Iterator[str]:
@@ -143,6 +154,15 @@ def _within_by_snr(numbers: dict[str, Numbers]) -> Iterator[str]:
     for label in LABELS:
         bins = _bins(numbers[label.name])
         yield _row(label.name, *(_number((b["within_after"] or [None])[0], 2) for b in bins))
+
+
+def _factors(numbers: dict[str, Numbers]) -> Iterator[str]:
+    yield _row("label", *(f"S/N {place:g}" for place in SNR_PLACES))
+    yield _row(*["---"] * (len(SNR_PLACES) + 1))
+    for label in LABELS:
+        fitted = numbers[label.name]["factors"] or {"snr": [], "factor": []}
+        at = dict(zip(fitted["snr"], fitted["factor"], strict=True))
+        yield _row(label.name, *(_number(at.get(place), 2) for place in SNR_PLACES))
 
 
 def _heading(numbers: dict[str, Numbers], *, all_spectra: bool) -> Iterator[str]:

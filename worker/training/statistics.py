@@ -8,6 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from worker.labels import LABELS
+from worker.results.calibration_files import by_snr_entry
+from worker.results.noise_model import NoiseModel
 from worker.training.evaluation import Evaluated
 from worker.training.snr import snr_bins
 
@@ -20,43 +22,43 @@ Floats = NDArray[np.float64]
 Numbers = dict[str, Any]
 
 
-def label_numbers(evaluated: Evaluated, scale: Floats) -> dict[str, Numbers]:
+def label_numbers(evaluated: Evaluated, noise_model: NoiseModel) -> dict[str, Numbers]:
     """Statistics of each label over all spectra and by S/N; plain numbers, None for no value.
 
     Offsets and scatter are those of all spectra; the parts within 1, 2 and 3 sigma, before
     and after the noise model, those of the spectra that it was not fitted to.
-
-    Parameters
-    ----------
-    scale
-        ``(22,)``: the noise model.
     """
+    by_snr = noise_model.by_snr or (None,) * len(LABELS)
+    e_labels = noise_model.apply(evaluated.e_predicted, evaluated.snr)
     bins = {"all": np.ones(len(evaluated.snr), dtype=bool), **snr_bins(evaluated.snr)}
     return {
         label.name: {
             "unit": label.unit,
-            "scale": float(scale[position]),
+            "scale": float(noise_model.scale[position]),
+            "factors": None if factors is None else by_snr_entry(factors),
             "by_snr": {
-                name: _numbers(evaluated, position, rows, scale[position])
+                name: _numbers(evaluated, position, rows, e_labels[:, position])
                 for name, rows in bins.items()
             },
         }
-        for position, label in enumerate(LABELS)
+        for position, (label, factors) in enumerate(zip(LABELS, by_snr, strict=True))
     }
 
 
-def _numbers(evaluated: Evaluated, position: int, rows: NDArray[np.bool_], scale: float) -> Numbers:
+def _numbers(
+    evaluated: Evaluated, position: int, rows: NDArray[np.bool_], e_label: Floats
+) -> Numbers:
     residual = evaluated.residuals[:, position]
-    e_label = evaluated.e_predicted[:, position]
+    raw_e_label = evaluated.e_predicted[:, position]
     rows = rows & np.isfinite(residual)
     tested = rows & ~evaluated.calibrating
     return {
         "n": int(rows.sum()),
         **spread(residual[rows]),
-        "median_e": _plain(np.median(scale * e_label[rows])) if rows.any() else None,
+        "median_e": _plain(np.median(e_label[rows])) if rows.any() else None,
         "n_tested": int(tested.sum()),
-        "within_before": within(residual[tested] / e_label[tested]),
-        "within_after": within(residual[tested] / (scale * e_label[tested])),
+        "within_before": within(residual[tested] / raw_e_label[tested]),
+        "within_after": within(residual[tested] / e_label[tested]),
     }
 
 
