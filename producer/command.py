@@ -22,6 +22,7 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     "producer.watch_cli": ("watch",),
     "worker.cli": ("up", "worker", "status", "export", "db"),
     "producer.calibrate_cli": ("calibrate", "recalibrate"),
+    "producer.plot_cli": ("plot",),
     "producer.model_cli": ("model",),
     "producer.simulate_cli": ("simulate",),
     "producer.demo": ("demo",),
