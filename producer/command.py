@@ -23,6 +23,7 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     "worker.cli": ("up", "worker", "status", "export", "db"),
     "producer.calibrate_cli": ("calibrate", "recalibrate"),
     "producer.plot_cli": ("plot",),
+    "producer.report_cli": ("report",),
     "producer.model_cli": ("model",),
     "producer.simulate_cli": ("simulate",),
     "producer.demo": ("demo",),

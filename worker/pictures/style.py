@@ -93,7 +93,7 @@ class Theme:
 
 
 LIGHT = Theme("white", "black", GREY, "#dddddd", BLUE, ORANGE, (0.0, 0.95))
-DARK = Theme("#14171c", "#e6e6e6", "#9aa0a6", "#3a404a", "#56b4e9", "#e69f00", (0.18, 1.0))
+DARK = Theme("#14171c", "#e6e6e6", "#9aa0a6", "#3a404a", "#56b4e9", "#e69f00", (0.25, 1.0))
 
 
 def title(label: Label) -> str:
