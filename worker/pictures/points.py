@@ -122,7 +122,6 @@ def _typical(axis: Axes, points: Points, theme: Theme) -> None:
     axis.errorbar(
         left + x * (right - left), bottom + y * (top - bottom), np.median(points.e_y),
         np.median(points.e_x), fmt="none", ecolor=theme.ink, elinewidth=1.0, zorder=4,
-        path_effects=theme.rim(),
     )  # fmt: skip
 
 

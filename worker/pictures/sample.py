@@ -20,7 +20,7 @@ from worker.results.read import Wanted, read_batches, table_schema
 from worker.training.label_table import numbers, read_columns
 
 _ONCE = ("kind", "snr", "result_flags", "source_pk", "mjd", "fiber")
-#: The columns that pictures are drawn from; a tenth of the bytes of all.
+#: The columns that pictures are drawn from.
 COLUMNS = (*_ONCE, *(prefix + name for prefix in ("", "e_") for name in LABEL_NAMES))
 _NOT_KNOWN = -1
 
@@ -83,7 +83,7 @@ class Sample:
 
     @classmethod
     def of_database(cls, engine: Engine, wanted: Wanted) -> Sample:
-        """Read them from the database, some 200 bytes a row.
+        """Read them from the database, these columns alone.
 
         Raises
         ------
