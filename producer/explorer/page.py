@@ -77,6 +77,7 @@ def write_report(
         part.write_text(content, encoding="utf-8")
         part.replace(path)
     except OSError as error:
+        part.unlink(missing_ok=True)
         raise FatalError(f"The report {path} cannot be written: {error.strerror}.") from error
 
 

@@ -101,12 +101,14 @@ def test_tables_sort_filter_and_turn_pages(place: Workplace) -> None:
     told = driven(
         place,
         """
-        const teff = () => column('result-table', 4).map(parseFloat);
+        const number = (text) => parseFloat(text.replace('−', '-'));
+        const c_h = () => column('result-table', 6).map(number);
         const click = (n) => head('result-table', n).querySelector('button').click();
         const [before, after] = document.querySelectorAll('#results .tools button');
-        click(4); told.rising = teff(); told.sorted = head('result-table', 4).ariaSort;
-        after.click(); told.second = teff(); told.page = status(); told.last = after.disabled;
-        click(4); told.falling = teff();
+        click(6); told.rising = c_h(); told.sorted = head('result-table', 6).ariaSort;
+        after.click(); told.second = c_h(); told.page = status(); told.last = after.disabled;
+        click(6); told.falling = c_h();
+        click(0); told.keys = column('result-table', 0).map(Number);
         const filter = document.querySelector('#results input');
         filter.value = '00000007 visit';
         filter.dispatchEvent(new Event('input'));
@@ -120,6 +122,8 @@ def test_tables_sort_filter_and_turn_pages(place: Workplace) -> None:
     rising = told["rising"] + told["second"]
     assert len(rising) == 60
     assert rising == sorted(rising)
+    assert min(rising) < 0
+    assert told["keys"] == sorted(told["keys"])
     assert told["falling"] == sorted(rising, reverse=True)[:50]
     assert told["sorted"] == "ascending"
     assert told["page"] == "51–60 of 60 rows"

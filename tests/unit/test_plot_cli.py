@@ -46,12 +46,13 @@ def written(folder: str) -> list[str]:
 
 
 @pytest.mark.usefixtures("database")
-def test_pictures_of_the_database_in_both_formats() -> None:
+def test_pictures_of_the_database_in_both_formats(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn = ["flags", "kiel"]
+    monkeypatch.setattr(gallery, "GALLERY", {name: GALLERY[name] for name in [*drawn, "repeats"]})
     text = plot("--out", "new/pictures", "--format", "both", "--dark")
-    drawn = [name for name in GALLERY if name != "repeats"]
-    assert written("new/pictures") == sorted(
-        f"{name}.{kind}" for name in drawn for kind in ("png", "pdf")
-    )
+    assert written("new/pictures") == [
+        f"{name}.{kind}" for name in drawn for kind in ("pdf", "png")
+    ]
     assert "new/pictures/kiel.pdf: Kiel diagram, coloured by [Fe/H]\n" in text
     assert "repeats: not drawn. No star has two unflagged visits" in text
 

@@ -29,6 +29,6 @@ GALLERY: dict[str, Picture] = {
     "magnesium": Picture(magnesium, "[Mg/Fe] against [Fe/H], coloured by log g"),
     "planes": Picture(planes, "[X/Fe] against [Fe/H] of every element"),
     "uncertainties": Picture(uncertainties, "Uncertainty of each label against S/N"),
-    "repeats": Picture(repeats, "Visits against the mean of their star, and their uncertainties"),
+    "repeats": Picture(repeats, "Visit-to-visit scatter of each label, beside its uncertainty"),
     "flags": Picture(flags, "Part of the spectra that bears each flag, by S/N"),
 }
