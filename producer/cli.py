@@ -12,13 +12,16 @@ from typing import Annotated
 import typer
 from sqlalchemy import Engine
 
+from producer import intake
 from producer.dispatcher import Dispatcher
 from producer.explorer.page import check_report
-from producer.outcome import print_outcome
+from producer.named import read_names
+from producer.outcome import print_enqueued, print_outcome
 from producer.report_cli import report_run
 from producer.requeue import Selection, read_ids
 from producer.requeue import requeue as requeue_jobs
-from producer.run import Plan, carry_out, check_stack, register_files, send_waiting
+from producer.run import Plan, carry_out, send_waiting
+from producer.stack import check_stack
 from producer.terminal import (
     console,
     counted,
@@ -42,6 +45,13 @@ class Wanted(StrEnum):
     COADD = "coadd"
     VISIT = "visit"
     BOTH = "both"
+
+
+class MissingFiles(StrEnum):
+    """What becomes of spectra whose file is not there."""
+
+    RECORD = "record"
+    SKIP = "skip"
 
 
 Paths = Annotated[
@@ -96,30 +106,80 @@ def run(
 
 
 def enqueue(
-    paths: Paths,
+    paths: Annotated[
+        list[Path] | None,
+        typer.Argument(metavar="PATH", help="apStar files, and folders that hold them."),
+    ] = None,
+    summary: Annotated[
+        Path | None,
+        typer.Option(
+            "--summary",
+            metavar="FILE",
+            help="The survey's own table, allStar or allVisit, of DR17 or SDSS-V: the coadds of "
+            "the one, the visits of the other.",
+        ),
+    ] = None,
+    root: Annotated[
+        Path | None,
+        typer.Option(
+            "--root",
+            metavar="DIR",
+            help="Where the star files of --summary lie: the folder that holds dr17/stars or "
+            "1.3/stars, or a mirror of the archive. The data root unless given.",
+        ),
+    ] = None,
+    ids: Annotated[
+        Path | None,
+        typer.Option(
+            "--ids",
+            metavar="FILE",
+            help="Names, one a line; - reads them from the standard input: a path, or a "
+            "spectrum_pk, natural_key or obj of the table of results.",
+        ),
+    ] = None,
     model: Model = None,
-    kind: WantedOption = Wanted.BOTH,
+    kind: Annotated[
+        Wanted | None,
+        typer.Option(
+            "--kind",
+            help="Process coadds, visits, or both; without it both, and of --summary what it "
+            "lists.",
+        ),
+    ] = None,
     tag: Tag = "",
     lane: Annotated[
         LaneName, typer.Option("--lane", help="`live` goes before `bulk` in every queue.")
     ] = LaneName.BULK,
+    missing: Annotated[
+        MissingFiles,
+        typer.Option(
+            "--missing",
+            help="What becomes of spectra that are named but whose file is not there: a row that "
+            "says so, or nothing.",
+        ),
+    ] = MissingFiles.RECORD,
 ) -> None:
     """Give spectra to a running stack and return; see `astronn-stream up`."""
+    if not paths and summary is None and ids is None:
+        raise UsageError("Say which spectra: PATH..., --summary FILE or --ids FILE.")
     settings = settings_with(model)
-    plan = Plan.make(paths, settings, wanted=kind.value, tag=tag)
-    if settings.model is None:  # who names weights may mean a stack that comes later
-        check_stack(settings, plan.weights)
-    tell_starter(plan.weights)
+    with telling_interruption():
+        enqueued = intake.enqueue(
+            [*(paths or []), *(read_names(ids) if ids is not None else [])],
+            summary=summary,
+            root=root,
+            kind=kind.value if kind else None,
+            lane=lane.value,
+            tag=tag,
+            missing=missing.value,
+            settings=settings,
+            bar=progress_bar,
+        )
+    weights = weights_sha256(settings.weights_file)
+    tell_starter(weights)
     with opened(settings.database_url) as engine:
-        registered = register_files(engine, plan, reading, lane=lane.value)
-        delay = _send(engine, settings, plan.weights)
-    console.print(
-        f"{counted(len(registered.jobs), 'spectrum', 'spectra')} in "
-        f"{counted(len(plan.files), 'file')}: {len(registered.waiting_jobs)} enqueued, "
-        f"{len(registered.jobs) - len(registered.open_jobs)} had results, "
-        f"{len(registered.open_jobs) - len(registered.waiting_jobs)} were on their way already.",
-        soft_wrap=True,
-    )
+        delay = _send(engine, settings, weights)
+    print_enqueued(enqueued, skipped=missing is MissingFiles.SKIP)
     _tell_delay(delay)
 
 

@@ -12,21 +12,28 @@ from typing import Annotated
 
 import typer
 
-from producer.terminal import console, printable, progress_console
+from producer.terminal import console, progress_console
 from worker import __version__
 from worker.errors import StreamError, UsageError
+from worker.printable import printable
+
+#: What an installation may lack that neither infers, trains, converts weights nor draws: the
+#: image `stage` of the Dockerfile.
+LEFT_OUT = ("torch", "numba", "matplotlib", "h5py")
 
 #: The commands of each module, which adds them by its function ``mount``; `--help` follows this.
 COMMANDS: dict[str, tuple[str, ...]] = {
     "producer.cli": ("run", "enqueue", "requeue", "dispatcher"),
     "producer.watch_cli": ("watch",),
-    "worker.cli": ("up", "worker", "status", "export", "db"),
+    "worker.cli": ("up", "worker", "export", "db"),
+    "worker.status_cli": ("status", "metrics"),
     "producer.calibrate_cli": ("calibrate", "recalibrate"),
     "producer.plot_cli": ("plot",),
     "producer.report_cli": ("report",),
     "producer.model_cli": ("model",),
     "producer.simulate_cli": ("simulate",),
     "producer.demo": ("demo",),
+    "producer.bench_cli": ("bench",),
 }
 
 
@@ -69,6 +76,10 @@ def main() -> None:
         _fail(error, 2)
     except StreamError as error:
         _fail(error, 1)
+    except ModuleNotFoundError as error:
+        if error.name not in LEFT_OUT:
+            raise
+        _fail(f"This needs {error.name}, which this installation leaves out; see docs/farm.md.", 1)
 
 
 def _fail(error: object, status: int) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +21,7 @@ from worker.labels import LABEL_NAMES, LABELS
 from worker.messages import COADD
 from worker.network.checkpoint import weights_sha256
 from worker.results.export import write_table
-from worker.settings import PREFIX, Settings, get_settings, use_settings
+from worker.settings import Settings, settings_apart
 
 if TYPE_CHECKING:
     from astropy.table import Table
@@ -72,14 +71,9 @@ def demo(
 
 def _its_own_settings(folder: Path) -> Settings:
     """The settings of the environment, but a stack and a database of its own."""
-    for name in _ITS_OWN:
-        os.environ.pop(PREFIX + name, None)
-    get_settings.cache_clear()
-    settings = get_settings().changed(
-        database_url=f"sqlite:///{folder / _DATABASE}", data_root=folder / _SURVEY
+    return settings_apart(
+        _ITS_OWN, database_url=f"sqlite:///{folder / _DATABASE}", data_root=folder / _SURVEY
     )
-    use_settings(settings)
-    return settings
 
 
 def _make_survey(folder: Path, stars: int, seed: int, processes: int) -> Truth:

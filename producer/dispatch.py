@@ -11,7 +11,7 @@ from datetime import timedelta
 from itertools import groupby
 from typing import cast
 
-from sqlalchemy import ColumnElement, Engine, func, select, update
+from sqlalchemy import ColumnElement, Engine, func, select, tuple_, update
 from sqlalchemy.orm import Session
 
 from worker.database.session import reading, transaction
@@ -24,6 +24,9 @@ LANES: tuple[Lane, ...] = ("live", "bulk")
 _ALONE = 0
 #: The number of PostgreSQL's advisory lock for dispatching; any will do that nobody else takes.
 _TURN = 0x6173_7472_6F4E_4E  # "astroNN"
+#: The columns of the index by which jobs that wait are found, and more than any key.
+_QUEUE = (Job.state, Job.lane, Job.weights_sha256, Job.pk)
+_LAST = 2**63 - 1
 #: Jobs that are sent in one transaction.
 _AT_ONCE = 500
 
@@ -81,7 +84,7 @@ def _release_some(
     waiting: list[ColumnElement[bool]],
 ) -> int:
     with reading(engine) as connection:  # a look first: SQLite has one writer at a time
-        if not connection.scalar(select(Job.pk).where(*waiting).limit(1)):
+        if not connection.scalar(select(Job.pk).where(*waiting).order_by(*_QUEUE).limit(1)):
             return 0
     with transaction(engine) as session:
         _take_turns(session)
@@ -91,7 +94,7 @@ def _release_some(
         taken = session.execute(
             select(Job.pk, Job.attempts)
             .where(*waiting)
-            .order_by(Job.pk)
+            .order_by(*_QUEUE)
             .limit(min(room, _AT_ONCE))
             .with_for_update(skip_locked=True)
         ).all()
@@ -114,13 +117,16 @@ def _take_turns(session: Session) -> None:
 
 
 def _waiting(lane: Lane, weights: str, jobs: Sequence[int] | None) -> list[ColumnElement[bool]]:
-    mine = [] if jobs is None else [Job.pk.in_(jobs)]
-    return [
-        Job.state == JobState.WAITING,
-        Job.lane == lane,
-        Job.weights_sha256 == weights,
-        *mine,
-    ]
+    """The jobs of a lane that wait: these, or all, as a range of the index.
+
+    A range, since with three equalities the planner of PostgreSQL may take the oldest jobs for
+    the likeliest to wait, and walk through all that are done.
+    """
+    queue = (JobState.WAITING.value, lane, weights)
+    if jobs is not None:
+        same = [column == value for column, value in zip(_QUEUE, queue, strict=False)]
+        return [*same, Job.pk.in_(jobs)]
+    return [tuple_(*_QUEUE) > (*queue, 0), tuple_(*_QUEUE) < (*queue, _LAST)]
 
 
 def _under_way(session: Session, lane: Lane, broker: str) -> int:

@@ -18,6 +18,7 @@ from producer.dispatch import release
 from producer.reconcile import Reconciler
 from worker.app import publish
 from worker.broker import Broker
+from worker.database.tally import shorten_tally
 from worker.errors import TransientError
 from worker.messages import LoadSpectra
 from worker.network.checkpoint import weights_sha256
@@ -85,6 +86,7 @@ class Dispatcher:
     def _step(self, jobs: Sequence[int] | None, held_are_lost: bool) -> None:
         if held_are_lost or time.monotonic() - self._reconciled > _RECONCILE_SECONDS:
             self._reconciler.reconcile(jobs, held_are_lost=held_are_lost)
+            shorten_tally(self._engine)
             self._broker.tell_alive()
             if jobs is None:  # with jobs of its own it is a run's, not the stack's
                 tell_served(self._client, self._weights)

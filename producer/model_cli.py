@@ -11,10 +11,11 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from producer.terminal import console, printable
+from producer.terminal import console
 from producer.train_cli import Device, train
 from worker.errors import UsageError
 from worker.network.checkpoint import write_checkpoint
+from worker.printable import printable
 from worker.settings import get_settings
 
 if TYPE_CHECKING:

@@ -1,9 +1,11 @@
-"""What a run came to, as the command line tells it."""
+"""What a command came to, as the command line tells it."""
 
 from __future__ import annotations
 
+from producer.intake import Enqueued
 from producer.run import Outcome
 from producer.terminal import console, counted
+from worker.printable import printable
 from worker.results.summary import Summary, summarise
 
 
@@ -48,3 +50,22 @@ def _print_summary(summary: Summary) -> None:
     )
     for reason, count in summary.reasons.most_common():
         console.print(f"  {count} without labels: {reason}", soft_wrap=True, markup=False)
+
+
+def print_enqueued(enqueued: Enqueued, *, skipped: bool) -> None:
+    """Print what became of the spectra that were given, and which files are not there."""
+    console.print(
+        f"{counted(enqueued.spectra, 'spectrum', 'spectra')} in "
+        f"{counted(enqueued.files, 'file')}: {enqueued.waiting} enqueued, "
+        f"{enqueued.done} had results, {enqueued.under_way} were on their way already.",
+        soft_wrap=True,
+    )
+    if enqueued.missing:
+        what = "left out" if skipped else "each ends as a row that says so"
+        names = ", ".join(map(printable, enqueued.first_missing))
+        more = ", ..." if enqueued.missing > len(enqueued.first_missing) else ""
+        console.print(
+            f"{counted(enqueued.missing, 'file')} named but not there ({what}): {names}{more}",
+            soft_wrap=True,
+            markup=False,
+        )

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from producer.sources import catalogue_path, check_inside, place_of
-from producer.terminal import console, printable, progress_bar, telling_interruption
+from producer.terminal import console, progress_bar, telling_interruption
 from worker.errors import FatalError, SpectrumError, UsageError
 from worker.messages import COADD
+from worker.printable import printable
 from worker.settings import Settings, get_settings
 
 if TYPE_CHECKING:

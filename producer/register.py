@@ -5,16 +5,22 @@ All of it may be done again at any time; what is there already stays.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import groupby
 
-from sqlalchemy import Connection, func, select, update
+from sqlalchemy import Connection, Engine, func, or_, select, update
 from sqlalchemy.orm import Session
 
 from producer.sources import CatalogueEntry
+from worker.database.session import transaction
 from worker.database.tables import Job, JobState, Source, Spectrum, now
 from worker.database.upsert import upsert
 from worker.messages import Lane
+from worker.spectra.apstar import ABSENT
+
+#: Spectra that one transaction registers.
+_AT_ONCE = 500
 
 
 @dataclass(frozen=True)
@@ -38,8 +44,12 @@ def register(
     """Register spectra and open a job for each under these weights and this tag.
 
     A job that is done stays done, unless its file was rewritten since; then it is opened
-    again. Give some hundred at a time: a statement takes a bounded number of parameters.
+    again. A file that is not there keeps the version that the catalogue knows: labels that were
+    made of it stay. Give some hundred at a time: a statement takes a bounded number of
+    parameters. Rows are locked in their order, so that who registers the same files meanwhile
+    waits.
     """
+    entries = _with_known_versions(session, entries)
     spectra = _register_spectra(session, entries)
     jobs = _open_jobs(
         session,
@@ -55,6 +65,63 @@ def register(
         [pk for pk, state in jobs if state != JobState.DONE],
         [pk for pk, state in jobs if state == JobState.WAITING],
     )
+
+
+def register_all(
+    engine: Engine,
+    entries: Iterable[CatalogueEntry],
+    *,
+    weights: str,
+    weights_name: str,
+    tag: str,
+    lane: Lane,
+) -> Iterator[Registered]:
+    """Register any number of spectra, a part in a transaction; see :func:`register`.
+
+    Entries are taken between transactions, so that results can be written while files are read.
+    """
+    for part in _parts(entries):
+        with transaction(engine) as session:
+            registered = register(
+                session,
+                part,
+                weights=weights,
+                weights_name=weights_name,
+                tag=tag,
+                lane=lane,
+            )
+        yield registered
+
+
+def _parts(entries: Iterable[CatalogueEntry]) -> Iterator[list[CatalogueEntry]]:
+    """Some hundred spectra at a time, each once; those of a file that come together stay so."""
+    part: dict[tuple[str, str], CatalogueEntry] = {}
+    for _, file in groupby(entries, key=lambda entry: entry.path):
+        part |= {(entry.path, entry.member): entry for entry in file}
+        if len(part) >= _AT_ONCE:
+            yield list(part.values())
+            part = {}
+    if part:
+        yield list(part.values())
+
+
+def _with_known_versions(
+    session: Session, entries: Sequence[CatalogueEntry]
+) -> Sequence[CatalogueEntry]:
+    gone = [entry.path for entry in entries if entry.file_version == ABSENT]
+    if not gone:
+        return entries
+    statement = select(Spectrum.path, Spectrum.member, Spectrum.file_version)
+    known = {
+        (path, member): version
+        for path, member, version in session.execute(statement.where(Spectrum.path.in_(gone)))
+    }
+    return [
+        replace(entry, file_version=known.get((entry.path, entry.member), ABSENT))
+        if entry.file_version == ABSENT
+        else entry
+        for entry in entries
+    ]
 
 
 def files_with_jobs(
@@ -87,7 +154,7 @@ def _register_spectra(session: Session, entries: Sequence[CatalogueEntry]) -> li
     moment = now()
     sources = _register_sources(session, entries)
     rows = []
-    for entry in entries:
+    for entry in sorted(entries, key=lambda entry: (entry.path, entry.member)):
         row = dict(vars(entry))
         del row["ra"], row["dec"]
         row |= {"source_pk": sources.get(entry.obj), "created": moment, "modified": moment}
@@ -105,7 +172,7 @@ def _register_spectra(session: Session, entries: Sequence[CatalogueEntry]) -> li
 
 def _register_sources(session: Session, entries: Sequence[CatalogueEntry]) -> dict[str | None, int]:
     stars = {entry.obj: entry for entry in entries if entry.obj is not None}
-    rows = [{"obj": obj, "ra": star.ra, "dec": star.dec} for obj, star in stars.items()]
+    rows = [{"obj": obj, "ra": star.ra, "dec": star.dec} for obj, star in sorted(stars.items())]
     upsert(session, Source, rows, key=["obj"], keep=["ra", "dec"])
     found = session.execute(select(Source.obj, Source.pk).where(Source.obj.in_(stars)))
     return {row.obj: row.pk for row in found}
@@ -155,7 +222,11 @@ def _open_jobs(
     )
     session.execute(
         update(Job)
-        .where(*mine, Job.state == JobState.WAITING)
+        .where(
+            *mine,
+            Job.state == JobState.WAITING,
+            or_(Job.lane != lane, Job.weights_name.is_distinct_from(weights_name)),
+        )
         .values(lane=lane, weights_name=weights_name)
         .execution_options(synchronize_session=False)
     )

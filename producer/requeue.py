@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -11,6 +10,7 @@ from pathlib import Path
 
 from sqlalchemy import ColumnElement, Engine, select, update
 
+from producer.named import read_names
 from worker.database.session import transaction
 from worker.database.tables import AstroNN, Job, JobState, now
 from worker.errors import UsageError
@@ -77,13 +77,10 @@ def read_ids(file: Path) -> list[int]:
         The file cannot be read, or a line is no number.
     """
     try:
-        text = sys.stdin.read() if str(file) == "-" else file.read_text()
-        numbers = [int(word) for word in text.split()]
+        numbers = [int(name) for name in read_names(file)]
         if not all(0 < number < _TOO_LARGE for number in numbers):
             raise ValueError("a key lies between 1 and 2^63")
         return numbers
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"--ids {file} cannot be read: {error}.") from error
     except ValueError as error:
         raise UsageError(f"--ids {file}: there is a line that is no key: {error}.") from error
 

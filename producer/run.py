@@ -6,7 +6,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, closing, contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -16,15 +16,16 @@ from sqlalchemy import Engine, select
 
 from producer.dispatch import load_messages, release
 from producer.dispatcher import Dispatcher, send
-from producer.register import Registered, register
+from producer.progress import Bar, Finished
+from producer.register import Registered, register_all
 from producer.requeue import blocks, take_back
-from producer.sources import CatalogueEntry, Wanted, find_files, spectra_of
+from producer.sources import Wanted, find_files, spectra_of
 from producer.stack import StackChild
 from worker.broker import Broker
 from worker.database.session import opened, reading, transaction
 from worker.database.tables import Job, JobState
 from worker.embedded import REDIS, broker_answers, broker_client
-from worker.errors import FatalError, TransientError, UsageError
+from worker.errors import FatalError, TransientError
 from worker.messages import STAGES, Lane, LoadSpectra, Stage
 from worker.network.checkpoint import weights_sha256
 from worker.network.starter import weights_name
@@ -36,14 +37,9 @@ from worker.settings import Settings, socket_broker_url, socket_folder, use_sett
 #: How often the ledger is asked what is done, and how much of it at a time.
 _POLL_SECONDS = 0.1
 _WINDOW = 2000
-_REGISTERED_AT_ONCE = 500
 
-#: Told of the spectra that got their row.
-Finished = Callable[[int], None]
 #: Gives files on, showing how many are left.
 Reading = Callable[[Sequence[Path]], Iterator[Path]]
-#: Shows how much of a total is done, given what it is called.
-Bar = Callable[[str, int], AbstractContextManager[Finished]]
 
 
 @dataclass(frozen=True)
@@ -125,61 +121,27 @@ def register_files(
     progress: Reading,
     lane: Lane = "bulk",
 ) -> Registered:
-    """Register the spectra of a plan's files and open their jobs.
-
-    Files are read between transactions, so that results can be written meanwhile.
-    """
-    parts = []
-    for block in _blocks_of_entries(plan, progress):
-        with transaction(engine) as session:
-            parts.append(
-                register(
-                    session,
-                    block,
-                    weights=plan.weights,
-                    weights_name=plan.weights_name,
-                    tag=plan.tag,
-                    lane=lane,
-                )
-            )
+    """Register the spectra of a plan's files and open their jobs."""
+    entries = (
+        entry
+        for file in progress(plan.files)
+        for entry in spectra_of(file, plan.settings.data_root, plan.wanted)
+    )
+    parts = list(
+        register_all(
+            engine,
+            entries,
+            weights=plan.weights,
+            weights_name=plan.weights_name,
+            tag=plan.tag,
+            lane=lane,
+        )
+    )
     return Registered(
         [job for part in parts for job in part.jobs],
         [job for part in parts for job in part.open_jobs],
         [job for part in parts for job in part.waiting_jobs],
     )
-
-
-def _blocks_of_entries(plan: Plan, progress: Reading) -> Iterator[list[CatalogueEntry]]:
-    """The spectra of a plan's files, some hundred at a time, a file's never apart."""
-    block: list[CatalogueEntry] = []
-    for file in progress(plan.files):
-        block += spectra_of(file, plan.settings.data_root, plan.wanted)
-        if len(block) >= _REGISTERED_AT_ONCE:
-            yield block
-            block = []
-    if block:
-        yield block
-
-
-def check_stack(settings: Settings, weights: str) -> None:
-    """Make sure that a stack that runs serves these weights.
-
-    Raises
-    ------
-    UsageError
-        It serves others: its workers would refuse the jobs.
-    """
-    with suppress(TransientError), closing(broker_client(settings)) as client:
-        if served_weights(client) not in (None, weights):
-            missing = (
-                "No weights are given, and the stack that runs here does not serve the starter "
-                "weights"
-                if settings.model is None
-                else f"The stack that runs here does not serve {settings.model.name}"
-            )
-            raise UsageError(
-                f"{missing}; give those of the stack with --model FILE or ASTRONN_STREAM_MODEL."
-            )
 
 
 def send_waiting(

@@ -166,17 +166,9 @@ def spectra_of(file: Path, data_root: Path, wanted: Wanted) -> list[CatalogueEnt
         As :func:`find_files` gives it.
     """
     root = data_root.resolve()
-    path = catalogue_path(file, root)
-    plain = CatalogueEntry(
-        kind=Kind.COADD,
-        path=path,
-        member=COADD,
-        natural_key=natural_key(path, COADD),
-        file_version=file_version(file),
-    )
-    plain = _with_star_name(plain, file)
+    plain = coadd_of(file, root)
     # The loader will not find the one and refuse the other; their rows say so.
-    if path != str(file.relative_to(root)) or not _resolved(file).is_relative_to(root):
+    if root / plain.path != file or not _resolved(file).is_relative_to(root):
         return [plain]
     try:
         header = read_header(file)
@@ -198,23 +190,44 @@ def spectra_of(file: Path, data_root: Path, wanted: Wanted) -> list[CatalogueEnt
     return coadd + (_visits(star, header) if wanted in ("visit", "both") else [])
 
 
+def coadd_of(file: Path, root: Path) -> CatalogueEntry:
+    """The coadd of a star's file, as far as the file's place and name tell.
+
+    Parameters
+    ----------
+    file, root
+        As :func:`place_of` gives and takes them.
+    """
+    path = catalogue_path(file, root)
+    entry = CatalogueEntry(
+        kind=Kind.COADD,
+        path=path,
+        member=COADD,
+        natural_key=natural_key(path, COADD),
+        file_version=file_version(file),
+    )
+    return _with_star_name(entry, file)
+
+
+def visit_of(
+    star: CatalogueEntry, name: str, snr: float | None, flags: int | None
+) -> CatalogueEntry:
+    """A visit in the file of a star, by the name of its apVisit file."""
+    visit = replace(
+        star,
+        kind=Kind.VISIT,
+        member=name,
+        natural_key=natural_key(star.path, name),
+        n_visits=None,
+        snr=snr,
+        spectrum_flags=flags,
+    )
+    return _with_visit_name(visit)
+
+
 def _visits(star: CatalogueEntry, header: ApStarFile) -> list[CatalogueEntry]:
-    return [
-        _with_visit_name(
-            replace(
-                star,
-                kind=Kind.VISIT,
-                member=name,
-                natural_key=natural_key(star.path, name),
-                n_visits=None,
-                snr=snr,
-                spectrum_flags=flags,
-            )
-        )
-        for name, snr, flags in zip(
-            header.visits, header.visit_snr, header.visit_flags, strict=True
-        )
-    ]
+    described = zip(header.visits, header.visit_snr, header.visit_flags, strict=True)
+    return [visit_of(star, *visit) for visit in described]
 
 
 def _with_star_name(entry: CatalogueEntry, file: Path) -> CatalogueEntry:

@@ -1,4 +1,4 @@
-"""The local stack that ``run`` brings up for itself, as a child process."""
+"""The stack that runs here already, and the one that ``run`` brings up for itself."""
 
 from __future__ import annotations
 
@@ -7,12 +7,36 @@ import subprocess
 import sys
 import threading
 from collections.abc import Collection
+from contextlib import closing, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from worker.errors import FatalError
+from worker.embedded import broker_client
+from worker.errors import FatalError, TransientError, UsageError
+from worker.served import served_weights
 from worker.settings import Settings
+
+
+def check_stack(settings: Settings, weights: str) -> None:
+    """Make sure that a stack that runs serves these weights.
+
+    Raises
+    ------
+    UsageError
+        It serves others: its workers would refuse the jobs.
+    """
+    with suppress(TransientError), closing(broker_client(settings)) as client:
+        if served_weights(client) not in (None, weights):
+            missing = (
+                "No weights are given, and the stack that runs here does not serve the starter "
+                "weights"
+                if settings.model is None
+                else f"The stack that runs here does not serve {settings.model.name}"
+            )
+            raise UsageError(
+                f"{missing}; give those of the stack with --model FILE or ASTRONN_STREAM_MODEL."
+            )
 
 
 class StackChild:

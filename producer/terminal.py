@@ -62,11 +62,6 @@ def telling_interruption(
             sys.exit(130)
 
 
-def printable(text: str) -> str:
-    """A line of text that others wrote, without what would steer the terminal."""
-    return "".join(each if each.isprintable() else "?" for each in text)
-
-
 def counted(number: int, one: str, many: str | None = None) -> str:
     """A number with its noun."""
     return f"{number} {one if number == 1 else many or one + 's'}"

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from producer.sources import is_entered, is_star_name, is_taken, place_of
+from worker.printable import printable
 
 logger = logging.getLogger(__name__)
 
@@ -69,7 +70,7 @@ class Tree:
                         files.append(self.place(entry.path) if linked else entry.path)
                     elif is_taken(entry.name):
                         self._tell_left_out(entry.path)
-                    elif is_entered(entry.name) and entry.is_dir():
+                    elif is_entered(entry.name) and _is_folder(entry):
                         links += self._linked(entry.path) if linked else []
                         folders += [] if linked else [entry.path]
         except (FileNotFoundError, NotADirectoryError):
@@ -99,7 +100,15 @@ class Tree:
     def _tell(self, what: str, sentence: str) -> None:
         if what not in self._told:
             self._told.add(what)
-            logger.warning("action=watch: %s", sentence)
+            logger.warning("action=watch: %s", printable(sentence))
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    """Whether it is a folder, or a link to one; a loop of links and the like is none."""
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False
 
 
 def is_below(path: str, folder: str) -> bool:

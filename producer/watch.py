@@ -26,6 +26,7 @@ from worker.database.session import reading
 from worker.errors import TransientError
 from worker.messages import Lane
 from worker.outage import Outage
+from worker.printable import printable
 
 logger = logging.getLogger(__name__)
 
@@ -126,7 +127,8 @@ class Watch:
                     self._enqueue([each])
                 return
             reason = str(getattr(error, "orig", None) or error).strip().splitlines()[0]
-            logger.error("action=watch: the database refuses %s: %s", counting[0].file, reason)
+            refusal = printable(f"the database refuses {counting[0].file}: {reason}")
+            logger.error("action=watch: %s", refusal)
             registered = Registered([], [], [])
         for each in counting:
             self._settling.drop(each.file, each.version)

@@ -10,9 +10,10 @@ from typing import Annotated
 import typer
 
 from producer.arrivals import Arrivals
-from producer.run import Plan, check_stack
+from producer.run import Plan
 from producer.settling import Settling
 from producer.sources import check_inside
+from producer.stack import check_stack
 from producer.watch import Watch
 from worker.cli import LaneName, Model, settings_with, tell_starter, wait_for_database
 from worker.database.session import open_database

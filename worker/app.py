@@ -8,11 +8,13 @@ reasons for each Celery setting.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from celery import Celery
 from kombu.exceptions import OperationalError
 
+from worker.description import describe
 from worker.errors import TransientError
 from worker.messages import (
     STAGES,
@@ -22,7 +24,9 @@ from worker.messages import (
     NoResult,
     RecordLabels,
     Setback,
+    SpectrumReference,
     Stage,
+    tickets_of,
 )
 from worker.settings import get_settings
 
@@ -83,10 +87,16 @@ app = Celery("astronn-stream")
 app.add_defaults(_celery_settings)
 
 
-def publish(message: AnyMessage, *, lane: Lane = "bulk", patient: bool = True) -> None:
+def publish(
+    message: AnyMessage,
+    *,
+    lane: Lane = "bulk",
+    patient: bool = True,
+    about: Sequence[SpectrumReference] = (),
+) -> None:
     """Send a message to its stage; returns once the broker has it.
 
-    Flower shows the numbers of the spectra as the task's arguments.
+    Flower shows which spectra it is about as the task's arguments.
 
     Parameters
     ----------
@@ -94,39 +104,41 @@ def publish(message: AnyMessage, *, lane: Lane = "bulk", patient: bool = True) -
         How urgent it is to record this; messages to the other stages know their own.
     patient
         Wait for a broker that is away, as long as that takes.
+    about
+        What the message is about, where it bears the spectra's numbers alone.
 
     Raises
     ------
     TransientError
         The broker does not answer.
     """
-    task, queue, spectra = _route(message, lane)
+    task, queue = _route(message, lane)
     try:
         app.send_task(
             task,
             args=(message.model_dump(mode="json"),),
             queue=queue,
-            argsrepr=f"({_describe(spectra)})",
+            argsrepr=describe(tickets_of(message), about),
             retry=patient,
         )
     except OperationalError as error:
         raise TransientError(f"The broker does not answer: {error}") from error
 
 
-def _route(message: AnyMessage, urgency: Lane) -> tuple[str, str, list[int]]:
-    """The task, the queue and the spectra of a message."""
+def _route(message: AnyMessage, urgency: Lane) -> tuple[str, str]:
+    """The task and the queue of a message."""
     recorder = QUEUES["record"][0 if urgency == "live" else 1]
     match message:
-        case LoadSpectra(lane=lane, spectra=spectra):
-            return "load", lane_queue("load", lane), [each.spectrum for each in spectra]
-        case InferSpectra(lane=lane, spectra=spectra):
-            return "infer", lane_queue("infer", lane), [each.spectrum for each in spectra]
-        case RecordLabels(results=results):
-            return "record", recorder, [each.spectrum for each in results]
-        case NoResult(failures=failures):
-            return "no_result", recorder, [each.spectrum for each in failures]
-        case Setback(failures=failures):
-            return "setback", recorder, [each.spectrum for each in failures]
+        case LoadSpectra(lane=lane):
+            return "load", lane_queue("load", lane)
+        case InferSpectra(lane=lane):
+            return "infer", lane_queue("infer", lane)
+        case RecordLabels():
+            return "record", recorder
+        case NoResult():
+            return "no_result", recorder
+        case Setback():
+            return "setback", recorder
 
 
 def lane_queue(stage: Stage, lane: Lane) -> str:
@@ -134,24 +146,23 @@ def lane_queue(stage: Stage, lane: Lane) -> str:
     return f"{stage}.{lane}"
 
 
-def _describe(spectra: list[int]) -> str:
-    return f"{len(spectra)} spectra: {', '.join(map(str, spectra))}"
-
-
 def task_module(stage: Stage) -> str:
     """The module that defines a stage's tasks; its name alone, so that nothing is imported."""
     return f"worker.stages.{stage}"
 
 
-def worker_arguments(stage: Stage, lane: Lane | None = None) -> list[str]:
+def worker_arguments(stage: Stage, lane: Lane | None = None, name: str | None = None) -> list[str]:
     """What follows ``celery -A worker.app`` for a worker of this stage.
 
     Parameters
     ----------
     lane
         Serve only this lane of the stage.
+    name
+        What the worker is called, before ``@host``, where a host has several of a kind.
     """
     settings = get_settings()
+    name = name or (stage if lane is None else f"{stage}-{lane}")
     queues = QUEUES[stage] if lane is None else (lane_queue(stage, lane),)
     loaders = settings.loaders if lane != "live" else 1  # visits come a few at a time
     pools: dict[Stage, list[str]] = {
@@ -163,7 +174,7 @@ def worker_arguments(stage: Stage, lane: Lane | None = None) -> list[str]:
     return [
         "worker",
         f"--queues={','.join(queues)}",
-        f"--hostname={stage if lane is None else f'{stage}-{lane}'}@%h",
+        f"--hostname={name}@%h",
         *pools[stage],
         "--without-gossip",
         "--without-mingle",

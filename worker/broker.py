@@ -103,10 +103,15 @@ def dispatcher_answers(client: redis.Redis) -> bool:
 
 
 @lru_cache(maxsize=1)
+def worker_client() -> redis.Redis:
+    """A connection of this process to the broker's Redis, besides Celery's own."""
+    return connect(redis_py_url(get_settings().broker))
+
+
+@lru_cache(maxsize=1)
 def worker_broker() -> Broker:
     """The broker of this process's settings."""
-    url = get_settings().broker
-    return Broker(connect(redis_py_url(url)), url)
+    return Broker(worker_client(), get_settings().broker)
 
 
 @dataclass(frozen=True)

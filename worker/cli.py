@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import logging
+import re
 import time
 from enum import StrEnum
 from pathlib import Path
@@ -11,20 +11,18 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.table import Table
 
 from worker.embedded import (
-    DISPATCHER,
     EXIT_MISCONFIGURED,
     FLOWER,
-    LIVE_LOADER,
     REDIS,
+    WHOLE_STACK,
     LocalStack,
     broker_answers,
     stopping_on_signals,
 )
 from worker.errors import FatalError, TransientError, UsageError
-from worker.messages import STAGES, Stage
+from worker.messages import Stage
 from worker.network.checkpoint import weights_sha256
 from worker.network.starter import NOTICE, is_starter
 from worker.outage import Outage
@@ -116,7 +114,7 @@ def up(
     if settings.broker_url is None and broker_answers(settings):
         raise UsageError("A local stack for this database is running already.")
     tell_starter(weights)
-    services = [*STAGES, LIVE_LOADER, DISPATCHER]
+    services = [*WHOLE_STACK]
     services += [REDIS] if settings.broker_url is None else []
     services += [FLOWER] if flower else []
     try:
@@ -156,6 +154,10 @@ def worker(
         LaneName | None,
         typer.Option("--lane", help="Serve this lane alone; for loaders."),
     ] = None,
+    name: Annotated[
+        str | None,
+        typer.Option("--name", help="What it is called, where a host has several of a kind."),
+    ] = None,
 ) -> None:
     """Run one worker, configured by the environment, as docker-compose.yml starts it.
 
@@ -163,6 +165,8 @@ def worker(
     """
     if lane is not None and stage is not StageName.LOAD:
         raise UsageError(f"A lane can be left to a loader; {stage} serves all of them.")
+    if name is not None and not re.fullmatch(r"[\w.-]+", name):
+        raise UsageError("--name takes letters, digits, points, hyphens and underscores.")
     try:
         _prepare(stage)
     except (FatalError, UsageError) as error:
@@ -173,13 +177,13 @@ def worker(
 
     from worker.app import app, task_module, worker_arguments
 
-    name: Stage = stage.value
-    app.conf.include = [task_module(name)]  # the other stages' imports would only cost time
+    served: Stage = stage.value
+    app.conf.include = [task_module(served)]  # the other stages' imports would only cost time
     # The tasks tell an outage once; Celery would tell it of each message, again and again.
     told = {LOG_RECEIVED, LOG_RETRY, LOG_REJECTED}
     for logs in ("celery.app.trace", "celery.worker.strategy"):
         logging.getLogger(logs).addFilter(lambda record: record.msg not in told)
-    app.worker_main(worker_arguments(name, None if lane is None else lane.value))
+    app.worker_main(worker_arguments(served, None if lane is None else lane.value, name))
 
 
 def _prepare(stage: StageName) -> None:
@@ -197,24 +201,6 @@ def _prepare(stage: StageName) -> None:
             from worker.stages.record import noise_model
 
             noise_model(get_settings().corrections)
-
-
-def status(
-    as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
-) -> None:
-    """Show queues, jobs and workers."""
-    from worker.status import read_status
-
-    settings = get_settings()
-    report = read_status(settings)
-    if as_json:
-        typer.echo(json.dumps(report, indent=2))
-        return
-    for title, part in report.items():
-        table = Table(title=title, title_justify="left", show_header=False)
-        for name, value in part.items():
-            table.add_row(name, str(value))
-        console.print(table if part else f"{title}: none")
 
 
 def export(
@@ -248,7 +234,8 @@ def export(
     from worker.results.where import condition
 
     wanted = Wanted(kind=kind, tag=tag, where=None if where is None else condition(where))
-    with existing(get_settings().database_url) as engine:
+    # A signal to stop must not leave half a table in a hidden folder.
+    with stopping_on_signals(), existing(get_settings().database_url) as engine:
         if out is not None and survey is None:
             written = [write_results(engine, wanted, out)]
         elif survey is not None and out is None:
@@ -272,7 +259,7 @@ def database_upgrade() -> None:
 
 def mount(app: typer.Typer) -> None:
     """Add the commands of this module to a command line."""
-    for command in (up, worker, status, export):
+    for command in (up, worker, export):
         app.command()(command)
     database = typer.Typer(help="The database's tables.", no_args_is_help=True)
     database.command("upgrade")(database_upgrade)

@@ -44,12 +44,25 @@ REDIS = "redis"
 FLOWER = "flower"
 LIVE_LOADER = "load-live"
 DISPATCHER = "dispatcher"
+#: All services of a stack that stays up, but for its redis-server.
+WHOLE_STACK = (*STAGES, LIVE_LOADER, DISPATCHER)
 #: The commands of the services, here and in docker-compose.yml.
 COMMANDS: dict[str, list[str]] = {
     **{stage: ["astronn-stream", "worker", stage] for stage in STAGES},
     LIVE_LOADER: ["astronn-stream", "worker", "load", "--lane", "live"],
     DISPATCHER: ["astronn-stream", "dispatcher"],
-    FLOWER: ["celery", "-A", "worker.app", "flower", "--address=127.0.0.1", "--port=5555"],
+    FLOWER: [
+        "celery",
+        "-A",
+        "worker.app",
+        "flower",
+        "--address=127.0.0.1",
+        "--port=5555",
+        "--read_only=True",  # what is to be done again, the ledger decides
+        "--tasks_columns=name,args,state,retries,result,received,runtime,worker",
+        "--max_tasks=50000",  # they lie in memory alone
+        "--purge_offline_workers=3600",
+    ],
 }
 
 
@@ -266,6 +279,8 @@ def _check_welcome(client: redis.Redis) -> None:
     try:
         client.ping()
     except (redis.AuthenticationError, redis.ResponseError) as error:
+        if _cannot_write(error):
+            return  # it can be looked at, and that passes
         raise _refused(f"Redis refuses us: {str(error).partition(',')[0]}") from error
     except (redis.ConnectionError, redis.TimeoutError) as error:
         cause = error.__context__
@@ -273,6 +288,11 @@ def _check_welcome(client: redis.Redis) -> None:
         if tls and isinstance(cause, ssl.SSLError | FileNotFoundError):
             reason = getattr(cause, "verify_message", None) or cause.strerror
             raise _refused(f"No TLS connection to Redis: {reason}") from error
+
+
+def _cannot_write(error: redis.RedisError) -> bool:
+    """Whether Redis refuses, even a ping, because its disk is full or the like."""
+    return str(error).startswith("MISCONF")
 
 
 def _refused(what: str) -> FatalError:
@@ -296,6 +316,8 @@ def _answers(client: redis.Redis) -> bool:
         return bool(client.ping())
     except (redis.ConnectionError, redis.TimeoutError):
         return False
+    except redis.ResponseError as error:
+        return _cannot_write(error)
 
 
 def _die_with_parent() -> None:

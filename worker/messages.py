@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
-from pathlib import PurePosixPath
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
@@ -47,7 +46,7 @@ def natural_key(path: str, member: str) -> str:
 
 def stem(name: str) -> str:
     """The name of a FITS file without its folder and endings."""
-    return PurePosixPath(name).name.removesuffix(".gz").removesuffix(".fits")
+    return name.rpartition("/")[2].removesuffix(".gz").removesuffix(".fits")
 
 
 class Message(BaseModel):
@@ -190,6 +189,18 @@ class Setback(Message):
 
     version: Literal[2] = 2
     failures: Failures
+
+
+def tickets_of(message: Message) -> tuple[Ticket, ...]:
+    """The spectra that a message is about."""
+    match message:
+        case LoadSpectra(spectra=tickets) | InferSpectra(spectra=tickets):
+            return tickets
+        case RecordLabels(results=tickets):
+            return tickets
+        case NoResult(failures=tickets) | Setback(failures=tickets):
+            return tickets
+    raise TypeError(f"{type(message).__name__} is no message of its own")
 
 
 def failures_of(spectra: Iterable[Ticket], reason: str) -> tuple[Failure, ...]:

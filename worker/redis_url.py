@@ -10,6 +10,8 @@ _TLS = (
     *("ssl_cert_reqs", "ssl_ca_certs", "ssl_ca_path"),
     *("ssl_certfile", "ssl_keyfile", "ssl_check_hostname"),
 )
+#: How URLs of Celery's other brokers begin, as far as people will try them.
+_OTHER_BROKERS = ("amqp", "amqps", "pyamqp", "sqs")
 _CERT_REQS = ("required", "optional", "none")
 
 
@@ -27,6 +29,11 @@ def checked_redis_url(url: str, socket_scheme: str) -> str:
         The URL cannot be used; the text leaves it out, since it may bear a password.
     """
     parts = _split(url)
+    if parts is not None and parts.scheme in _OTHER_BROKERS:
+        raise ValueError(
+            "it has to be a Redis server, redis://:password@host:6379/0; in another broker, as "
+            "RabbitMQ, the dispatcher could not see which messages are lost"
+        )
     if parts is None or parts.scheme not in ("redis", "rediss", socket_scheme):
         raise ValueError(
             f"it looks like redis://:password@host:6379/0, rediss://... or {socket_scheme}:///path;"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import tempfile
+from collections.abc import Collection
 from functools import lru_cache
 from pathlib import Path
 from typing import Literal, Self
@@ -179,3 +180,23 @@ def use_settings(settings: Settings) -> None:
     """Make these the settings of this process and of the children that it starts."""
     os.environ.update(settings.environment())
     get_settings.cache_clear()
+
+
+def settings_apart(ignored: Collection[str], **changes: object) -> Settings:
+    """Make the settings of the environment those of this process, but for some of them.
+
+    For commands that keep to themselves, whatever stack and database are configured.
+
+    Parameters
+    ----------
+    ignored
+        Names of variables, without their prefix, that are not to count.
+    changes
+        Values that take the place of those of the environment.
+    """
+    for name in ignored:
+        os.environ.pop(PREFIX + name, None)
+    get_settings.cache_clear()
+    settings = get_settings().changed(**changes)
+    use_settings(settings)
+    return settings

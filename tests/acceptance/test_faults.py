@@ -53,7 +53,7 @@ def night(tmp_path_factory: pytest.TempPathFactory) -> Night:
     count = copies(shared("apstar"), folder / "files", SPECTRA)
     environment = {
         "ASTRONN_STREAM_MODEL": str(shared("peer_models", "astra", "astra_style.pt")),
-        "ASTRONN_STREAM_MC_SAMPLES": "20",
+        "ASTRONN_STREAM_MC_SAMPLES": "1000",  # with fewer all is done before a fault can strike
         "ASTRONN_STREAM_CHUNK_SIZE": "8",
         "ASTRONN_STREAM_LOAD_PROCESSES": "1",
         "ASTRONN_STREAM_JOB_SECONDS": "8",

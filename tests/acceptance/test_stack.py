@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import signal
 import subprocess
 import sys
@@ -14,8 +13,11 @@ import pytest
 
 from tests.acceptance.command import DONE, Workplace, assert_same_rows
 from tests.conftest import wait_for
+from worker.database.tables import JobState
+from worker.messages import STAGES
 from worker.network.checkpoint import weights_sha256
 from worker.network.starter import STARTER_NAME
+from worker.status import Status
 
 
 @pytest.fixture
@@ -41,9 +43,14 @@ def start_stack(place: Workplace) -> subprocess.Popen[str]:
     return process
 
 
-def status(place: Workplace) -> dict[str, dict[str, object]]:
-    report: dict[str, dict[str, object]] = json.loads(place.run("status", "--json"))
-    return report
+def status(place: Workplace) -> Status:
+    return Status.model_validate_json(place.run("status", "--json"))
+
+
+def jobs(report: Status) -> dict[str, int]:
+    """Jobs of both lanes by state, those that there are."""
+    states = {state: sum(lane[state] for lane in report.jobs.values()) for state in JobState}
+    return {state.value: number for state, number in states.items() if number}
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -58,10 +65,15 @@ def test_spectra_given_to_a_stack_come_out_as_tables(
     assert "44 spectra in 10 files: 44 enqueued" in output
     wait_for(lambda: place.count(DONE) == 44, "all jobs")
     report = status(place)
-    assert report["jobs"] == {"done": 44, "without labels": 0}
-    assert len(report["workers"]) == 4
-    assert report["queues"]["dispatcher"] == "answers"
-    assert report["queues"]["weights"] == weights_sha256(astra_weights)[:12]
+    assert jobs(report) == {"done": 44}
+    assert report.without_labels == 0
+    assert {name.partition("@")[0] for name in report.workers} == {*STAGES, "load-live"}
+    assert report.spectra == {"load": 44, "infer": 44, "record": 44, "no_result": 0}
+    assert report.dispatcher
+    assert report.problems == []
+    assert report.weights == weights_sha256(astra_weights)
+    assert report.weights_name == weights_sha256(astra_weights)[:12]
+    assert "All is well." in place.run("status")
     assert "0 enqueued, 44 had results" in place.run("enqueue", apstar_folder)
     for name, rows in [("a.fits", 44), ("a.parquet", 44), ("a.csv", 44), ("a.ecsv", 44)]:
         assert f"{name}: {rows} rows" in place.run("export", "--out", name)
@@ -94,24 +106,23 @@ def test_a_second_stack_on_the_same_database_is_refused(
 def test_spectra_for_other_weights_wait_for_a_stack_that_serves_them(
     place: Workplace, apstar_folder: Path
 ) -> None:
-    wait_for(lambda: "weights" in status(place)["queues"], "the dispatcher")
+    wait_for(lambda: status(place).weights is not None, "the dispatcher")
     (place.folder / "other.pt").write_bytes(b"other weights")
     text = place.run("enqueue", apstar_folder, "--model", "other.pt")
     assert "serves other weights. The spectra wait in the database" in text
     assert place.count("SELECT count(*) FROM job WHERE weights_name = 'other.pt'") == 44
     time.sleep(3)  # the dispatcher leaves them alone
-    assert status(place)["jobs"] == {
-        "waiting": 44,
-        "waiting for other weights": 44,
-        "without labels": 0,
-    }
+    report = status(place)
+    assert jobs(report) == {"waiting": 44}
+    assert report.other_weights == 44
+    assert report.problems == ["44 jobs wait for weights that this stack does not serve."]
 
 
 @pytest.mark.usefixtures("starter_weights", "stack")
 def test_spectra_for_the_starter_weights_are_not_given_to_a_stack_of_others(
     place: Workplace, apstar_folder: Path
 ) -> None:
-    wait_for(lambda: "weights" in status(place)["queues"], "the dispatcher")
+    wait_for(lambda: status(place).weights is not None, "the dispatcher")
     model = place.environment.pop("ASTRONN_STREAM_MODEL")
     assert "does not serve the starter weights" in place.run("enqueue", apstar_folder, status=2)
     assert place.count("SELECT count(*) FROM job") == 0
@@ -128,7 +139,7 @@ def test_a_stack_without_weights_serves_the_starter_weights(
     stack = start_stack(place)
     try:
         wait_for(lambda: place.count(DONE) == 44, "all jobs")
-        assert status(place)["queues"]["weights"] == STARTER_NAME
+        assert status(place).weights_name == STARTER_NAME
         assert STARTER_NAME in place.run("export", "--out", "a.csv")
     finally:
         place.stop(stack, signal.SIGTERM, 0)
@@ -168,20 +179,23 @@ def test_run_uses_the_broker_and_the_database_that_are_there(
 
 def test_looking_where_nothing_is_makes_nothing(place: Workplace) -> None:
     report = status(place)
-    assert report["jobs"] == report["workers"] == {}
-    assert "does not answer" in str(report["queues"]["redis"])
+    assert report.jobs == report.workers == {}
+    assert len(report.problems) == 2
+    assert "Redis does not answer" in report.problems[0]
+    assert "no database yet" in report.problems[1]
     assert "no database" in place.run("export", "--out", "x.fits", status=2)
     assert "no database" in place.run("requeue", "--no-result", status=2)
     assert "Say which jobs" in place.run("requeue", status=2)
     assert "A lane can be left to a loader" in place.run(
         "worker", "record", "--lane", "live", status=2
     )
+    assert "--name takes letters" in place.run("worker", "load", "--name", "a@b", status=2)
     assert place.files() == set()
 
 
 def test_the_help_of_every_command_reads(place: Workplace) -> None:
     commands = ["run", "enqueue", "requeue", "up", "worker", "dispatcher", "status", "export", "db"]
-    commands += ["model", "simulate", "demo", "watch"]
+    commands += ["metrics", "model", "simulate", "demo", "watch", "calibrate", "recalibrate"]
     overview = place.run("--help")
     for command in commands:
         assert command in overview

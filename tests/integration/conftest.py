@@ -20,7 +20,7 @@ from producer.register import Registered, register
 from producer.sources import find_files, spectra_of
 from worker.app import QUEUES, app, publish
 from worker.arrays import array_store
-from worker.broker import Broker, worker_broker
+from worker.broker import Broker, worker_broker, worker_client
 from worker.crashes import crash_guard
 from worker.database.session import opened, transaction
 from worker.database.tables import AstroNN, Job, Spectrum
@@ -180,6 +180,7 @@ def forget_process_state() -> None:
         array_store,
         crash_guard,
         worker_broker,
+        worker_client,
         infer_stage._admission,
         record_stage.database,
         record_stage.noise_model,

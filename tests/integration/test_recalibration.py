@@ -20,9 +20,10 @@ from worker.database.tables import AstroNN, Job, JobState, Spectrum, label_colum
 from worker.errors import FatalError, UsageError
 from worker.labels import LABEL_NAMES
 from worker.messages import RecordLabels, SpectrumLabels
-from worker.results import recalibration
+from worker.results import read_repeats, recalibration
 from worker.results.flags import ResultFlag, flag_uncertain
 from worker.results.noise_model import NoiseModel, SnrFactors
+from worker.results.read_repeats import choose_set, read_database, result_sets
 from worker.results.recalibration import Recalibrated, concerned, recalibrate
 from worker.results.record import record_labels
 from worker.settings import PREFIX, get_settings
@@ -215,6 +216,14 @@ def test_what_is_recorded_meanwhile_is_neither_lost_nor_stuck(engine: Engine) ->
     assert {each["corrections_sha256"] for pk, each in after.items() if pk != 3} == {"by snr"}
     with engine.connect() as connection:
         assert connection.scalar(select(func.count()).where(Job.state != JobState.DONE)) == 0
+
+
+def test_of_a_large_survey_no_more_is_read_for_a_calibration(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(read_repeats, "MOST_VISITS", ROWS * 2 // 3)
+    chosen = choose_set(result_sets(engine), None, None)
+    assert len(read_database(engine, chosen, seed=0)) == ROWS // 2
 
 
 # --- The command ---------------------------------------------------------------------------

@@ -134,7 +134,7 @@ from worker.settings import get_settings
 from worker.status import read_status
 publish(NoResult(failures=()))
 array_store().put("flux", np.ones((1, 7514), dtype=np.float32))
-print(json.dumps(read_status(get_settings())["queues"]))
+print(json.dumps(read_status(get_settings()).queues))
 """
 
 
@@ -198,7 +198,8 @@ def test_a_command_says_in_one_sentence_that_redis_refuses_us(
 
 UNUSABLE = {
     "no scheme": ("localhost:6379", "looks like redis://"),
-    "another broker": (f"amqp://u:{SECRET}@host", "looks like redis://"),
+    "another broker": (f"amqp://u:{SECRET}@host", "as RabbitMQ, the dispatcher could not see"),
+    "another broker with TLS": (f"amqps://u:{SECRET}@host:5671//", "it has to be a Redis server"),
     "password with /": (f"redis://:p/{SECRET}@host:6379/0", "%2F"),
     "port and password with /": (f"redis://:1/{SECRET}@host/0", "%2F"),
     "password with #": (f"redis://:p#{SECRET}@host/0", "%23"),

@@ -59,9 +59,17 @@ def test_messages_are_small_json_without_arrays(stream: Stream) -> None:
 
 
 def test_flower_sees_the_spectra_as_arguments(stream: Stream) -> None:
-    stream.send(jobs=stream.registered.jobs[:2])
-    (message,) = stream.queued("load.bulk")
-    assert message["headers"]["argsrepr"] == "(2 spectra: 1, 2)"
+    stream.send(jobs=stream.registered.jobs[:3])
+    shown = "(3 spectra: apStar-r6-2M00452143+1634446: coadd, 2 visits [1, 2, 3])"
+    for queue, function in (
+        ("load.bulk", load_stage.load_task),
+        ("infer.bulk", infer_stage.infer_task),
+        ("record", None),
+    ):
+        (message,) = stream.queued(queue)
+        assert message["headers"]["argsrepr"] == shown
+        if function is not None:
+            function((stream.take(queue) or ("", {}))[1])
 
 
 def test_the_files_of_a_chunk_are_whole(stream: Stream) -> None:
@@ -158,7 +166,11 @@ def test_a_stage_that_fails_by_surprise_ends_its_spectra_with_the_error(
     monkeypatch.setattr(load_stage, "load_spectra", fail)
     stream.send()
     while taken := stream.take("load.bulk"):
-        load_stage.load_task(taken[1])
+        with pytest.raises(ZeroDivisionError):  # for Celery to log, and for Flower
+            load_stage.load_task(taken[1])
+    (first, _) = stream.queued("record")
+    assert "apStar-r6-2M00452143" in first["headers"]["argsrepr"]
+    assert "The load stage failed: ZeroDivisionError('a defect')." in first["headers"]["argsrepr"]
     stream.drain()
     with transaction(stream.engine) as session:
         reasons = set(session.scalars(select(AstroNN.no_result_reason)))

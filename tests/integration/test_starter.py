@@ -9,7 +9,8 @@ import pytest
 from sqlalchemy import select
 
 from producer.dispatcher import Dispatcher
-from producer.run import check_stack, send_waiting
+from producer.run import send_waiting
+from producer.stack import check_stack
 from tests.integration.conftest import Stream
 from worker.database.session import transaction
 from worker.database.tables import AstroNN, Job, JobState, Spectrum
@@ -122,12 +123,12 @@ def test_a_stack_of_the_starter_weights_is_sent_to(bare: Stream) -> None:
 
 
 def test_status_names_what_is_served_and_counts_what_waits_for_others(bare: Stream) -> None:
-    assert "weights" not in read_status(get_settings())["queues"]
+    assert read_status(get_settings()).weights is None
     tell_served(bare.client, bare.weights)
     report = read_status(get_settings())
-    assert report["queues"]["weights"] == STARTER_NAME
-    assert "waiting for other weights" not in report["jobs"]
+    assert report.weights_name == STARTER_NAME
+    assert report.other_weights == 0
     tell_served(bare.client, "ab" * 32)
     report = read_status(get_settings())
-    assert report["queues"]["weights"] == "ab" * 6
-    assert report["jobs"]["waiting for other weights"] == len(bare.registered.jobs)
+    assert report.weights_name == "ab" * 6
+    assert report.other_weights == len(bare.registered.jobs)

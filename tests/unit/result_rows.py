@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
@@ -79,8 +79,13 @@ def job(pk: int, tag: str) -> Job:
     )
 
 
+def small_database(folder: Path) -> AbstractContextManager[Engine]:
+    """The rows of :func:`filled` in a file."""
+    return filled(f"sqlite:///{folder / 'rows.sqlite'}")
+
+
 @contextmanager
-def small_database(folder: Path) -> Iterator[Engine]:
+def filled(url: str) -> Iterator[Engine]:
     """A coadd, three visits and a spectrum without a star; one of them has no labels."""
     coadd = {"kind": "coadd", "member": "coadd", "plate": None, "mjd": None, "fiber": None}
     results = [
@@ -90,7 +95,7 @@ def small_database(folder: Path) -> Iterator[Engine]:
         result(4, ResultFlag.NO_RESULT, no_result_reason=REASON),
         result(5, 5, source_pk=None),
     ]
-    with opened(f"sqlite:///{folder / 'rows.sqlite'}") as engine:
+    with opened(url) as engine:
         with transaction(engine) as session:
             session.add(Source(pk=1, obj="2M00452143+1634446"))
             session.flush()

@@ -159,6 +159,20 @@ def test_a_link_without_a_target_and_a_folder_that_goes_do_no_harm(watched: Watc
     watched.look_until(lambda: f"old/{STAR}" in watched.seen, "the file")
 
 
+@pytest.mark.parametrize("target", ["turn", f"{STAR}/inside"], ids=["loop", "file"])
+def test_a_link_that_leads_nowhere_hides_nothing_beside_it(watched: Watched, target: str) -> None:
+    folder = watched.folder.parent / "made"
+    folder.mkdir()
+    names = [STAR.replace("1+", f"{number}+") for number in range(2, 5)]
+    (folder / STAR).write_text("new")
+    for turn in ("turn", "other", "third"):  # the order of a folder is nobody's choice
+        (folder / turn).symlink_to(target)
+    for name in names:
+        (folder / name).write_text("new")
+    folder.rename(watched.folder / "made")
+    watched.sees(*(f"made/{name}" for name in [STAR, *names]))
+
+
 def test_a_folder_that_is_away_is_waited_for(
     watched: Watched, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -237,6 +251,15 @@ def test_a_folder_that_cannot_be_read_is_told_once_and_the_others_go_on(
     (watched.folder / STAR).write_text("new")
     watched.sees(STAR)
     assert caplog.text.count("Permission denied; it is left out") == 1
+
+
+def test_no_name_of_a_file_steers_the_terminal_of_who_reads_the_log(
+    watched: Watched, caplog: pytest.LogCaptureFixture
+) -> None:
+    (watched.folder / "made").mkdir()
+    (watched.folder / "made" / "\x1b]0;x\n.fits").write_text("no star's name")
+    watched.look_until(lambda: "are left out here" in caplog.text, "the sentence")
+    assert "/made/?]0;x?.fits is not named" in caplog.text
 
 
 def test_an_overflow_of_the_kernels_queue_is_made_up_for(

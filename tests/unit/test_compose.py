@@ -1,37 +1,45 @@
-"""docker-compose.yml agrees with the code, with .env.example and with itself."""
+"""docker-compose.yml agrees with its schema, the code, .env.example, the Dockerfile and itself."""
 
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from check_jsonschema.builtin_schemas import get_builtin_schema
+from jsonschema import Draft202012Validator
 
+import producer.command
+from tests.commands import parsed
+from tests.compose import DOCKERFILE, LEFT_OUT, ROOT, SERVICES, TEXT, filled, seconds, variables
 from worker.embedded import COMMANDS, DISPATCHER, FLOWER, LIVE_LOADER
-from worker.messages import STAGES
 from worker.settings import PREFIX, Settings
 
-ROOT = Path(__file__).parents[2]
-TEXT = (ROOT / "docker-compose.yml").read_text()
-SERVICES: dict[str, dict[str, Any]] = yaml.safe_load(TEXT)["services"]
-WORKERS = [*STAGES, LIVE_LOADER, DISPATCHER]
-OURS = [*WORKERS, "migrate", FLOWER]
+SERVERS = ["redis", "arrays", "postgres"]
+INFERENCE = ["infer-cpu", "infer-gpu"]
+WORKERS = ["load", LIVE_LOADER, *INFERENCE, "record"]
+PRODUCERS = [DISPATCHER, "watch"]
+OURS = [*WORKERS, *PRODUCERS, "migrate", "metrics", FLOWER]
 
 #: Which services hold a secret; no other may.
 HOLDERS = {
-    "REDIS_PASSWORD": {"redis", "arrays", *WORKERS, FLOWER},
-    "POSTGRES_PASSWORD": {"postgres", "migrate", "record", DISPATCHER},
+    "REDIS_PASSWORD": {"redis", "arrays", *OURS} - {"migrate"},
+    "POSTGRES_PASSWORD": {"postgres", "migrate", "record", "metrics", *PRODUCERS},
     "FLOWER_BASIC_AUTH": {FLOWER},
 }
-_VARIABLE = re.compile(r"(?<!\$)\$(?:\{(\w+)(?:(:?[-?+])([^}]*))?\}|(\w+))")
-
-
-def variables(text: str) -> set[str]:
-    """The variables that Compose would fill in."""
-    uncommented = "\n".join(re.sub(r"(^|\s)#.*", "", line) for line in text.splitlines())
-    return {braced or bare for braced, _, _, bare in _VARIABLE.findall(uncommented)}
+#: What is mounted, always for reading alone; who parses files has no weights and no database.
+MOUNTED = {
+    **{name: {"/data"} for name in ("load", LIVE_LOADER)},
+    **{name: {"/model"} for name in (*INFERENCE, "record")},
+    **{name: {"/data", "/model"} for name in PRODUCERS},
+}
+PASSWORDS = {"REDIS_PASSWORD": "of-redis", "POSTGRES_PASSWORD": "of-postgres"}
+#: Variables that Compose reads by itself.
+OF_COMPOSE = {"COMPOSE_PROFILES"}
 
 
 def env_example() -> dict[str, str]:
@@ -47,39 +55,113 @@ def environment(service: str) -> dict[str, str]:
 
 def settings_of(service: str, monkeypatch: pytest.MonkeyPatch, **given: str) -> Settings:
     """The settings that a service reads when .env holds what is given."""
-
-    def fill(match: re.Match[str]) -> str:
-        name, kind, other, _ = match.groups()
-        value = given.get(name, "")
-        if value:
-            return value
-        assert kind == ":-", f"{name} is required"
-        return other
-
-    for name, value in environment(service).items():
-        monkeypatch.setenv(name, _VARIABLE.sub(fill, value))
+    for name, value in filled(environment(service), given).items():
+        monkeypatch.setenv(name, value)
     return Settings()
 
 
-def test_the_services_are_those_of_the_stack() -> None:
-    assert set(SERVICES) == {"redis", "arrays", "postgres", "migrate", *COMMANDS}
+def mounts(service: str) -> dict[str, dict[str, Any]]:
+    """The folders of the host that a service sees."""
+    return {
+        mount["target"]: mount
+        for mount in SERVICES[service].get("volumes", [])
+        if isinstance(mount, dict)
+    }
 
 
-@pytest.mark.parametrize("stage", STAGES)
-def test_workers_run_the_commands_of_the_local_stack(stage: str) -> None:
-    assert SERVICES[stage]["command"] == COMMANDS[stage]
+# --- Form ----------------------------------------------------------------------------------
 
 
-def test_flower_differs_from_the_local_one_by_its_address() -> None:
-    here = [
-        "--address=0.0.0.0" if part.startswith("--address=") else part for part in COMMANDS[FLOWER]
-    ]
-    assert SERVICES[FLOWER]["command"] == here
+def test_the_file_fits_the_schema_of_compose() -> None:
+    given = dict.fromkeys(variables(TEXT), "1")
+    schema = get_builtin_schema("vendor.compose-spec")
+    problems = Draft202012Validator(schema).iter_errors({"services": filled(SERVICES, given)})
+    assert [problem.message for problem in problems] == []
 
 
-def test_only_flower_is_published_and_only_to_this_host() -> None:
+def test_the_linter_finds_nothing_in_the_dockerfile() -> None:
+    linter = Path(sys.executable).parent / "hadolint"
+    done = subprocess.run(
+        [linter, ROOT / "Dockerfile"], capture_output=True, text=True, check=False
+    )
+    assert done.stdout + done.stderr == ""
+
+
+def test_env_example_lists_what_is_used_and_nothing_else() -> None:
+    assert set(env_example()) == variables(TEXT) | OF_COMPOSE
+
+
+def test_env_example_holds_no_value_that_would_work() -> None:
+    assert set(env_example().values()) == {""}
+
+
+# --- Services ------------------------------------------------------------------------------
+
+
+def test_the_services_are_those_of_the_stack_and_of_production() -> None:
+    of_the_stack = set(COMMANDS) - {"infer"} | set(INFERENCE)
+    assert set(SERVICES) == of_the_stack | {*SERVERS, "migrate", "watch", "metrics"}
+
+
+@pytest.mark.parametrize(
+    ("service", "name"),
+    [*zip(COMMANDS, COMMANDS, strict=True), ("infer-cpu", "infer"), ("infer-gpu", "infer")],
+)
+def test_services_run_the_commands_of_the_local_stack(service: str, name: str) -> None:
+    if service in SERVICES:  # `infer` is two here
+        here = SERVICES[service]["command"]
+        local = [part.replace("--address=0.0.0.0", "--address=127.0.0.1") for part in here]
+        assert local == COMMANDS[name]
+
+
+@pytest.mark.parametrize("service", [name for name in OURS if name != FLOWER])
+def test_every_command_exists_with_its_options(service: str) -> None:
+    executable, *words = SERVICES[service]["command"]
+    assert executable == "astronn-stream"
+    assert parsed(words) is not None
+
+
+@pytest.mark.parametrize("profile", ["cpu", "gpu"])
+def test_each_profile_starts_one_inference(profile: str) -> None:
+    def starts(service: dict[str, Any]) -> bool:
+        return profile in service.get("profiles", [profile])
+
+    started = {name for name, service in SERVICES.items() if starts(service)}
+    assert started == set(SERVICES) - set(INFERENCE) | {f"infer-{profile}"}
+    assert environment(f"infer-{profile}")[f"{PREFIX}DEVICE"] == {"gpu": "cuda"}.get(profile, "cpu")
+
+
+def test_only_one_service_takes_a_gpu() -> None:
+    taken = {
+        name: service["deploy"]["resources"].get("reservations")
+        for name, service in SERVICES.items()
+        if "reservations" in service["deploy"]["resources"]
+    }
+    device = {"driver": "nvidia", "count": 1, "capabilities": ["gpu"]}
+    assert taken == {"infer-gpu": {"devices": [device]}}
+    limits = [SERVICES[name]["deploy"]["resources"]["limits"] for name in INFERENCE]
+    assert limits[0] == limits[1]
+
+
+@pytest.mark.parametrize("service", OURS)
+def test_only_inference_has_the_large_image(service: str) -> None:
+    target = "infer" if service in INFERENCE else "stage"
+    assert SERVICES[service]["build"]["target"] == target
+    assert re.search(rf"^FROM runtime AS {target}$", DOCKERFILE, re.MULTILINE)
+    assert SERVICES[service]["image"].startswith(f"astronn-stream:{target}")
+    argument = SERVICES[service]["build"].get("args", {}).get("TORCH_BACKEND")
+    assert argument == {"infer-cpu": "cpu", "infer-gpu": "${TORCH_BACKEND:-}"}.get(service)
+
+
+def test_only_what_is_looked_at_is_published_and_only_to_this_host() -> None:
     published = {name: service["ports"] for name, service in SERVICES.items() if "ports" in service}
-    assert published == {FLOWER: ["127.0.0.1:5555:5555"]}
+    assert published == {
+        FLOWER: ["127.0.0.1:5555:5555"],
+        "metrics": ["127.0.0.1:9540:9540"],
+    }
+
+
+# --- Settings and secrets ------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("service", SERVICES)
@@ -88,33 +170,35 @@ def test_every_setting_exists(service: str) -> None:
     assert {name.removeprefix(PREFIX).lower() for name in ours} <= set(Settings.model_fields)
 
 
-def test_record_reads_the_settings_that_are_meant(monkeypatch: pytest.MonkeyPatch) -> None:
-    given = {"REDIS_PASSWORD": "of-redis", "POSTGRES_PASSWORD": "of-postgres"}
-    settings = settings_of("record", monkeypatch, **given)
+def test_a_producer_reads_the_settings_that_are_meant(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = settings_of(DISPATCHER, monkeypatch, **PASSWORDS)
     assert settings.broker == "redis://:of-redis@redis:6379/0"
     assert settings.arrays == "redis://:of-redis@arrays:6379/0"
     assert settings.database_url == "postgresql://astronn:of-postgres@postgres/astronn"
     assert settings.data_root == Path("/data")
     assert settings.model == Path("/model/weights.pt")
-    assert settings.corrections is None
-    with_corrections = settings_of("record", monkeypatch, **given, CORRECTIONS="/model/noise.json")
-    assert with_corrections.corrections == Path("/model/noise.json")
 
 
-@pytest.mark.parametrize("service", ["infer", DISPATCHER])
+@pytest.mark.parametrize("service", [DISPATCHER, "metrics"])
+def test_who_looks_at_the_stream_knows_the_settings_of_its_stages(service: str) -> None:
+    assert set(yaml.safe_load(TEXT)["x-stage"]) <= set(environment(service))
+
+
+def test_record_takes_corrections_where_there_are_some(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert settings_of("record", monkeypatch, **PASSWORDS).corrections is None
+    given = {**PASSWORDS, "CORRECTIONS": "/model/noise.json"}
+    assert settings_of("record", monkeypatch, **given).corrections == Path("/model/noise.json")
+
+
+def test_load_takes_a_number_of_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert settings_of("load", monkeypatch, **PASSWORDS, LOAD_PROCESSES="3").loaders == 3
+
+
+@pytest.mark.parametrize("service", [*INFERENCE, *PRODUCERS])
 def test_a_survey_never_runs_on_the_starter_weights(
     monkeypatch: pytest.MonkeyPatch, service: str
 ) -> None:
-    given = {"REDIS_PASSWORD": "of-redis", "POSTGRES_PASSWORD": "of-postgres"}
-    assert settings_of(service, monkeypatch, **given).weights_file == Path("/model/weights.pt")
-
-
-def test_env_example_lists_what_is_used_and_nothing_else() -> None:
-    assert set(env_example()) == variables(TEXT)
-
-
-def test_env_example_holds_no_value_that_would_work() -> None:
-    assert set(env_example().values()) == {""}
+    assert settings_of(service, monkeypatch, **PASSWORDS).weights_file == Path("/model/weights.pt")
 
 
 @pytest.mark.parametrize("secret", HOLDERS)
@@ -125,58 +209,88 @@ def test_a_secret_is_required_wherever_it_is_used(secret: str) -> None:
 
 
 @pytest.mark.parametrize("secret", HOLDERS)
-def test_a_secret_goes_only_where_it_is_needed(secret: str) -> None:
+def test_a_secret_goes_only_where_it_is_needed_and_into_no_command_line(secret: str) -> None:
     holders = {name for name, service in SERVICES.items() if secret in variables(str(service))}
     assert holders == HOLDERS[secret]
+    for service in SERVICES.values():
+        told = [service.get("command"), service.get("healthcheck"), service.get("build")]
+        assert secret not in variables(str(told))
 
 
-def test_only_those_who_write_to_the_database_know_it() -> None:
-    url = f"{PREFIX}DATABASE_URL"
-    assert {name for name in SERVICES if url in environment(name)} == {
-        "migrate",
-        "record",
-        DISPATCHER,
-    }
-
-
-@pytest.mark.parametrize("stage", STAGES)
-def test_data_and_model_are_mounted_read_only(stage: str) -> None:
-    mounts = {mount["target"]: mount for mount in SERVICES[stage]["volumes"]}
-    assert set(mounts) == {"/data", "/model"}
-    assert all(mount["read_only"] for mount in mounts.values())
+# --- Containers ----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("service", OURS)
-def test_our_containers_can_change_nothing(service: str) -> None:
+def test_the_host_is_seen_no_more_than_needed_and_read_only(service: str) -> None:
+    assert set(mounts(service)) == MOUNTED.get(service, set())
+    assert all(mount["read_only"] for mount in mounts(service).values())
+    assert all(not mount["bind"]["create_host_path"] for mount in mounts(service).values())
+
+
+@pytest.mark.parametrize("service", SERVICES)
+def test_containers_can_change_nothing(service: str) -> None:
     configured = SERVICES[service]
     assert configured["read_only"]
-    assert configured["tmpfs"] == ["/tmp"]  # noqa: S108 - the container's own
+    assert "/tmp" in configured["tmpfs"]  # noqa: S108 - the container's own
     assert configured["cap_drop"] == ["ALL"]
-    assert configured["user"] == "${RUN_AS:-10001:10001}"
+    assert configured["security_opt"] == ["no-new-privileges:true"]
     assert not configured.get("privileged", False)
 
 
-def test_the_image_does_not_run_as_root() -> None:
-    users = re.findall(r"^USER (\S+)", (ROOT / "Dockerfile").read_text(), re.MULTILINE)
-    assert users[-1:] == ["10001:10001"]
+@pytest.mark.parametrize("service", SERVICES)
+def test_nobody_is_root(service: str) -> None:
+    own = {"redis": "redis", "arrays": "redis", "postgres": "postgres"}
+    assert SERVICES[service]["user"] == own.get(service, "${RUN_AS:-10001:10001}")
 
 
-def test_redis_keeps_every_message() -> None:
-    command = SERVICES["redis"]["command"]
-    options = dict(zip(command[1::2], command[2::2], strict=True))
-    assert options["--maxmemory-policy"] == "noeviction"
-    assert options["--appendonly"] == "yes"
-    assert options["--requirepass"].startswith("${REDIS_PASSWORD:?")
-    assert "redis:/data" in SERVICES["redis"]["volumes"]
+def test_the_images_do_not_run_as_root() -> None:
+    assert re.findall(r"^USER (\S+)", DOCKERFILE, re.MULTILINE) == ["10001:10001"]
+    assert re.findall(r"^FROM runtime", DOCKERFILE, re.MULTILINE) == ["FROM runtime"] * 2
 
 
-@pytest.mark.parametrize("stage", STAGES)
-def test_workers_come_after_what_they_need_and_have_time_to_finish(stage: str) -> None:
-    needed = {name: each["condition"] for name, each in SERVICES[stage]["depends_on"].items()}
-    assert needed["redis"] == "service_healthy"
-    assert (needed.get("migrate") == "service_completed_successfully") == (stage == "record")
-    assert SERVICES[stage]["stop_grace_period"] == "60s"
-    assert SERVICES[stage]["restart"] == "unless-stopped"
+@pytest.mark.parametrize("service", SERVICES)
+def test_limits_are_set_and_whoever_ends_is_started_again(service: str) -> None:
+    configured = SERVICES[service]
+    wanted = {"pids"} if service == "arrays" else {"memory", "pids"}  # it has --maxmemory
+    assert set(configured["deploy"]["resources"]["limits"]) == wanted
+    assert configured["restart"] == ("no" if service == "migrate" else "unless-stopped")
+    assert seconds(configured["stop_grace_period"]) >= (60 if service in WORKERS else 10)
+    assert configured["logging"] == {"driver": "local"}
+
+
+@pytest.mark.parametrize("service", SERVICES)
+def test_what_serves_is_asked_whether_it_does(service: str) -> None:
+    unasked = {"migrate", "watch"}  # the one ends; nothing asks the other, but for its end
+    assert ("healthcheck" in SERVICES[service]) == (service not in unasked)
+
+
+@pytest.mark.parametrize(
+    ("server", "options"),
+    [
+        ("redis", {"--appendonly": "yes", "--save": "", "--maxmemory-policy": "noeviction"}),
+        (
+            "arrays",
+            {
+                "--appendonly": "no",
+                "--save": "",
+                "--maxmemory": "${ARRAYS_MEMORY:-1gb}",
+                "--maxmemory-policy": "volatile-ttl",
+            },
+        ),
+    ],
+)
+def test_redis_keeps_messages_and_lets_flux_go(server: str, options: dict[str, str]) -> None:
+    command = SERVICES[server]["command"]
+    own = command[command.index("redis-server") + 1 :]
+    assert dict(zip(own[::2], own[1::2], strict=True)) == options
+    assert ("redis:/data" in SERVICES[server].get("volumes", [])) == (server == "redis")
+
+
+@pytest.mark.parametrize("service", WORKERS)
+def test_workers_come_after_what_they_need(service: str) -> None:
+    needed = {name: each["condition"] for name, each in SERVICES[service]["depends_on"].items()}
+    assert needed["redis"] == needed["arrays"] == "service_healthy"
+    assert (needed.get("migrate") == "service_completed_successfully") == (service == "record")
 
 
 def test_what_is_waited_for_has_a_health_check_or_an_end() -> None:
@@ -186,3 +300,25 @@ def test_what_is_waited_for_has_a_health_check_or_an_end() -> None:
                 assert SERVICES[name]["healthcheck"]["test"]
             else:
                 assert SERVICES[name]["restart"] == "no"
+
+
+# --- The image without torch ---------------------------------------------------------------
+
+
+def test_what_the_slim_image_lacks_is_told_in_a_sentence(tmp_path: Path) -> None:
+    weights = tmp_path / "weights.pt"
+    weights.write_bytes(b"anything")
+    code = f"""
+import sys
+sys.modules.update(dict.fromkeys({sorted(LEFT_OUT)}))
+sys.argv = ["astronn-stream", "model", "info", {str(weights)!r}]
+from producer.command import main
+main()
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=tmp_path
+    )
+    assert done.returncode == 1
+    assert "Error: This needs torch, which this installation leaves out" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert set(producer.command.LEFT_OUT) <= LEFT_OUT

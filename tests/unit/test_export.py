@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 from astropy import units
 from astropy.table import MaskedColumn, Table
-from sqlalchemy import Engine
+from sqlalchemy import Engine, update
 
 from tests.unit.result_rows import MOMENT, REASON
-from worker.database.tables import UtcDateTime, label_columns
+from worker.database.session import transaction
+from worker.database.tables import Spectrum, UtcDateTime, label_columns
 from worker.labels import LABELS
 from worker.results import read
 from worker.results.read import read_table
@@ -70,6 +71,12 @@ def test_what_is_missing_is_nan_masked_or_empty(table: Table) -> None:
     assert table["no_result_reason"].tolist() == ["", "", "", "", REASON]
     assert table["corrections_sha256"].tolist() == ["", "cd" * 32, "", "", ""]
     assert table["weights_name"].tolist() == ["own.pt", "", "own.pt", "own.pt", "own.pt"]
+
+
+def test_what_exceeds_single_precision_is_infinite(engine: Engine) -> None:
+    with transaction(engine) as session:
+        session.execute(update(Spectrum).where(Spectrum.pk == 5).values(snr=1e300))
+    assert math.isinf(read_table(engine)["snr"][0])
 
 
 def test_flags_come_as_bits_and_as_truths(table: Table) -> None:

@@ -2,11 +2,12 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from astropy import units
 from astropy.io import fits
@@ -16,10 +17,11 @@ from pyarrow.parquet import ParquetFile
 from sqlalchemy import Engine
 
 from worker import __version__
-from worker.errors import UsageError
-from worker.results import export
+from worker.errors import FatalError, UsageError
+from worker.results import export, packing
 from worker.results.columns import table_columns
-from worker.results.export import check_output, write_table
+from worker.results.export import _arrow, _write, check_output, write_table
+from worker.results.packing import batches
 from worker.results.read import read_table
 
 FORMATS = (".fits", ".parquet", ".csv", ".ecsv", ".vot")
@@ -198,7 +200,32 @@ def test_a_failure_while_writing_leaves_the_old_file_and_no_other(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setitem(export._WRITERS, ending, fail)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(FatalError, match=r"labels\.\w+ cannot be written: No space left on device"):
         write_table(table, path)
     assert [each.name for each in folder.iterdir()] == [path.name]
     assert path.read_text() == "old"
+
+
+def test_what_was_written_does_not_stay_in_memory(
+    table: Table, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(packing, "ROWS_AT_ONCE", 1)
+    megabyte = 1 << 20
+    random = np.random.default_rng(0)
+    rows = _arrow(table[:1])
+    place = rows.schema.get_field_index("no_result_reason")
+    parts = [
+        rows.set_column(place, rows.field(place), pa.array([random.bytes(megabyte // 2).hex()]))
+        for _ in range(20)
+    ]
+    held = pa.total_allocated_bytes()
+    most = 0
+
+    def count(rows: ParquetFile, _meta: Mapping[str, Any], path: Path) -> None:
+        nonlocal most
+        for _ in batches(rows):
+            most = max(most, pa.total_allocated_bytes() - held)
+        path.touch()
+
+    _write(tmp_path / "labels.fits", {}, parts, count)
+    assert most < 6 * megabyte

@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import io
+import os
+import signal
 import warnings
 from pathlib import Path
 
 import numpy as np
 import pandas
 import pytest
+import typer
 from astropy.io import fits
 from astropy.io.votable import parse, validate
 from astropy.table import Table
 from sqlalchemy import Engine
+from typer.testing import CliRunner
 
-from worker.errors import UsageError
-from worker.results import load_results, packing, read
+from worker.cli import mount
+from worker.errors import FatalError, UsageError
+from worker.results import export, load_results, packing, read
 from worker.results.export import SURVEY_FILES, write_results, write_survey, write_table
 from worker.results.read import Wanted, read_table
+from worker.settings import PREFIX, get_settings
 
 FORMATS = (".fits", ".parquet", ".csv", ".ecsv", ".vot")
 
@@ -114,3 +120,32 @@ def test_a_database_that_is_not_there_is_not_made(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no database here yet"):
         load_results(f"sqlite:///{tmp_path / 'none.sqlite'}")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_that_is_no_database_is_told_in_a_sentence(tmp_path: Path) -> None:
+    (tmp_path / "text.sqlite").write_text("labels of stars, but no database " * 50)
+    with pytest.raises(FatalError, match=r"cannot be read: file is not a database\.$"):
+        load_results(f"sqlite:///{tmp_path / 'text.sqlite'}")
+
+
+def test_a_signal_to_stop_leaves_the_old_file_and_no_other(
+    engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "out"
+    folder.mkdir()
+    (folder / "labels.csv").write_text("old")
+    monkeypatch.setenv(f"{PREFIX}DATABASE_URL", url_of(engine))
+    get_settings.cache_clear()
+    monkeypatch.setitem(export._WRITERS, ".csv", lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    app = typer.Typer()
+    mount(app)
+    try:
+        result = CliRunner().invoke(app, ["export", "--out", str(folder / "labels.csv")])
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    assert result.exit_code == 130
+    assert [each.name for each in folder.iterdir()] == ["labels.csv"]
+    assert (folder / "labels.csv").read_text() == "old"

@@ -1,44 +1,13 @@
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
-import numpy as np
 import pytest
 from astropy.table import Table
 from sqlalchemy import Engine
 
-from tests.unit.result_rows import MOMENT
+from tests.unit.conditions import CONDITIONS
 from worker.errors import UsageError
 from worker.results.read import read_table
 from worker.results.where import condition
-
-#: Conditions, and what they say of a row of the table in plain Python.
-CONDITIONS: dict[str, Callable[[Any], bool]] = {
-    "snr > 103": lambda row: row["snr"] > 103,
-    "not flag_bad and snr >= 102.25": lambda row: not row["flag_bad"] and row["snr"] >= 102.25,
-    "flag_no_result or kind == 'coadd'": lambda row: (
-        row["flag_no_result"] or row["kind"] == "coadd"
-    ),
-    "1000 <= teff < 3000": lambda row: 1000 <= row["teff"] < 3000,
-    "result_flags & 2 == 2": lambda row: row["result_flags"] & 2 == 2,
-    "(result_flags & 1) != 0": lambda row: row["result_flags"] & 1 != 0,
-    "healpix is None": lambda row: row["healpix"] is np.ma.masked,
-    "healpix is not None": lambda row: row["healpix"] is not np.ma.masked,
-    "tag in ('second', 'third')": lambda row: row["tag"] in ("second", "third"),
-    "spectrum_pk not in [1, 2]": lambda row: row["spectrum_pk"] not in [1, 2],
-    "fe_h - teff == 19 and fe_h / 2 > 1000": lambda row: (
-        row["fe_h"] - row["teff"] == 19 and row["fe_h"] / 2 > 1000
-    ),
-    "abs(-teff) * 2 + 1 > 4001": lambda row: abs(-row["teff"]) * 2 + 1 > 4001,
-    "fiber != 3": lambda row: row["fiber"] is not np.ma.masked and row["fiber"] != 3,
-    f"created > '{MOMENT.date()}'": lambda row: row["created"] > str(MOMENT.date()),
-    f"created > '{MOMENT.isoformat()}'": lambda row: row["created"] > "2024-06-07T12:30:15.250Z",
-    "obj == 'Ångström'": lambda row: row["obj"] == "Ångström",
-    "teff / (fiber - 3) > 1000": lambda row: (
-        row["fiber"] not in (3, np.ma.masked) and row["teff"] / (row["fiber"] - 3) > 1000
-    ),
-}
 
 
 @pytest.mark.parametrize("text", CONDITIONS)
@@ -73,6 +42,13 @@ def test_a_condition_keeps_the_rows_that_python_would(
         "teff.real > 1",
         "(lambda: 1)() > 0",
         "(" * 900 + "snr" + ")" * 900,
+        "-" * 190 + "snr > 0",
+        "-(" * 45 + "snr" + ")" * 45 + " > 0",
+        "mjd & teff == 1",
+        "result_flags & 2.5 == 2",
+        "obj == '\\0'",
+        r"obj == '\ud800'",
+        "created > '0001-01-01T00:00+10:00'",
     ],
 )
 def test_what_is_no_condition_is_refused_in_a_sentence(text: str) -> None:
@@ -88,3 +64,7 @@ def test_a_mistyped_column_is_named_with_the_one_that_was_meant() -> None:
 def test_a_condition_of_endless_length_is_refused() -> None:
     with pytest.raises(UsageError, match="2000 characters"):
         condition("snr > 1 or " * 1000 + "flag_bad")
+
+
+def test_a_condition_as_deep_as_they_may_be_can_be_asked(engine: Engine) -> None:
+    assert len(read_table(engine, where=condition("-(" * 36 + "snr" + ")" * 36 + " > 0"))) == 5

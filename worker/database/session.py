@@ -10,6 +10,7 @@ from typing import Any
 from sqlalchemy import Connection, Engine, create_engine, event, make_url
 from sqlalchemy.exc import (
     ArgumentError,
+    DatabaseError,
     InterfaceError,
     InternalError,
     NoSuchModuleError,
@@ -120,12 +121,18 @@ def existing(url: str) -> Iterator[Engine]:
     ------
     UsageError
         There is none.
+    FatalError
+        The file is no database, or is damaged.
     """
     if not exists(url):
         raise UsageError("There is no database here yet; `astronn-stream run` makes one.")
     engine = open_database(url)
     try:
         yield engine
+    except DatabaseError as error:
+        if type(error) is not DatabaseError:  # its kinds, such as refused values, are others'
+            raise
+        raise FatalError(f"The database cannot be read: {error.orig}.") from error
     finally:
         engine.dispose()
 

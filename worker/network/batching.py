@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 
 from worker.errors import FatalError, TransientError
 from worker.messages import Lane
+from worker.network.batch_statistics import BatchStatistics
 
 logger = logging.getLogger(__name__)
 
@@ -53,6 +54,7 @@ class _Request:
     number: int
     flux: NDArray[np.float32] = field(compare=False)
     natural_key: str = field(compare=False)
+    submitted: float = field(compare=False)
     outcome: Future[InferredSpectrum] = field(compare=False, default_factory=Future)
 
 
@@ -85,6 +87,7 @@ class MicroBatcher:
         self._running: list[_Request] = []
         self._numbers = itertools.count()
         self._calls = 0
+        self.statistics = BatchStatistics()
         self._changed = threading.Condition()
         self._closed = False
         self._fault: str | None = None
@@ -101,8 +104,9 @@ class MicroBatcher:
         FatalError
             The device serves nobody any more; the text says why.
         """
+        moment = time.perf_counter()
         requests = [
-            _Request(_PRIORITY[lane], next(self._numbers), row, key)
+            _Request(_PRIORITY[lane], next(self._numbers), row, key, moment)
             for row, key in zip(flux, natural_keys, strict=True)
         ]
         with self._changed:
@@ -204,12 +208,14 @@ class MicroBatcher:
 
     def _run_batch(self, batch: list[_Request]) -> list[InferredSpectrum]:
         started = time.perf_counter()
+        self.statistics.begin([request.submitted for request in batch])
         try:
             labels, e_labels = self._infer(
                 np.stack([request.flux for request in batch]),
                 [request.natural_key for request in batch],
             )
         finally:
+            self.statistics.end()
             self._calls += 1
         if not len(labels) == len(e_labels) == len(batch):
             raise RuntimeError(f"{len(labels)} outputs for {len(batch)} spectra")

@@ -14,17 +14,25 @@ from pathlib import Path
 from typing import Any
 
 import numba
+import numpy as np
 
+from worker.network.cpu_products import (
+    COLUMNS,
+    PANEL,
+    ROWS,
+    dense_tile,
+    product_tile,
+    window_tile,
+)
 from worker.network.cpu_steps import (
     MARGIN,
     PLANE,
+    POOLED_ROW,
     POSITIONS,
     STEP,
     convolve,
-    dense_tile,
     drop_convolved,
     drop_units,
-    window_tile,
 )
 from worker.network.cpu_vectors import LANES
 from worker.network.masks import DENSE_1, ELEMENT1, ELEMENT2, NUMBERS_PER_BLOCK
@@ -32,7 +40,6 @@ from worker.network.model import FILTERS, KERNEL, POOL
 from worker.spectra.pixels import N_PIXELS
 
 _CHANNELS = FILTERS[0]
-_POOLED_PLANES = FILTERS[1]
 
 
 def _cache_folder() -> Path:
@@ -94,15 +101,65 @@ def pool_passes(
     """Some passes of a spectrum from the first dropout to the second one.
 
     ``thinned`` is working space of the shape of ``planes``, with zeros for margins; ``pooled``
-    gets ``4 * POSITIONS`` values for each pass.
+    gets ``POOLED_ROW`` values for each pass.
     """
     for number in range(n_passes):
-        row = number * _POOLED_PLANES * POSITIONS
+        row = number * POOLED_ROW
         # All of it first: a CPU waits where it loads across what it has just stored.
         for position in range(0, POSITIONS, LANES):
             drop_convolved(planes, thinned, position, first + number, key0, key1)
         for position in range(0, POSITIONS, STEP):
             convolve(thinned, weights, pooled, row, position, first + number, key0, key1)
+
+
+@_compiled
+def multiply(pooled: Any, n_passes: Any, layer: Any, hidden: Any, row: int) -> None:
+    """The first dense layer without its ReLU, for whole tiles of passes.
+
+    ``pooled`` is what ``pool_passes`` gives, ``hidden`` gets rows from ``row`` on.
+    """
+    per_word = 4 // pooled.itemsize
+    n_words = POOLED_ROW // per_word
+    width = hidden.shape[1]
+    for number in range(n_passes):
+        for column in range(width):  # a broadcast would take three seconds to compile
+            hidden[row + number, column] = layer.biases[column]
+    for word in range(0, n_words, PANEL):
+        words = min(PANEL, n_words - word)
+        for column in range(0, width, COLUMNS):
+            weights = (word * width + column * words) * per_word
+            for number in range(0, n_passes, ROWS):
+                product_tile(
+                    *(pooled, number * POOLED_ROW + word * per_word, words),
+                    *(layer.weights, weights),
+                    *(hidden.reshape(-1), (row + number) * width + column, width),
+                )
+
+
+@_compiled
+def hide_passes(
+    convolution: Any,
+    layer: Any,
+    space: Any,
+    hidden: Any,
+    first: int,
+    n_passes: int,
+    key0: int,
+    key1: int,
+) -> None:
+    """Some passes of a spectrum from the first dropout to the first hidden layer.
+
+    ``space`` is a ``PoolingSpace``; ``hidden`` gets a row for each pass, and more rows without
+    meaning up to whole tiles.
+    """
+    block = space.pooled.size // POOLED_ROW
+    for start in range(0, n_passes, block):
+        number = min(block, n_passes - start)
+        pool_passes(
+            *(space.planes, convolution, space.thinned, space.pooled),
+            *(first + start, number, key0, key1),
+        )
+        multiply(space.pooled, (number + ROWS - 1) // ROWS * ROWS, layer, hidden, start)
 
 
 @_compiled
@@ -121,13 +178,14 @@ def elements_first(flux: Any, pixels: Any, layer: Any, outputs: Any, n_outputs: 
 
 
 @_compiled
-def drop(values: Any, site: int, n_units: int, first: int, key0: int, key1: int) -> None:
-    """Dropout of all units of a site in sixteen passes from ``first`` on, in place.
+def drop(values: Any, kept: Any, site: int, n_units: int, first: int, key0: int, key1: int) -> None:
+    """Dropout of all units of a site in sixteen passes from ``first`` on.
 
-    ``values`` has sixteen lanes for each unit, and room for whole blocks of eight.
+    ``values`` and ``kept``, which may be the same, have sixteen lanes for each unit, and room
+    for whole blocks of eight.
     """
     for block in range((n_units + NUMBERS_PER_BLOCK - 1) // NUMBERS_PER_BLOCK):
-        drop_units(values, 0, site, block, first, key0, key1)
+        drop_units(values, kept, site, block, first, key0, key1)
 
 
 @_compiled
@@ -142,32 +200,48 @@ def _dense(values: Any, layer: Any, outputs: Any, rectify: bool) -> None:
 
 @_compiled
 def finish_passes(
-    hidden: Any, elements: Any, layers: Any, space: Any, first: int, key0: int, key1: int
+    hidden: Any,
+    elements: Any,
+    layers: Any,
+    space: Any,
+    outputs: Any,
+    first: int,
+    key0: int,
+    key1: int,
 ) -> None:
-    """Some passes of a spectrum from the first hidden layer and the elements' on.
+    """Some passes of a spectrum from the first hidden layers on.
 
     Parameters
     ----------
     hidden
-        ``(groups, units, 16)``: the first hidden layer in groups of sixteen passes; it is changed.
+        What ``hide_passes`` gives, and rows without meaning up to whole groups of sixteen.
     elements
         ``(units,)``: the first hidden layers of all elements.
     layers
         A ``FinishingLayers``.
     space
-        A ``FinishingSpace``; its ``outputs`` and ``shares`` add up to the network's outputs.
+        A ``FinishingSpace``.
+    outputs
+        ``(passes, 44)``: gets normalised labels and log-variances.
     """
-    n_units = hidden.shape[1]
     n_elements = elements.shape[0]
-    for group in range(hidden.shape[0]):
-        start = first + LANES * group
-        values = hidden[group].reshape(-1)
-        drop(values, DENSE_1, n_units, start, key0, key1)
-        _dense(values, layers.dense_2, space.hidden_2, True)
-        _dense(space.hidden_2, layers.outputs, space.outputs[group], False)
-        for unit in range(n_elements):
-            space.elements[unit * LANES : (unit + 1) * LANES] = elements[unit]
-        drop(space.elements, ELEMENT1, n_elements, start, key0, key1)
-        _dense(space.elements, layers.elements_2, space.elements_2, True)
-        drop(space.elements_2, ELEMENT2, layers.n_elements_2, start, key0, key1)
-        _dense(space.elements_2, layers.shares, space.shares[group], False)
+    for unit in range(n_elements):
+        space.elements[unit * LANES : (unit + 1) * LANES] = elements[unit]
+    for row in range(0, outputs.shape[0], LANES):
+        start = first + row
+        for unit in range(layers.n_hidden):
+            for lane in range(LANES):
+                value = hidden[row + lane, unit]
+                space.hidden[unit * LANES + lane] = 0 if value <= 0 else value
+        drop(space.hidden, space.hidden, DENSE_1, layers.n_hidden, start, key0, key1)
+        _dense(space.hidden, layers.dense_2, space.hidden_2, True)
+        _dense(space.hidden_2, layers.outputs, space.outputs, False)
+        drop(space.elements, space.kept, ELEMENT1, n_elements, start, key0, key1)
+        _dense(space.kept, layers.elements_2, space.elements_2, True)
+        drop(space.elements_2, space.elements_2, ELEMENT2, layers.n_elements_2, start, key0, key1)
+        _dense(space.elements_2, layers.shares, space.shares, False)
+        for output in range(outputs.shape[1]):
+            at = layers.order[output] * LANES
+            for lane in range(min(LANES, outputs.shape[0] - row)):
+                both = np.float64(space.outputs[at + lane]) + np.float64(space.shares[at + lane])
+                outputs[row + lane, output] = both

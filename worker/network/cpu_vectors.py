@@ -5,9 +5,13 @@ LLVM splits the vectors where a CPU has shorter ones.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from llvmlite import ir
+from numba import config
+from numba.core import cgutils, types
+from numba.core.codegen import get_host_cpu_features
 
 from worker.network.masks import THRESHOLD
 from worker.network.philox import KEY_STEPS, MULTIPLIERS, ROUNDS
@@ -19,14 +23,31 @@ WORDS, _PAIRS = ir.VectorType(INT32, LANES), ir.VectorType(INT64, LANES // 2)
 _HALVES = ir.VectorType(_I16, 2 * LANES)
 FLOATS, _SHORTS = ir.VectorType(FLOAT32, LANES), ir.VectorType(_I16, LANES)
 _FUSED = ("contract",)
-
+#: The words of sixteen lanes: those of even lanes and those of odd ones.
+_Apart = tuple[Any, Any]
 
 ZEROS = ir.Constant(FLOATS, [0.0] * LANES)
+
+
+def cpu_has(feature: str) -> bool:
+    """Whether numba compiles for a CPU with a feature, as LLVM calls it."""
+    features: str = config.CPU_FEATURES or get_host_cpu_features()
+    return f"+{feature}" in features.split(",")
 
 
 def integer(number: int) -> Any:
     """A 64-bit integer, as indices are."""
     return ir.Constant(INT64, number)
+
+
+def written(write: Callable[..., None], *arguments: Any) -> Any:
+    """The signature of an intrinsic without a result, and what writes it."""
+
+    def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        write(Vectors(context, builder, signature), *values)
+        return context.get_dummy_value()
+
+    return types.none(*arguments), codegen
 
 
 class Vectors:
@@ -69,6 +90,26 @@ class Vectors:
         """Rounded once where the CPU can, so results of two kinds of CPU differ in last bits."""
         return self.builder.fadd(self.builder.fmul(left, right, flags=_FUSED), total, flags=_FUSED)
 
+    def add_products(self, left: Any, right: Any, total: Any) -> Any:
+        """Add the products of pairs of bfloat16, each pair a lane's word."""
+        if cpu_has("avx512bf16"):
+            kind = ir.FunctionType(FLOATS, [FLOATS, WORDS, WORDS])
+            name = "llvm.x86.avx512bf16.dpbf16ps.512"
+            function = cgutils.get_or_insert_function(self.builder.module, kind, name)
+            return self.builder.call(function, [total, left, right])
+        for part in (self._low_half, self._high_half):
+            total = self.multiply_add(part(left), part(right), total)
+        return total
+
+    def _low_half(self, words: Any) -> Any:
+        return self.builder.bitcast(
+            self.builder.shl(words, ir.Constant(WORDS, [16] * LANES)), FLOATS
+        )
+
+    def _high_half(self, words: Any) -> Any:
+        mask = ir.Constant(WORDS, [0xFFFF0000] * LANES)
+        return self.builder.bitcast(self.builder.and_(words, mask), FLOATS)
+
     def largest(self, left: Any, right: Any) -> Any:
         """The larger one in each lane."""
         return self.builder.select(self.builder.fcmp_ordered(">", left, right), left, right)
@@ -83,9 +124,13 @@ class Vectors:
         return self.builder.select(keep, value, ZEROS)
 
     def philox(self, counter: list[Any], key: tuple[Any, Any]) -> list[Any]:
-        """Philox; words that are the same for all lanes stay scalar as long as they are."""
+        """Philox; words that are the same for all lanes stay scalar as long as they are.
+
+        CPUs multiply words at even and at odd places apart, so they stay apart, in the lower
+        halves of 64 bits, until the last round. The upper halves hold what is left of products.
+        """
         builder = self.builder
-        a, b, c, d = counter
+        a, b, c, d = (self._apart(word) for word in counter)
         first, second = (builder.trunc(word, INT32) for word in key)
         for number in range(ROUNDS):
             if number:
@@ -97,39 +142,47 @@ class Vectors:
             )
             a, b = self._xor(self._xor(b, first), right_high), right
             c, d = self._xor(self._xor(d, second), left_high), left
-        return [self._vector(word) for word in (a, b, c, d)]
+        return [self._together(word) for word in (a, b, c, d)]
+
+    def _apart(self, word: Any) -> Any:
+        if not isinstance(word.type, ir.VectorType):
+            return word
+        even = self.builder.bitcast(word, _PAIRS)
+        return even, self._upper(even)
+
+    def _together(self, word: _Apart) -> Any:
+        even, odd = (self.builder.bitcast(part, WORDS) for part in word)
+        places = ir.Constant(
+            WORDS, [n + LANES * odds for n in range(0, LANES, 2) for odds in (0, 1)]
+        )
+        return self.builder.shuffle_vector(even, odd, places)
+
+    def _upper(self, pairs: Any) -> Any:
+        return self.builder.lshr(pairs, ir.Constant(_PAIRS, [32] * (LANES // 2)))
 
     def _product(self, word: Any, factor: int) -> tuple[Any, Any]:
         """The high and the low word of each product."""
-        if isinstance(word.type, ir.VectorType):
-            return self._products(word, factor)
-        full = self.builder.mul(self.builder.zext(word, INT64), integer(factor))
-        high = self.builder.lshr(full, integer(32))
-        return self.builder.trunc(high, INT32), self.builder.trunc(full, INT32)
-
-    def _products(self, words: Any, factor: int) -> tuple[Any, Any]:
-        """Words at even and at odd places apart, which is how CPUs multiply them."""
         builder = self.builder
-        factors, low_halves, shift = (
-            ir.Constant(_PAIRS, [number] * (LANES // 2)) for number in (factor, 2**32 - 1, 32)
-        )
-        pairs = builder.bitcast(words, _PAIRS)
-        even = builder.mul(builder.and_(pairs, low_halves), factors)
-        odd = builder.mul(builder.lshr(pairs, shift), factors)
-        even, odd = builder.bitcast(even, WORDS), builder.bitcast(odd, WORDS)
-        high, low = (
-            ir.Constant(WORDS, [n + LANES * odds for n in places for odds in (0, 1)])
-            for places in (range(1, LANES, 2), range(0, LANES, 2))
-        )
-        return builder.shuffle_vector(even, odd, high), builder.shuffle_vector(even, odd, low)
+        if isinstance(word, tuple):
+            factors, low_halves = (
+                ir.Constant(_PAIRS, [number] * (LANES // 2)) for number in (factor, 2**32 - 1)
+            )
+            full = tuple(builder.mul(builder.and_(part, low_halves), factors) for part in word)
+            return tuple(map(self._upper, full)), full
+        product = builder.mul(builder.zext(word, INT64), integer(factor))
+        high = builder.lshr(product, integer(32))
+        return builder.trunc(high, INT32), builder.trunc(product, INT32)
 
     def _xor(self, left: Any, right: Any) -> Any:
-        if left.type != right.type:
-            left, right = self._vector(left), self._vector(right)
+        if isinstance(left, tuple) or isinstance(right, tuple):
+            pairs = zip(self._in_all(left), self._in_all(right), strict=True)
+            return tuple(self.builder.xor(*pair) for pair in pairs)
         return self.builder.xor(left, right)
 
-    def _vector(self, word: Any) -> Any:
-        return word if isinstance(word.type, ir.VectorType) else self.splat(word, WORDS)
+    def _in_all(self, word: Any) -> _Apart:
+        if isinstance(word, tuple):
+            return word
+        return (self.splat(self.builder.zext(word, INT64), _PAIRS),) * 2
 
     def kept(self, word: Any) -> tuple[Any, Any]:
         """Which lanes keep the unit of a word's low half and that of its high half."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Literal
 
 import numpy as np
@@ -25,6 +25,10 @@ logger = logging.getLogger(__name__)
 Floats = NDArray[np.float64]
 Flux = NDArray[np.float32]
 Precision = Literal["auto", "float32", "bfloat16"]
+
+#: Values of the first convolution beyond this could overflow on their way; labels would mean
+#: nothing.
+LARGEST_CONVOLVED = 1e25
 
 
 class Engine(ABC):
@@ -93,16 +97,16 @@ def summarise(labels: Floats, log_variances: Floats) -> tuple[Floats, Floats]:
     Parameters
     ----------
     labels, log_variances
-        ``(passes, 22)``.
+        ``(..., passes, 22)``.
 
     Returns
     -------
     mean, std
-        ``(22,)``: ``std = sqrt(exp(mean log-variance) + unbiased variance of the labels)``
+        ``(..., 22)``: ``std = sqrt(exp(mean log-variance) + unbiased variance of the labels)``
         (Leung & Bovy 2019, section 2.2; their model variance is the biased one).
     """
-    variance = np.exp(log_variances.mean(axis=0)) + labels.var(axis=0, ddof=1)
-    return labels.mean(axis=0), np.sqrt(variance)
+    variance = np.exp(log_variances.mean(axis=-2)) + labels.var(axis=-2, ddof=1)
+    return labels.mean(axis=-2), np.sqrt(variance)
 
 
 def choose_device(wanted: str) -> str:
@@ -130,22 +134,58 @@ def open_engine(
 ) -> Engine:
     """The fastest engine that works on a device.
 
-    On a CPU that is the compiled one; where numba is missing or cannot compile, torch does it.
+    That is a compiled one, numba's on a CPU and Triton's on a GPU; where its compiler is missing
+    or cannot compile, torch does it.
 
     Parameters
     ----------
     device
-        ``"cpu"`` or ``"cuda"``.
+        ``"cpu"``, ``"cuda"`` or ``"auto"``.
     precision
-        Of the CPU's largest layer, see ``CpuEngine``.
+        Of the largest layer, see ``CpuEngine`` and ``TritonEngine``.
+
+    Raises
+    ------
+    FatalError
+        A GPU is wanted and there is none.
     """
-    if torch.device(device).type == "cpu":
-        try:
+    device = choose_device(device)
+    try:
+        if device == "cpu":
             from worker.network.cpu_engine import CpuEngine
 
             return CpuEngine(model, mc_samples=mc_samples, seed=seed, precision=precision)
-        except Exception as error:  # noqa: BLE001 - whatever keeps numba from compiling here
-            logger.warning("action=open engine=torch: numba cannot be used: %r", error)
+        from worker.network.triton_engine import TritonEngine
+
+        return TritonEngine(
+            model, mc_samples=mc_samples, seed=seed, device=device, precision=precision
+        )
+    except Exception as error:  # noqa: BLE001 - whatever keeps numba or Triton from compiling here
+        compiler = "numba" if device == "cpu" else "triton"
+        logger.warning("action=open engine=torch: %s cannot be used: %r", compiler, error)
     from worker.network.torch_engine import TorchEngine
 
     return TorchEngine(model, mc_samples=mc_samples, seed=seed, device=device)
+
+
+def every_engine(
+    model: ApogeeBCNNCensored, *, mc_samples: int, seed: int, device: str
+) -> Iterator[Engine]:
+    """Each engine that works on a device in each precision, once; for comparing them.
+
+    Torch's comes first. What follows is what :func:`open_engine` gives, opened when its turn
+    comes, so that who wants one engine alone need not pay for those behind it.
+    """
+    from worker.network.torch_engine import TorchEngine
+
+    engine: Engine = TorchEngine(model, mc_samples=mc_samples, seed=seed, device=device)
+    yield engine
+    names = {engine.name}
+    precisions: tuple[Precision, ...] = ("auto", "float32")
+    for precision in precisions:
+        engine = open_engine(
+            model, mc_samples=mc_samples, seed=seed, device=device, precision=precision
+        )
+        if engine.name not in names:
+            names.add(engine.name)
+            yield engine

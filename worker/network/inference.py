@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Sequence
 from concurrent.futures import Future
 
@@ -20,6 +21,7 @@ from worker.messages import (
     SpectrumReference,
     failure_of,
 )
+from worker.network.batch_statistics import RecentBatches
 from worker.network.batching import (
     PROCESS_STOPS,
     Floats,
@@ -72,6 +74,7 @@ class Inference:
             batch_wait=settings.batch_wait,
             longest_call=_LONGEST_WAIT,
         )
+        self._recent = RecentBatches()
         logger.info("action=open weights=%s device=%s", self.weights, self.device)
 
     def infer(
@@ -107,6 +110,11 @@ class Inference:
             self._collect(message, [each for each in outcomes if isinstance(each, SpectrumLabels)]),
             NoResult(failures=tuple(each for each in outcomes if isinstance(each, Failure))),
         )
+
+    def vitals(self) -> dict[str, str | float]:
+        """The device, and what it did in the last half minute: see :class:`RecentBatches`."""
+        recent = self._recent.add(time.monotonic(), self._batcher.statistics.now())
+        return {"device": self.device, **recent}
 
     def close(self) -> None:
         """Stop the device's thread."""

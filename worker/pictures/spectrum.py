@@ -14,6 +14,7 @@ from worker.errors import SpectrumError
 from worker.labels import LABELS
 from worker.messages import SpectrumReference
 from worker.pictures.style import Theme, new_figure, symbol
+from worker.printable import printable
 from worker.results.flags import DESCRIPTIONS
 from worker.spectra.apstar import file_version, read_spectra
 from worker.spectra.load import load_spectra, resolve_inside
@@ -168,4 +169,4 @@ def _labels(axis: Axes, row: Mapping[str, Any] | None, theme: Theme) -> None:
 
 def _plain(text: str) -> str:
     """A text of others', in which matplotlib is to find no formula."""
-    return "".join(each if each.isprintable() else "?" for each in text).replace("$", r"\$")
+    return printable(text).replace("$", r"\$")

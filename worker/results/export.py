@@ -10,7 +10,8 @@ from __future__ import annotations
 import json
 import os
 import tempfile
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,7 +22,7 @@ from pyarrow.parquet import ParquetFile, ParquetWriter
 from sqlalchemy import Engine
 
 from worker import __version__
-from worker.errors import UsageError
+from worker.errors import FatalError, UsageError
 from worker.results.fits_table import empty_table, write_fits
 from worker.results.read import Wanted, count_rows, read_batches, table_meta, table_schema
 from worker.results.text_table import write_csv, write_ecsv
@@ -100,6 +101,8 @@ def write_results(engine: Engine, wanted: Wanted, path: Path) -> Written:
     ------
     UsageError
         See :func:`check_output`.
+    FatalError
+        The disk is full, or does not work.
     TransientError
         The database is away.
     """
@@ -116,6 +119,8 @@ def write_survey(engine: Engine, wanted: Wanted, folder: Path) -> list[Written]:
     ------
     UsageError
         The folder is not there or cannot be written.
+    FatalError
+        The disk is full, or does not work.
     TransientError
         The database is away.
     """
@@ -139,6 +144,8 @@ def write_table(table: Table, path: Path) -> None:
     ------
     UsageError
         See :func:`check_output`.
+    FatalError
+        The disk is full, or does not work.
     """
     check_output(path)
     _write(path, table.meta, [_arrow(table)], _WRITERS[path.suffix])
@@ -158,18 +165,30 @@ def _write(
 ) -> int:
     """Store rows beside ``path``, make the file from them, and let it take its place."""
     schema = table_schema().with_metadata({_META: json.dumps(dict(meta))})
-    with tempfile.TemporaryDirectory(
-        prefix=".astronn-stream-", dir=path.absolute().parent
-    ) as folder:
-        stored, temporary = Path(folder) / "rows", Path(folder) / path.name
+    with _writing(path) as temporary:
+        stored = temporary.with_name("rows")
         with ParquetWriter(stored, schema) as file:
             for batch in batches:
                 file.write(batch)
-        with ParquetFile(stored) as rows:
+        # What it buffers ahead it keeps to the end.
+        with ParquetFile(stored, pre_buffer=False) as rows:
             writer(rows, meta, temporary)
             number: int = rows.metadata.num_rows
-        temporary.replace(path)
     return number
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[Path]:
+    """A file in a folder of its own beside ``path``, whose place it takes when it is complete."""
+    try:
+        with tempfile.TemporaryDirectory(
+            prefix=".astronn-stream-", dir=path.absolute().parent
+        ) as folder:
+            temporary = Path(folder) / path.name
+            yield temporary
+            temporary.replace(path)
+    except OSError as error:
+        raise FatalError(f"{path} cannot be written: {error.strerror or error}.") from error
 
 
 def _arrow(table: Table) -> pa.Table:

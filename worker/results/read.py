@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
-from sqlalchemy import ColumnElement, Engine, Select, func, select
+from sqlalchemy import ColumnElement, Connection, Engine, Select, func, select
+from sqlalchemy.exc import DataError
 
 from worker import __version__
 from worker.database.session import reading
 from worker.database.tables import AstroNN, Source, Spectrum
+from worker.errors import UsageError
 from worker.network.starter import STARTER_NAME
 from worker.results.columns import TableColumn, table_columns
 from worker.results.flags import DESCRIPTIONS
@@ -113,12 +116,14 @@ def read_batches(
 
     Raises
     ------
+    UsageError
+        The condition exceeds what the database can compute.
     TransientError
         The database is away.
     """
     columns, schema = _chosen(names), table_schema(names)
     for query in _queries(columns, wanted):
-        with reading(engine) as connection:
+        with _asking(engine) as connection:
             result = connection.execution_options(yield_per=ROWS_AT_ONCE).execute(query)
             for rows in result.partitions():
                 values = zip(columns, zip(*rows, strict=True), strict=True)
@@ -151,13 +156,26 @@ def count_rows(engine: Engine, wanted: Wanted) -> tuple[int, int]:
 
     Raises
     ------
+    UsageError
+        The condition exceeds what the database can compute.
     TransientError
         The database is away.
     """
     made_up = func.count().filter(AstroNN.weights_name == STARTER_NAME)
-    with reading(engine) as connection:
+    with _asking(engine) as connection:
         counted = connection.execute(_restrict(select(func.count(), made_up), wanted)).one()
     return counted[0], counted[1]
+
+
+@contextmanager
+def _asking(engine: Engine) -> Iterator[Connection]:
+    """Only a condition of the user's can ask for what no number holds (PostgreSQL)."""
+    try:
+        with reading(engine) as connection:
+            yield connection
+    except DataError as error:
+        reason = str(error.orig).strip().splitlines()[0]
+        raise UsageError(f"--where asks for more than a number holds: {reason}.") from error
 
 
 def _queries(columns: list[TableColumn], wanted: Wanted) -> Iterator[Select[Any]]:
@@ -188,7 +206,8 @@ def _restrict(query: Any, wanted: Wanted) -> Any:
 
 def _array(column: TableColumn, values: Sequence[Any]) -> pa.Array:
     if column.dtype.startswith("f"):
-        return pa.array(np.array(values, dtype=np.float64).astype(column.dtype))
+        with np.errstate(over="ignore"):  # a header may claim an S/N of 1e300
+            return pa.array(np.array(values, dtype=np.float64).astype(column.dtype))
     if column.dtype == "str":
         return pa.array(["" if value is None else _text(value) for value in values], pa.string())
     return pa.array(values, _ARROW_TYPES[column.dtype])

@@ -113,7 +113,8 @@ def read_database(engine: Engine, chosen: ResultSet, seed: int) -> Visits:
     )
     with reading(engine) as connection:
         stars = _repeated(wanted)
-        total = connection.scalar(select(func.sum(stars.subquery().c.visits))) or 0
+        # PostgreSQL's sum is a Decimal, whose // rounds towards zero.
+        total = int(connection.scalar(select(func.sum(stars.subquery().c.visits))) or 0)
         every = -(-total // MOST_VISITS)
         if every > 1:
             wanted = and_(wanted, AstroNN.source_pk % every == seed % every)

@@ -9,14 +9,27 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import Boolean, ColumnElement, Double, Integer, Text, and_, func, not_, or_
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    ColumnElement,
+    Double,
+    Integer,
+    Text,
+    and_,
+    func,
+    literal,
+    not_,
+    or_,
+)
 
 from worker.database.tables import UtcDateTime
 from worker.errors import UsageError
 from worker.results.columns import table_columns
 
-#: More is no condition that someone wrote, and deep ones exhaust Python's stack.
+#: More is no condition that someone wrote, and deep ones exhaust the stack, Python's or SQLite's.
 _LONGEST = 2000
+_DEEPEST = 40
 _LARGEST = 2**63
 
 #: Of two meanings, a third.
@@ -35,7 +48,7 @@ _ARITHMETIC: dict[type[ast.operator], _Operator] = {
     ast.Sub: operator.sub,
     ast.Mult: operator.mul,
     ast.Div: lambda one, other: one / func.nullif(other, 0, type_=Double),  # PostgreSQL fails on 0
-    ast.BitAnd: lambda bits, mask: _integer(bits).bitwise_and(mask),
+    ast.BitAnd: lambda bits, mask: _integer(bits).bitwise_and(_integer(mask)),
 }
 
 
@@ -55,13 +68,29 @@ def condition(text: str) -> ColumnElement[bool]:
     if len(text) > _LONGEST:
         raise UsageError(f"--where takes {_LONGEST} characters at most.")
     try:
-        meant: ColumnElement[bool] = _truth(_meaning(ast.parse(text.strip(), mode="eval").body))
-    except (SyntaxError, ValueError, TypeError, AttributeError, RecursionError, MemoryError):
+        meant: ColumnElement[bool] = _truth(_meaning(_parsed(text)))
+    except (
+        SyntaxError,
+        ValueError,
+        TypeError,
+        AttributeError,
+        ArithmeticError,
+        RecursionError,
+        MemoryError,
+    ):
         raise UsageError(
             f"--where {text!r} cannot be understood; it looks like "
             '"snr > 100 and not flag_bad" or "kind == \'coadd\'".'
         ) from None
     return meant
+
+
+def _parsed(text: str) -> ast.expr:
+    body = ast.parse(text.strip(), mode="eval").body
+    generation: list[ast.AST] = [body]
+    for _ in range(_DEEPEST):
+        generation = [child for node in generation for child in ast.iter_child_nodes(node)]
+    return _unknown(body) if generation else body
 
 
 def _meaning(node: ast.expr) -> Any:
@@ -106,10 +135,17 @@ def _column(name: str) -> Any:
     raise UsageError(f"--where: the results have no column {name}{hint}")
 
 
-def _literal(value: str | float) -> str | float:
-    if isinstance(value, bool) or (isinstance(value, int) and abs(value) >= _LARGEST):
-        return float(_unknown(value))
-    return value
+def _literal(value: str | float) -> Any:
+    match value:
+        case bool():
+            return _unknown(value)
+        case int() if abs(value) < _LARGEST:
+            return literal(value, BigInteger)  # of PostgreSQL's INTEGER 2**31 is too large
+        case float():
+            return literal(value, Double)
+        case str() if b"\0" not in value.encode():
+            return value
+    return _unknown(value)
 
 
 def _comparison(values: list[Any], ops: list[ast.cmpop]) -> Any:
@@ -144,14 +180,12 @@ def _alike(left: Any, right: Any) -> tuple[Any, Any]:
 
 def _moment(text: str) -> datetime:
     moment = datetime.fromisoformat(text)
-    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+    return moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
 def _sort(value: Any) -> str:
     if isinstance(value, str):
         return "text"
-    if isinstance(value, int | float):
-        return "number"
     kinds = {Boolean: "truth", Text: "text", UtcDateTime: "moment"}
     return next((name for kind, name in kinds.items() if isinstance(value.type, kind)), "number")
 

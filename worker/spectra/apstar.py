@@ -28,6 +28,8 @@ from worker.spectra.readers import ERROR, FLUX, MASK, ApStarReader, Header, read
 _VISITS_FROM_ROW = 2
 #: A thousand visits need less; what astropy makes of a longer file takes minutes and gigabytes.
 _LARGEST_FILE = 256 << 20
+#: The version of a file that is not there.
+ABSENT = "absent"
 #: What every database holds in an integer.
 _LARGEST_INTEGER = 2**31
 #: The version of a file that is not there.
@@ -237,7 +239,11 @@ def _number(header: Header, key: str) -> float | None:
 
 
 def _integer(header: Header, key: str) -> int | None:
-    value = _number(header, key)
+    return storable_integer(_number(header, key))
+
+
+def storable_integer(value: float | None) -> int | None:
+    """A number as an integer that every database takes, or None."""
     return int(value) if value is not None and abs(value) < _LARGEST_INTEGER else None
 
 

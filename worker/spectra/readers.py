@@ -27,7 +27,7 @@ from worker.spectra.plain_fits import BLOCK, PlainFits, Unusual
 _IMAGES = FLUX, ERROR, MASK = 1, 2, 3
 _LEAST_HDUS = 10
 #: What astropy raises on damaged files, as found by feeding it such files.
-_DAMAGE = (OSError, ValueError, TypeError, KeyError, IndexError, AttributeError, fits.VerifyError)
+DAMAGE = (OSError, ValueError, TypeError, KeyError, IndexError, AttributeError, fits.VerifyError)
 _ABSURD = "HDU sizes make no sense"
 _ABSURD_AXES = re.compile(rb"NAXIS *= *\+?\d{4}")
 
@@ -121,7 +121,7 @@ def _judged(path: Path, source: BinaryIO, size: int) -> Iterator[fits.HDUList]:
                 yield hdus
         except SpectrumError:
             raise
-        except _DAMAGE as error:
+        except DAMAGE as error:
             raise SpectrumError(
                 f"{path.name} cannot be read as FITS ({error}); it is damaged or incomplete."
             ) from error

@@ -23,12 +23,16 @@ from worker.messages import (
     NoResult,
     Setback,
     failures_of,
+    tickets_of,
 )
 from worker.outage import Outage
+from worker.stages.heartbeat import count
 
 logger = logging.getLogger(__name__)
 
 _M = TypeVar("_M", bound=Message)
+#: A few words on what was done.
+_Said = str | None
 
 #: Well below the visibility timeout: a longer countdown would be delivered again meanwhile.
 _LONGEST_COUNTDOWN = 30.0
@@ -44,12 +48,13 @@ _TELLING_RETRY = 7
 
 def task(
     name: str, message_type: type[_M], *, time_limit: float | None = None
-) -> Callable[[Callable[[_M], None]], Any]:
+) -> Callable[[Callable[[_M], _Said]], Any]:
     """Make a Celery task of a function that takes a message.
 
     The task takes the message's JSON. What is away for now is tried again without end: a
     job's row is promised, not that it comes before the database does. A surprise ends the
-    message's spectra as rows without labels, so that they do not wait for ever.
+    message's spectra as rows without labels, so that they do not wait for ever. Flower shows
+    what the function says of its work.
 
     Parameters
     ----------
@@ -58,12 +63,12 @@ def task(
     """
     outage = Outage(name)
 
-    def register(function: Callable[[_M], None]) -> Any:
+    def register(function: Callable[[_M], _Said]) -> Any:
         @wraps(function)
-        def run(self: Any, message: dict[str, Any]) -> None:
+        def run(self: Any, message: dict[str, Any]) -> _Said:
             parsed = message_type.model_validate(message)
             try:
-                _attempt(name, function, parsed)
+                said = _attempt(name, function, parsed)
             except FatalError as error:
                 logger.critical("action=%s: this worker stops: %s", name, error)
                 with suppress(OperationalError):
@@ -75,6 +80,8 @@ def task(
                 outage.begin(error)
                 _try_again(self, parsed, error)
             outage.end()
+            count(name, len(tickets_of(parsed)))
+            return said
 
         return app.task(
             run,
@@ -89,8 +96,10 @@ def task(
     return register
 
 
-def _attempt(name: str, function: Callable[[_M], None], message: _M) -> None:
+def _attempt(name: str, function: Callable[[_M], _Said], message: _M) -> _Said:
     """Call the function; when it fails in a way that nobody foresaw, its spectra end here.
+
+    The error itself goes on to Celery, which logs it and lets Flower show a failure.
 
     Raises
     ------
@@ -98,17 +107,16 @@ def _attempt(name: str, function: Callable[[_M], None], message: _M) -> None:
         Also for a lack of memory: Celery never acknowledges a task that ends in MemoryError.
     """
     try:
-        function(message)
+        return function(message)
     except StreamError:
         raise
     except MemoryError as error:
         raise TransientError(f"A process of the {name} stage is out of memory.") from error
     except Exception as error:
-        if not isinstance(message, LoadSpectra | InferSpectra):
-            raise
-        logger.exception("action=%s: unexpected error", name)
-        reason = f"The {name} stage failed: {error!r}."
-        publish(NoResult.of(message.spectra, reason), lane=message.lane)
+        if isinstance(message, LoadSpectra | InferSpectra):
+            failed = NoResult.of(message.spectra, f"The {name} stage failed: {error!r}.")
+            publish(failed, lane=message.lane, about=message.spectra)
+        raise
 
 
 def _try_again(task: Any, message: Message, error: TransientError) -> None:
@@ -131,7 +139,8 @@ def _tell_ledger(message: Message, error: TransientError, retries: int) -> None:
     if retries != _TELLING_RETRY or isinstance(error, BusyError):
         return
     if isinstance(message, LoadSpectra | InferSpectra):
-        publish(Setback(failures=failures_of(message.spectra, str(error))), lane=message.lane)
+        setback = Setback(failures=failures_of(message.spectra, str(error)))
+        publish(setback, lane=message.lane, about=message.spectra)
 
 
 def _countdown(retries: int) -> float:

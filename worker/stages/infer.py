@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from functools import lru_cache
+from typing import Any
 
 from worker.app import lane_queue, publish
 from worker.arrays import Absent, array_store
@@ -14,6 +15,7 @@ from worker.network.inference import Inference
 from worker.settings import get_settings
 from worker.stages.adapter import task
 from worker.stages.admission import Admission
+from worker.stages.heartbeat import also_tell
 
 logger = logging.getLogger(__name__)
 
@@ -30,11 +32,11 @@ def open_inference() -> Inference:
         return _inference
 
 
-def infer(message: InferSpectra) -> None:
+def infer(message: InferSpectra) -> str:
     """Infer the labels of a message's spectra, then ask for them to be recorded."""
     turn = _admission().live() if message.lane == "live" else _admission().bulk(_live_waits)
     with turn:
-        _infer(message)
+        return _infer(message)
 
 
 @lru_cache(maxsize=1)
@@ -46,21 +48,28 @@ def _live_waits() -> bool:
     return worker_broker().backlog(lane_queue("infer", "live")) > 0
 
 
-def _infer(message: InferSpectra) -> None:
+def _infer(message: InferSpectra) -> str:
     flux = array_store().get(message.array, len(message.spectra))
     if flux is Absent.FINISHED:
         logger.info("action=infer array=%s: delivered again, its labels are sent", message.array)
-        return
+        return "delivered again: the labels are sent already"
     if flux is Absent.GONE:
         logger.warning("action=infer array=%s: gone, spectra are loaded again", message.array)
         publish(message.reload())
-        return
+        return "the flux is gone: loaded again"
     labels, failed = open_inference().infer(message, flux)
     if labels.results:
-        publish(labels, lane=message.lane)
+        publish(labels, lane=message.lane, about=message.spectra)
     if failed.failures:
-        publish(failed, lane=message.lane)
+        publish(failed, lane=message.lane, about=message.spectra)
     array_store().finish(message.array)
+    return f"{len(labels.results)} labelled, {len(failed.failures)} without labels"
+
+
+@also_tell
+def device_vitals() -> dict[str, Any]:
+    """What the device of this process does."""
+    return {} if _inference is None else _inference.vitals()
 
 
 infer_task = task("infer", InferSpectra)(infer)

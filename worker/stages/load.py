@@ -24,7 +24,7 @@ _PAUSE_SECONDS = 20.0
 _POLL_SECONDS = 0.25
 
 
-def load(message: LoadSpectra) -> None:
+def load(message: LoadSpectra) -> str:
     """Load the spectra of a message, then ask for their labels."""
     _wait_for_inference(message.lane)
     settings = get_settings()
@@ -34,10 +34,12 @@ def load(message: LoadSpectra) -> None:
     for failure in loaded.failures:
         logger.warning("action=load spectrum=%d: %s", failure.spectrum, failure.reason)
     if loaded.failures:
-        publish(NoResult(failures=loaded.failures), lane=message.lane)
+        failed = NoResult(failures=loaded.failures)
+        publish(failed, lane=message.lane, about=message.spectra)
     if loaded.spectra:
         array_store().put(message.array_key, loaded.flux)
         publish(message.loaded(loaded.spectra, loaded.seconds))
+    return f"{len(loaded.spectra)} loaded, {len(loaded.failures)} without labels"
 
 
 def _wait_for_inference(lane: Lane) -> None:

@@ -27,7 +27,7 @@ _REFUSALS = (DataError, IntegrityError)
 _T = TypeVar("_T", bound=Ticket)
 
 
-def record(message: RecordLabels) -> None:
+def record(message: RecordLabels) -> str:
     """Write the labels of a message."""
     factors = noise_model(get_settings().corrections_file(message.weights))
 
@@ -37,12 +37,14 @@ def record(message: RecordLabels) -> None:
 
     finished = _write(message.results, write)
     logger.info("action=record jobs=%d of %d", finished, len(message.results))
+    return f"{finished} of {len(message.results)} jobs done"
 
 
-def no_result(message: NoResult) -> None:
+def no_result(message: NoResult) -> str:
     """Write the rows of spectra that have no labels."""
     finished = _write(message.failures, record_failures)
     logger.info("action=no_result jobs=%d of %d", finished, len(message.failures))
+    return f"{finished} of {len(message.failures)} jobs done, without labels"
 
 
 def setback(message: Setback) -> None:

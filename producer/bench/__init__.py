@@ -1,0 +1,1 @@
+"""Benchmarks: the stream beside plain code that does the same work, in the same run."""

@@ -1,0 +1,75 @@
+"""The plain serial pipeline: from files to rows the way the peers go, in one process.
+
+For every spectrum astropy opens the file and astroNN normalises the row; batches of spectra go
+through the plain loop of passes, which is the peers' better way; every result is a row of its
+own, inserted and committed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from sqlalchemy import Column, Double, Engine, Integer, MetaData, Table, Text, insert
+
+from producer.bench.plain_loading import row_by_row
+from producer.bench.plain_network import plain_loop
+from worker.database.session import transaction
+from worker.database.tables import label_columns
+from worker.messages import SpectrumReference
+from worker.network.checkpoint import read_checkpoint, weights_sha256
+from worker.network.engine import choose_device
+from worker.results.flags import flag_uncertain
+from worker.results.noise_model import read_noise_model
+from worker.settings import Settings
+
+#: Spectra of a batch, at most.
+BATCH = 64
+
+RESULTS = Table(
+    "plain_result",
+    MetaData(),
+    Column("natural_key", Text),
+    *(Column(name, Double) for name in label_columns()),
+    Column("result_flags", Integer),
+)
+
+
+class PlainPipeline:
+    """The pipeline with its weights, ready to process.
+
+    Parameters
+    ----------
+    engine
+        The database. It is opened as ours is, which is kinder than SQLite's defaults: those
+        wait for the disk at every commit.
+    """
+
+    def __init__(self, settings: Settings, engine: Engine) -> None:
+        self._settings = settings
+        self._model = read_checkpoint(settings.weights_file).to(choose_device(settings.device))
+        weights = weights_sha256(settings.weights_file)
+        self._noise_model = read_noise_model(settings.corrections_file(weights))
+        self._engine = engine
+        RESULTS.create(engine, checkfirst=True)
+
+    def process(self, folder: Path, spectra: Sequence[SpectrumReference]) -> None:
+        """Give every spectrum its row."""
+        for first in range(0, len(spectra), BATCH):
+            self._batch(folder, spectra[first : first + BATCH])
+
+    def _batch(self, folder: Path, spectra: Sequence[SpectrumReference]) -> None:
+        flux = row_by_row(folder, spectra, self._settings.coadd_mask)
+        raw, raw_e = plain_loop(self._model, flux, self._settings.mc_samples)
+        e_labels = self._noise_model.apply(raw_e)
+        flags = flag_uncertain(raw, e_labels)
+        columns = np.concatenate([raw, e_labels, raw, raw_e], axis=1)
+        for spectrum, row, flag in zip(spectra, columns.tolist(), flags, strict=True):
+            values = dict(zip(label_columns(), row, strict=True))
+            with transaction(self._engine) as session:
+                session.execute(
+                    insert(RESULTS).values(
+                        natural_key=spectrum.natural_key, result_flags=int(flag), **values
+                    )
+                )

@@ -1,0 +1,17 @@
+"""How work tells whoever watches how far it is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+
+#: Told of so many that are finished.
+Finished = Callable[[int], None]
+#: Shows how much of a total is finished, given what it is called.
+Bar = Callable[[str, int], AbstractContextManager[Finished]]
+
+
+@contextmanager
+def no_bar(what: str, total: int) -> Iterator[Finished]:  # noqa: ARG001 - a Bar
+    """Nobody watches."""
+    yield lambda _: None

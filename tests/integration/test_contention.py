@@ -1,0 +1,103 @@
+"""Who wants the same rows of PostgreSQL at the same time waits for the other, and nobody fails."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+
+import pytest
+from alembic import command
+from alembic.config import Config
+from sqlalchemy import Engine, create_engine, insert, make_url, select, text, update
+
+from producer.register import register
+from producer.sources import CatalogueEntry
+from tests.conftest import wait_for
+from tests.integration.test_database import count, entries, migrate, registered
+from tests.integration.test_tally import assert_true
+from worker.database.session import opened, transaction, upgrade
+from worker.database.tables import AstroNN, Job, JobState, Spectrum, now
+
+
+@pytest.fixture
+def engine(postgres_url: str) -> Iterator[Engine]:
+    with opened(postgres_url) as engine:
+        yield engine
+
+
+@pytest.fixture
+def beside() -> Iterator[Callable[..., Future[None]]]:
+    with ThreadPoolExecutor() as pool:
+        yield pool.submit
+
+
+def wait_for_someone_who_waits(engine: Engine) -> None:
+    waiting = text(
+        "SELECT count(*) FROM pg_stat_activity"
+        " WHERE datname = current_database() AND wait_event_type = 'Lock'"
+    )
+    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        wait_for(lambda: connection.scalar(waiting), "someone who waits for a lock")
+
+
+def test_two_who_register_the_same_files_do_not_lock_each_other_out(
+    engine: Engine, beside: Callable[..., Future[None]]
+) -> None:
+    together = threading.Barrier(2)
+
+    def enter(found: list[CatalogueEntry]) -> None:
+        with transaction(engine) as session:
+            together.wait()
+            register(session, found, weights="w", weights_name="own.pt", tag="", lane="bulk")
+
+    for first in (1, 2):  # all of it is new, and all of it is rewritten
+        there = entries(300, f"{first}-1")
+        both = [beside(enter, each) for each in (there, there[::-1])]
+        for each in both:
+            each.result()
+    assert count(engine, Spectrum) == count(engine, Job) == 300
+    assert_true(engine)
+
+
+def test_tables_are_changed_beside_a_recorder(
+    engine: Engine, beside: Callable[..., Future[None]]
+) -> None:
+    (job,) = registered(engine, 1).jobs
+    migrate(engine, command.downgrade, "0003")
+    row = {
+        "task_pk": job,
+        "spectrum_pk": select(Job.spectrum_pk).where(Job.pk == job).scalar_subquery(),
+        "weights_sha256": "w",
+        "tag": "",
+        "software_version": "1",
+        "created": now(),
+        "modified": now(),
+        "result_flags": 0,
+    }
+    with transaction(engine) as session:  # as a recorder does it
+        session.execute(select(Job).where(Job.pk == job).with_for_update())
+        session.execute(insert(AstroNN).values(row))
+        upgraded = beside(upgrade, engine)
+        wait_for_someone_who_waits(engine)
+        session.execute(update(Job).where(Job.pk == job).values(state=JobState.DONE))
+    upgraded.result()
+    assert_true(engine)
+
+
+def test_who_finds_that_tables_are_being_made_waits_for_them(
+    postgres_url: str, beside: Callable[..., Future[None]]
+) -> None:
+    engine = create_engine(make_url(postgres_url).set(drivername="postgresql+psycopg"))
+
+    def change(config: Config, revision: str) -> None:
+        nonlocal upgraded
+        command.upgrade(config, revision)
+        upgraded = beside(upgrade, engine)
+        wait_for_someone_who_waits(engine)
+
+    upgraded: Future[None] = Future()
+    migrate(engine, change, "head")
+    upgraded.result()
+    assert registered(engine, 1).jobs
+    engine.dispose()

@@ -1,0 +1,270 @@
+"""What `status` says while parts of the stream are down, and what it costs."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import redis
+from sqlalchemy import event, text, update
+
+import worker.status
+from producer.dispatcher import Dispatcher
+from tests.conftest import wait_for
+from tests.integration.conftest import Stream
+from worker.app import QUEUES
+from worker.database.session import opened, transaction
+from worker.database.tables import Job, JobState, now
+from worker.embedded import broker_answers
+from worker.messages import STAGES, LoadSpectra, NoResult, Setback, failures_of
+from worker.settings import get_settings
+from worker.stages import heartbeat
+from worker.stages import infer as infer_stage
+from worker.stages import load as load_stage
+from worker.stages import record as record_stage
+from worker.status import Reason, Status, Worker, _look_at_jobs, read_status
+
+
+def look() -> Status:
+    return read_status(get_settings())
+
+
+def live(*names: str) -> None:
+    """Let workers of the stages after which they are called have a heartbeat."""
+    for name in names:
+        stage = next(each for each in STAGES if name.startswith(each))
+        serves = QUEUES[stage][: 1 if "-live" in name else None]
+        amqp = SimpleNamespace(queues=SimpleNamespace(consume_from=serves))
+        eventer = SimpleNamespace(hostname=name, app=SimpleNamespace(amqp=amqp))
+        heartbeat.beat(SimpleNamespace(eventer=eventer))
+
+
+def test_a_stack_that_works_has_no_problems(stream: Stream) -> None:
+    infer_stage.open_inference()
+    live(*(f"{stage}@here" for stage in STAGES))
+    assert Dispatcher(stream.engine, stream.client, get_settings()).step()
+    assert look().problems == []
+    for queue, serve in [
+        ("load.bulk", load_stage.load_task),
+        ("infer.bulk", infer_stage.infer_task),
+        ("record", record_stage.record_task),
+    ]:
+        while taken := stream.take(queue):
+            serve(taken[1])
+    live("infer@here")
+    status = look()
+    assert status.problems == []
+    assert status.redis
+    assert status.database
+    assert status.dispatcher
+    assert status.weights == stream.weights
+    assert status.jobs["bulk"] == {"waiting": 0, "queued": 0, "done": 12}
+    assert status.jobs["live"] == {"waiting": 0, "queued": 0, "done": 0}
+    assert status.spectra == {"load": 12, "infer": 12, "record": 12, "no_result": 0}
+    # Twelve within the last minute, which is between 60 and 70 s long.
+    assert 12 / 70 <= status.spectra_per_second["record"] <= 12 / 60
+    assert status.eta_seconds == 0
+    device = status.workers["infer@here"]
+    assert device.device == "cpu"
+    assert 0 < (device.busy or 0) <= 1
+    assert 1 <= (device.batch_size or 0) <= 12
+
+
+def test_a_worker_that_is_silent_is_missed(stream: Stream) -> None:
+    # As Slurm's jobs are called: a farm has no worker that is called by its stage alone.
+    live("load-12-3@here", "load-live@here", "infer-14-1@here", "record@there")
+    assert not [each for each in look().problems if "worker" in each]
+    gone = [f"astronn-stream:worker:{name}@here" for name in ("load-12-3", "infer-14-1")]
+    assert 0 < stream.client.ttl(gone[1]) <= 10
+    stream.client.delete(*gone)
+    problems = [each for each in look().problems if "worker" in each]
+    assert [each.split()[1] for each in problems] == ["load", "infer"]
+
+
+def test_a_dispatcher_that_is_silent_is_missed(stream: Stream) -> None:
+    assert Dispatcher(stream.engine, stream.client, get_settings()).step()
+    assert not [each for each in look().problems if "dispatcher" in each]
+    stream.client.delete("astronn-stream:dispatcher")  # as after 15 s
+    assert any("No dispatcher answers" in each for each in look().problems)
+
+
+def test_without_redis_the_database_still_tells(
+    stream: Stream, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    nowhere = f"redis+socket://{tmp_path / 'none.sock'}?virtual_host=0"
+    monkeypatch.setenv("ASTRONN_STREAM_BROKER_URL", nowhere)
+    get_settings.cache_clear()
+    status = look()
+    assert status.problems == ["Redis does not answer; is a stack up?"]
+    assert not status.redis
+    assert status.queues == status.workers == status.spectra_per_second == {}
+    assert status.jobs["bulk"]["waiting"] == len(stream.registered.jobs)
+
+
+@pytest.fixture
+def full(stream: Stream) -> Iterator[redis.Redis]:
+    """A Redis that cannot write: it then refuses to answer a ping, too."""
+    client = stream.client
+    (Path(client.config_get("dir")["dir"]) / "taken").mkdir(exist_ok=True)
+    before = {name: client.config_get(name)[name] for name in ("dbfilename", "save")}
+    for name, value in (("dbfilename", "taken"), ("save", "3600 1000")):
+        client.config_set(name, value)
+    client.bgsave()
+    wait_for(lambda: client.info()["rdb_last_bgsave_status"] == "err", "a failure", 10)
+    yield client
+    for name, value in before.items():
+        client.config_set(name, value)
+
+
+def test_a_redis_that_cannot_write_is_looked_at(full: redis.Redis) -> None:
+    with pytest.raises(redis.ResponseError, match="MISCONF"):
+        full.ping()
+    assert broker_answers(get_settings())
+    status = look()
+    assert status.redis
+    assert status.queues["load.bulk"] == 0
+    assert status.database
+
+
+@pytest.mark.usefixtures("stream")
+@pytest.mark.parametrize(
+    ("url", "problem"),
+    [
+        ("sqlite:///{folder}/none.sqlite", "There is no database yet"),
+        ("postgresql://user:a-secret@127.0.0.1:1/none", "The database cannot be read"),
+    ],
+)
+def test_without_a_database_redis_still_tells(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, url: str, problem: str
+) -> None:
+    live("load@here")
+    heartbeat.count("record", 12)
+    monkeypatch.setenv("ASTRONN_STREAM_DATABASE_URL", url.format(folder=tmp_path))
+    get_settings.cache_clear()
+    status = look()
+    assert problem in status.problems[0]
+    assert not status.database
+    assert status.jobs == {}
+    assert status.eta_seconds is None
+    assert status.queues["load.bulk"] == 0
+    assert list(status.workers) == ["load@here"]
+    assert "a-secret" not in status.model_dump_json()
+    assert not (tmp_path / "none.sqlite").exists()
+
+
+def test_a_database_without_tables_is_told(
+    stream: Stream, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    del stream
+    empty = tmp_path / "empty.sqlite"
+    empty.touch()
+    monkeypatch.setenv("ASTRONN_STREAM_DATABASE_URL", f"sqlite:///{empty}")
+    get_settings.cache_clear()
+    assert "astronn-stream db upgrade" in look().problems[0]
+
+
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+def test_a_database_that_is_locked_is_not_waited_for(
+    stream: Stream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker.status, "_PATIENCE_SECONDS", 1)
+    with transaction(stream.engine) as session:
+        session.execute(text("LOCK TABLE job, tally"))
+        status = look()
+    assert "statement timeout" in status.problems[0]
+    assert not status.database
+
+
+def test_a_live_spectrum_that_waits_is_told(stream: Stream) -> None:
+    assert look().oldest_live_seconds is None
+    stream.change_jobs(lane="live", updated_at=now())
+    with transaction(stream.engine) as session:
+        first = Job.pk == stream.registered.jobs[0]
+        long_ago = now() - timedelta(days=365)
+        session.execute(update(Job).where(first).values(updated_at=long_ago))
+    status = look()
+    assert 364 * 86400 < (status.oldest_live_seconds or 0) < 367 * 86400
+    assert any("A live spectrum has waited for" in each for each in status.problems)
+    with transaction(stream.engine) as session:
+        session.execute(update(Job).where(first).values(state=JobState.DONE))
+    assert 0 <= (look().oldest_live_seconds or 0) < 60
+
+
+def test_spectra_that_do_not_move_are_told(stream: Stream) -> None:
+    stream.send()
+    assert not any("no row was written" in each for each in look().problems)
+    stream.change_jobs(updated_at=now() - timedelta(days=365))
+    assert any("no row was written" in each for each in look().problems)
+    heartbeat.count("no_result", 1)
+    assert not any("no row was written" in each for each in look().problems)
+
+
+def test_reasons_of_one_kind_are_told_together(stream: Stream) -> None:
+    stream.send()
+    _, body = stream.take("load.bulk") or ("", {})
+    spectra = LoadSpectra.model_validate(body).spectra
+    reasons = [f"apStar-r6-{number}.fits is not a FITS file." for number in range(3)]
+    for spectrum, reason in zip(spectra, [*reasons, "The disk is away."], strict=False):
+        record_stage.no_result(NoResult.of([spectrum], reason))
+        time.sleep(0.002)
+    record_stage.setback(Setback(failures=failures_of(spectra[4:6], "The file system is away.")))
+    status = look()
+    assert status.without_labels == 4
+    assert [(each.number, each.reason) for each in status.failures] == [
+        (3, "… is not a FITS file."),
+        (1, "The disk is away."),
+    ]
+    assert status.failures[0].example == reasons[-1]
+    assert [(each.number, each.reason) for each in status.setbacks] == [
+        (2, "The file system is away.")
+    ]
+
+
+def test_inference_that_is_behind_is_told(stream: Stream, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ASTRONN_STREAM_INFER_BACKLOG", "2")
+    get_settings.cache_clear()
+    stream.client.lpush("infer.bulk", "{}")
+    assert "Inference is behind: loaders of bulk pause." not in look().problems
+    stream.client.lpush("infer.bulk", "{}")
+    assert "Inference is behind: loaders of bulk pause." in look().problems
+
+
+def test_a_look_goes_through_no_table(postgres_url: str) -> None:
+    """Each query is answered by a part of an index, or by the tally."""
+    statements: list[tuple[str, object]] = []
+    with opened(postgres_url) as engine, engine.connect() as connection:
+
+        def note(_: object, __: object, statement: str, values: object, *___: object) -> None:
+            statements.append((statement, values))
+
+        event.listen(engine, "before_cursor_execute", note)
+        _look_at_jobs(connection, Status())
+        event.remove(engine, "before_cursor_execute", note)
+        connection.exec_driver_sql("SET enable_seqscan = off")  # the tables are empty
+        connection.exec_driver_sql("SET enable_bitmapscan = off")
+        assert len(statements) == 6
+        for statement, values in statements:
+            plan = connection.exec_driver_sql(f"EXPLAIN {statement}", values)  # type: ignore[arg-type]
+            text = "\n".join(plan.scalars())
+            partial = "ix_job_open" in text or "ix_astronn_unlabelled" in text
+            queued = "Index Cond: (state = 'queued'" in text
+            assert partial or queued or "Seq Scan on tally" in text, text
+
+
+@pytest.mark.usefixtures("stream")
+def test_the_form_for_machines_does_not_change_unnoticed() -> None:
+    keys = """
+        version problems redis database dispatcher weights weights_name queues marks taken jobs
+        other_weights without_labels spectra spectra_per_second eta_seconds oldest_live_seconds
+        oldest_queued_seconds workers failures setbacks
+    """
+    found = json.loads(look().model_dump_json())
+    assert list(found) == keys.split()
+    assert found["version"] == 1
+    assert list(Reason.model_fields) == ["reason", "number", "latest", "example"]
+    assert list(Worker.model_fields) == ["queues", "device", "busy", "batch_size", "batch_wait"]
