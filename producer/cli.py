@@ -14,8 +14,10 @@ from sqlalchemy import Engine
 
 from producer import intake
 from producer.dispatcher import Dispatcher
+from producer.explorer.page import check_report
 from producer.named import read_names
 from producer.outcome import print_enqueued, print_outcome
+from producer.report_cli import report_run
 from producer.requeue import Selection, read_ids
 from producer.requeue import requeue as requeue_jobs
 from producer.run import Plan, carry_out, send_waiting
@@ -74,6 +76,10 @@ def run(
     serial: Annotated[
         bool, typer.Option("--serial", help="One process, without Redis and workers.")
     ] = False,
+    report: Annotated[
+        Path | None,
+        typer.Option("--report", metavar="FILE", help="Also a page to look at them: .html."),
+    ] = None,
 ) -> None:
     """Turn apStar files into a table of labels.
 
@@ -83,6 +89,8 @@ def run(
     stopped. A spectrum that cannot be processed becomes a row that says why.
     """
     check_output(out)
+    if report is not None:
+        check_report(report)
     settings = settings_with(model, corrections)
     plan = Plan.make(paths, settings, wanted=kind.value, tag=tag)
     if settings.broker_url is not None and not serial:
@@ -93,6 +101,8 @@ def run(
     write_table(outcome.table, out)
     print_outcome(outcome, plan.tag)
     console.print(f"{out}: {len(outcome.table)} rows", soft_wrap=True)
+    if report is not None:
+        report_run(report, outcome)
 
 
 def enqueue(

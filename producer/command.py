@@ -28,6 +28,8 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     "worker.cli": ("up", "worker", "export", "db"),
     "worker.status_cli": ("status", "metrics"),
     "producer.calibrate_cli": ("calibrate", "recalibrate"),
+    "producer.plot_cli": ("plot",),
+    "producer.report_cli": ("report",),
     "producer.model_cli": ("model",),
     "producer.simulate_cli": ("simulate",),
     "producer.demo": ("demo",),

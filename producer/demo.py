@@ -18,7 +18,7 @@ from producer.terminal import console, progress_bar, reading, telling_interrupti
 from worker.cli import tell_starter
 from worker.errors import FatalError
 from worker.labels import LABEL_NAMES, LABELS
-from worker.messages import COADD, SpectrumReference
+from worker.messages import COADD
 from worker.network.checkpoint import weights_sha256
 from worker.results.export import write_table
 from worker.settings import Settings, settings_apart
@@ -191,13 +191,9 @@ def _shown_star(comparison: Comparison) -> Sequence[int]:
 
 def _normalised(folder: Path, path: str) -> Floats:
     """A coadd as the network reads it."""
-    from worker.spectra.apstar import file_version
-    from worker.spectra.load import load_spectra
+    from worker.pictures.spectrum import read_seen
 
-    reference = SpectrumReference(
-        job=0, spectrum=0, path=path, member=COADD, file_version=file_version(folder / path)
-    )
-    return np.asarray(load_spectra([reference], folder, "and").flux[0], dtype=np.float64)
+    return read_seen(folder.resolve(), path, COADD, "and").flux
 
 
 def _rows(comparison: Comparison) -> list[tuple[str, ...]]:

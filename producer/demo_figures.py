@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from worker.labels import LABEL_NAMES, LABELS
 from worker.messages import COADD
+from worker.pictures.style import BLUE, ORANGE, figure_at
 from worker.spectra.pixels import CUT_CHIPS, wavelength
-from worker.training.figures import BLUE, ORANGE, figure_at
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -19,8 +19,8 @@ from rich.progress import (
 
 from worker.embedded import stopping_on_signals
 
-console = Console(highlight=False)
-progress_console = Console(stderr=True, highlight=False)
+console = Console(highlight=False, emoji=False)
+progress_console = Console(stderr=True, highlight=False, emoji=False)
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from producer.bench.machine import Machine, sentence
 from producer.bench.measured import Measured
 from producer.bench.report import number
 from worker.errors import FatalError
-from worker.training.figures import BLUE, GREY, ORANGE, figure_at
+from worker.pictures.style import BLUE, GREY, ORANGE, figure_at
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

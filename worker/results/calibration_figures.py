@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from worker.pictures.style import BLUE, GREY, ORANGE, SNR_TICKS
 from worker.results.calibration import width
 from worker.results.calibration_widths import LabelPulls
-from worker.training.figures import BLUE, GREY, ORANGE, SNR_TICKS, panels
+from worker.training.figures import panels
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -67,6 +67,17 @@ def check_output(path: Path) -> None:
     """
     if path.suffix not in _WRITERS:
         raise UsageError(f"{path.name} must end in one of {', '.join(_WRITERS)}.")
+    check_place(path)
+
+
+def check_place(path: Path) -> None:
+    """Make sure that a file can be written here.
+
+    Raises
+    ------
+    UsageError
+        The folder is not there or cannot be written.
+    """
     folder = path.absolute().parent
     if path.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
         raise UsageError(f"{path} cannot be written: its folder is missing or read-only.")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -59,16 +59,26 @@ class Wanted:
     where: ColumnElement[bool] | None = None
 
 
-def table_schema() -> pa.Schema:
-    """Names and types of the columns, with units and descriptions as each field's metadata."""
+def table_schema(names: Collection[str] | None = None) -> pa.Schema:
+    """Names and types of the columns, with units and descriptions as each field's metadata.
+
+    Parameters
+    ----------
+    names
+        The columns that are wanted; without it all.
+    """
     return pa.schema(
         pa.field(
             column.name,
             _ARROW_TYPES[column.dtype],
             metadata={"description": column.description, "unit": column.unit or ""},
         )
-        for column in table_columns()
+        for column in _chosen(names)
     )
+
+
+def _chosen(names: Collection[str] | None) -> list[TableColumn]:
+    return [column for column in table_columns() if names is None or column.name in names]
 
 
 def table_meta(rows: int, starter_rows: int) -> dict[str, Any]:
@@ -92,10 +102,17 @@ def table_meta(rows: int, starter_rows: int) -> dict[str, Any]:
     return meta
 
 
-def read_batches(engine: Engine, wanted: Wanted) -> Iterator[pa.RecordBatch]:
+def read_batches(
+    engine: Engine, wanted: Wanted, names: Collection[str] | None = None
+) -> Iterator[pa.RecordBatch]:
     """The results in order of file, spectrum and job, some thousand rows at a time.
 
     Missing floats are NaN and missing texts empty; other missing values are null.
+
+    Parameters
+    ----------
+    names
+        The columns that are wanted; without it all.
 
     Raises
     ------
@@ -104,7 +121,7 @@ def read_batches(engine: Engine, wanted: Wanted) -> Iterator[pa.RecordBatch]:
     TransientError
         The database is away.
     """
-    columns, schema = table_columns(), table_schema()
+    columns, schema = _chosen(names), table_schema(names)
     for query in _queries(columns, wanted):
         with _asking(engine) as connection:
             result = connection.execution_options(yield_per=ROWS_AT_ONCE).execute(query)

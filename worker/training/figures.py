@@ -5,12 +5,25 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from worker.labels import LABELS, Label
+from worker.labels import LABELS
+from worker.pictures.points import running
+from worker.pictures.style import (
+    BLUE,
+    GREY,
+    ORANGE,
+    SNR_TICKS,
+    figure_at,
+    label_panels,
+    limits,
+    snr_axis,
+    symbol,
+    title,
+)
 from worker.training.evaluation import Evaluated
 from worker.training.statistics import GAUSSIAN, Numbers, spread
 
@@ -18,34 +31,9 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-#: Colours of Okabe & Ito, which colour-blind readers tell apart.
-BLUE, ORANGE, GREY = "#0072b2", "#d55e00", "#777777"
-_ROWS, _COLUMNS = 4, 6
-_STYLE: Any = {
-    "font.size": 8.0,
-    "axes.titlesize": 9.0,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "xtick.direction": "in",
-    "ytick.direction": "in",
-    "axes.linewidth": 0.7,
-    "figure.dpi": 100.0,
-    "savefig.dpi": 160.0,
-}
-#: Points of a running median, and the least number of spectra in each.
-_MOST_BINS, _LEAST_IN_BIN = 12, 20
-SNR_TICKS = (10, 30, 100, 300)
-#: Axes end here, in percentiles, so that a few spectra that went wrong do not hide the rest.
-_SHOWN = (0.3, 99.7)
+_COLUMNS = 6
 
 Floats = NDArray[np.float64]
-
-
-def title(label: Label) -> str:
-    """A label as it stands over its picture, with its unit."""
-    symbols = {"teff": r"$T_\mathrm{eff}$", "logg": r"$\log\,g$"}
-    symbol = symbols.get(label.name, label.description.removesuffix(" abundance"))
-    return f"{symbol} ({label.unit})"
 
 
 def draw_predicted(path: Path, evaluated: Evaluated) -> None:
@@ -58,7 +46,7 @@ def draw_predicted(path: Path, evaluated: Evaluated) -> None:
             valid = np.isfinite(known)
             if not valid.any():
                 continue
-            low, high = _limits(np.concatenate([known[valid], predicted[valid]]))
+            low, high = limits(np.concatenate([known[valid], predicted[valid]]))
             order = np.flatnonzero(valid)[np.argsort(colours[valid])]
             points = axis.scatter(
                 known[order], predicted[order], c=colours[order], s=3, linewidths=0,
@@ -89,14 +77,12 @@ def draw_residuals(path: Path, evaluated: Evaluated) -> None:
             snr, residual = evaluated.snr[valid], residual[valid]
             axis.scatter(snr, residual, s=2.5, color=GREY, alpha=0.45, linewidths=0)
             axis.axhline(0, color="black", linewidth=0.7)
-            place, low, middle, high = _running(snr, residual)
+            place, low, middle, high = running(snr, residual)
             axis.fill_between(place, low, high, color=BLUE, alpha=0.3, linewidth=0)
             axis.plot(place, middle, color=BLUE, linewidth=1.2)
-            end = max(np.abs(_limits(residual)))
-            axis.set(xscale="log", ylim=(-end, end))
-            axis.set_xticks(SNR_TICKS, [str(tick) for tick in SNR_TICKS])
-            axis.set_xticks([], minor=True)
-            axis.set_xlim(0.9 * snr.min(), 1.1 * snr.max())
+            end = max(np.abs(limits(residual)))
+            axis.set_ylim(-end, end)
+            snr_axis(axis, snr)
         handles = [
             spare.plot([], [], "o", color=GREY, markersize=3, label="a spectrum")[0],
             spare.plot([], [], color=BLUE, linewidth=1.2, label="running median")[0],
@@ -124,7 +110,7 @@ def draw_calibration(path: Path, numbers: dict[str, Numbers]) -> None:
             axis.set_ylabel(f"within {index + 1}σ")
             axis.grid(axis="x", color="#e5e5e5", linewidth=0.6)
             axis.set_axisbelow(True)
-        names = [title(label).rpartition(" (")[0] for label in LABELS]
+        names = [symbol(label) for label in LABELS]
         axes[-1].set_xticks(places, names, rotation=60, ha="right", rotation_mode="anchor")
         axes[0].legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=3, frameon=False)
         figure.suptitle("Fraction of held-out residuals within 1, 2 and 3 of their uncertainties")
@@ -148,47 +134,11 @@ def draw_losses(path: Path, losses: list[dict[str, float]], best_epoch: int) -> 
 
 
 @contextmanager
-def figure_at(path: Path, size: tuple[float, float]) -> Iterator[Figure]:
-    """A figure that is written to a file at the end; nothing of the session's settings changes."""
-    import matplotlib
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    with matplotlib.rc_context(_STYLE):
-        figure = Figure(figsize=size, layout="constrained")
-        FigureCanvasAgg(figure)
-        yield figure
-        figure.savefig(path)
-
-
-@contextmanager
 def panels(path: Path, x: str, y: str) -> Iterator[tuple[Figure, list[Axes], Axes]]:
     """A panel for each label, titled, and a spare place for what explains them."""
     with figure_at(path, (12.0, 8.6)) as figure:
-        grid = figure.add_gridspec(_ROWS, _COLUMNS)
-        axes = [figure.add_subplot(grid[divmod(i, _COLUMNS)]) for i in range(len(LABELS))]
-        spare = figure.add_subplot(grid[_ROWS - 1, len(LABELS) % _COLUMNS :])
-        spare.set_axis_off()
-        for axis, label in zip(axes, LABELS, strict=True):
-            axis.set_title(title(label))
-        figure.supxlabel(x)
-        figure.supylabel(y)
+        axes, spare = label_panels(figure, [title(label) for label in LABELS], _COLUMNS, x, y)
         yield figure, axes, spare
-
-
-def _limits(values: Floats) -> tuple[float, float]:
-    low, high = np.percentile(values, _SHOWN)
-    margin = 0.06 * (high - low) or 1.0
-    return float(low - margin), float(high + margin)
-
-
-def _running(x: Floats, y: Floats) -> tuple[Floats, Floats, Floats, Floats]:
-    """Median x, and the 16th, 50th and 84th percentile of y, in bins of equal number."""
-    n_bins = min(_MOST_BINS, max(1, len(x) // _LEAST_IN_BIN))
-    bins = np.array_split(np.argsort(x), n_bins)
-    rows = [[np.median(x[each]), *np.percentile(y[each], [16, 50, 84])] for each in bins]
-    place, low, middle, high = np.array(rows).T
-    return place, low, middle, high
 
 
 def _short(value: float) -> str:

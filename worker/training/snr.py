@@ -11,10 +11,11 @@ from numpy.typing import NDArray
 SNR_EDGES = (30.0, 75.0, 150.0)
 
 
-def snr_bins(snr: NDArray[np.float64]) -> dict[str, NDArray[np.bool_]]:
+def snr_bins(
+    snr: NDArray[np.floating], edges: tuple[float, ...] = SNR_EDGES
+) -> dict[str, NDArray[np.bool_]]:
     """Which spectra are in each bin of S/N; those of unknown S/N (NaN) are in none."""
-    edges = pairwise((0.0, *SNR_EDGES, np.inf))
     return {
         f"{low:g}-{high:g}" if np.isfinite(high) else f"> {low:g}": (snr >= low) & (snr < high)
-        for low, high in edges
+        for low, high in pairwise((0.0, *edges, np.inf))
     }

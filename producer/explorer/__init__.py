@@ -1,0 +1,1 @@
+"""The explorer: one HTML file that shows results, by itself and without a network."""

@@ -1,0 +1,114 @@
+"""Where the stars are: the Kiel diagram, and abundances against [Fe/H].
+
+A star is shown once, by its coadd; where there are no coadds, visits are shown.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from worker.labels import LABELS, Label
+from worker.pictures.points import Points, draw_coloured, draw_plain
+from worker.pictures.sample import Sample
+from worker.pictures.style import NothingToDrawError, Theme, label_panels, new_figure, symbol
+from worker.results.flags import BAD
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_ELEMENTS = [label for label in LABELS if label.name not in ("teff", "logg", "fe_h")]
+_FE_H = "[Fe/H] (dex)"
+
+
+def kiel(sample: Sample, theme: Theme) -> Figure:
+    """The Kiel diagram, coloured by [Fe/H].
+
+    Raises
+    ------
+    NothingToDrawError
+        No spectrum has labels.
+    """
+    shown, told = _stars(sample)
+    (teff, e_teff), (logg, e_logg) = shown.label("teff"), shown.label("logg")
+    with new_figure((6.0, 4.8), theme) as figure:
+        axis = figure.subplots()
+        drawn = draw_coloured(
+            axis, Points(teff, logg, e_teff, e_logg), shown.label("fe_h")[0], theme
+        )
+        axis.invert_xaxis()
+        axis.invert_yaxis()
+        axis.set_title(told, loc="left")
+        axis.set(xlabel=r"$T_\mathrm{eff}$ (K)", ylabel=r"$\log\,g$ (dex)")
+        figure.colorbar(drawn, ax=axis, extend="both", aspect=35).set_label(_FE_H)
+    return figure
+
+
+def magnesium(sample: Sample, theme: Theme) -> Figure:
+    """[Mg/Fe] against [Fe/H], coloured by surface gravity.
+
+    Raises
+    ------
+    NothingToDrawError
+        No spectrum has labels.
+    """
+    shown, told = _stars(sample)
+    with new_figure((6.0, 4.4), theme) as figure:
+        axis = figure.subplots()
+        drawn = draw_coloured(axis, _over_iron(shown, "mg_h"), shown.label("logg")[0], theme)
+        axis.set_title(told, loc="left")
+        axis.set(xlabel=_FE_H, ylabel="[Mg/Fe] (dex)")
+        bar = figure.colorbar(drawn, ax=axis, extend="both", aspect=35)
+        bar.set_label(r"$\log\,g$ (dex)")
+    return figure
+
+
+def planes(sample: Sample, theme: Theme) -> Figure:
+    """[X/Fe] against [Fe/H], a panel for each of 19 elements and species.
+
+    Raises
+    ------
+    NothingToDrawError
+        No spectrum has labels.
+    """
+    shown, told = _stars(sample)
+    with new_figure((11.0, 8.0), theme) as figure:
+        titles = [_over_iron_symbol(label) for label in _ELEMENTS]
+        axes, spare = label_panels(figure, titles, 5, _FE_H, "[X/Fe] (dex)")
+        for axis, label in zip(axes, _ELEMENTS, strict=True):
+            points = _over_iron(shown, label.name)
+            draw_plain(axis, points, theme)
+            axis.axhline(0, color=theme.grey, linewidth=0.6, zorder=0)
+        explained = "shade: number of stars\ncross: typical uncertainty" if points.dense else ""
+        spare.text(
+            0.5, 0.5, f"{told}\n{explained}".strip(), ha="center", va="center", linespacing=1.6,
+            wrap=True,
+        )  # fmt: skip
+    return figure
+
+
+def _stars(sample: Sample) -> tuple[Sample, str]:
+    """The results that stand for stars, and a line that says what they are."""
+    labelled = sample.only(sample.labelled)
+    if not len(labelled):
+        raise NothingToDrawError("No spectrum has labels.")
+    kind = "coadds" if labelled.coadds.any() else "visits"
+    stars = labelled.only(labelled.coadds) if kind == "coadds" else labelled
+    bad: NDArray[np.bool_] = (stars.flags & BAD.value) == BAD.value
+    if bad.all():
+        raise NothingToDrawError(f"All {kind} that have labels are flag_bad.")
+    shown = stars.only(~bad)
+    without = f", without {bad.sum():,} flag_bad" if bad.any() else ""
+    return shown, f"{kind}: {len(shown):,}{without}"
+
+
+def _over_iron(sample: Sample, name: str) -> Points:
+    """[X/Fe] against [Fe/H]; its uncertainty is an upper bound, for errors of both correlate."""
+    (abundance, error), (fe_h, e_fe_h) = sample.label(name), sample.label("fe_h")
+    return Points(fe_h, abundance - fe_h, e_fe_h, np.hypot(error, e_fe_h))
+
+
+def _over_iron_symbol(label: Label) -> str:
+    return symbol(label).replace("/H]", "/Fe]")

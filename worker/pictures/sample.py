@@ -1,0 +1,138 @@
+"""What pictures are drawn from: some columns of many results, as arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+from sqlalchemy import Engine
+
+from worker.errors import UsageError
+from worker.labels import LABEL_NAMES
+from worker.messages import COADD
+from worker.results.flags import ResultFlag
+from worker.results.read import Wanted, read_batches, table_schema
+from worker.training.label_table import numbers, read_columns
+
+_ONCE = ("kind", "snr", "result_flags", "source_pk", "mjd", "fiber")
+#: The columns that pictures are drawn from.
+COLUMNS = (*_ONCE, *(prefix + name for prefix in ("", "e_") for name in LABEL_NAMES))
+_NOT_KNOWN = -1
+
+Floats = NDArray[np.float32]
+Integers = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Results, with labels and without.
+
+    Attributes
+    ----------
+    coadds
+        ``(n,)``: which are coadds; the others are visits.
+    snr
+        ``(n,)`` S/N per pixel; NaN where not known.
+    flags
+        ``(n,)`` bits of :class:`worker.results.flags.ResultFlag`.
+    star, mjd, fiber
+        ``(n,)``: what tells observations apart; -1 where not known.
+    labels, errors
+        ``(n, 22)`` labels and their uncertainties; NaN where there are none.
+    """
+
+    coadds: NDArray[np.bool_]
+    snr: Floats
+    flags: Integers
+    star: Integers
+    mjd: Integers
+    fiber: Integers
+    labels: Floats
+    errors: Floats
+
+    @classmethod
+    def of(cls, columns: Mapping[str, Any]) -> Sample:
+        """Take them from the columns of a table, which has all of :data:`COLUMNS`."""
+
+        def floats(name: str) -> Floats:
+            values = numbers(columns, [name])
+            assert values is not None  # noqa: S101 - all columns are there
+            return values.astype(np.float32)
+
+        def integers(name: str) -> Integers:
+            values = numbers(columns, [name])
+            assert values is not None  # noqa: S101
+            return np.nan_to_num(values, nan=_NOT_KNOWN).astype(np.int64)
+
+        snr = floats("snr")
+        return cls(
+            coadds=np.asarray(columns["kind"]).astype(str) == COADD,
+            snr=np.where(snr > 0, snr, np.nan),  # DR17 writes a zero for what it does not know
+            flags=integers("result_flags"),
+            star=integers("source_pk"),
+            mjd=integers("mjd"),
+            fiber=integers("fiber"),
+            labels=np.column_stack([floats(name) for name in LABEL_NAMES]),
+            errors=np.column_stack([floats(f"e_{name}") for name in LABEL_NAMES]),
+        )
+
+    @classmethod
+    def of_database(cls, engine: Engine, wanted: Wanted) -> Sample:
+        """Read them from the database, these columns alone.
+
+        Raises
+        ------
+        TransientError
+            The database is away.
+        """
+        rows = pa.Table.from_batches(
+            read_batches(engine, wanted, COLUMNS), schema=table_schema(COLUMNS)
+        )
+        return cls.of({name: rows[name].to_numpy() for name in rows.column_names})
+
+    @classmethod
+    def of_file(cls, path: Path) -> Sample:
+        """Read them from a table as ``export`` writes it.
+
+        Raises
+        ------
+        UsageError
+            The table cannot be read, or lacks a column.
+        """
+        columns = read_columns(path, "results table")
+        lacking = [name for name in COLUMNS if name not in columns]
+        if lacking:
+            more = f" and {len(lacking) - 3} more" if len(lacking) > 3 else ""
+            raise UsageError(
+                f"The results table {path.name} has no {', '.join(lacking[:3])}{more}; give it as "
+                "`astronn-stream export` writes it."
+            )
+        try:
+            return cls.of(columns)
+        except (TypeError, ValueError) as error:
+            raise UsageError(
+                f"The results table {path.name} has a column that cannot be used: {error}."
+            ) from error
+
+    def __len__(self) -> int:
+        return len(self.flags)
+
+    def only(self, rows: NDArray[np.bool_]) -> Sample:
+        """Some of the results."""
+        return Sample(*(getattr(self, field.name)[rows] for field in fields(self)))
+
+    @property
+    def labelled(self) -> NDArray[np.bool_]:
+        """Which have labels."""
+        has = (self.flags & ResultFlag.NO_RESULT.value) == 0
+        return np.asarray(has & np.isfinite(self.labels).all(axis=1))
+
+    def label(self, name: str) -> tuple[Floats, Floats]:
+        """One label and its uncertainty, each ``(n,)``."""
+        position = LABEL_NAMES.index(name)
+        return self.labels[:, position], self.errors[:, position]

@@ -1,0 +1,199 @@
+"""How uncertain labels are by S/N: as the rows say, and as repeat visits show it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from worker.labels import LABELS
+from worker.pictures.points import DENSE, draw_density, running, size
+from worker.pictures.sample import Sample
+from worker.pictures.style import (
+    Floats,
+    NothingToDrawError,
+    Theme,
+    label_panels,
+    limits,
+    new_figure,
+    snr_axis,
+    title,
+)
+from worker.results.repeats import Visits, comparable
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+_SIZE, _COLUMNS = (12.0, 8.6), 6
+_TITLES = [title(label) for label in LABELS]
+_SNR = "S/N per pixel"
+#: Fewer make no running median.
+_LEAST_RUNNING = 40
+#: The standard deviation of a Gaussian over its median absolute value.
+_TO_SIGMA = 1.4826
+
+
+@dataclass(frozen=True)
+class _Kind:
+    """Coadds or visits: which rows they are, and how they are drawn."""
+
+    name: str
+    rows: NDArray[np.bool_]
+    colour: str
+    line: str
+
+
+def uncertainties(sample: Sample, theme: Theme) -> Figure:
+    """The uncertainty of each label against S/N, coadds and visits, with running medians.
+
+    Raises
+    ------
+    NothingToDrawError
+        No spectrum has labels and an S/N.
+    """
+    shown = sample.only(sample.labelled & np.isfinite(sample.snr))
+    if not len(shown):
+        raise NothingToDrawError("No spectrum has both labels and a known S/N.")
+    both = (
+        _Kind("visits", ~shown.coadds, theme.second, "--"),
+        _Kind("coadds", shown.coadds, theme.first, "-"),
+    )
+    kinds = [kind for kind in both if kind.rows.any()]
+    with new_figure(_SIZE, theme) as figure:
+        axes, spare = label_panels(figure, _TITLES, _COLUMNS, _SNR, "uncertainty")
+        for axis, errors in zip(axes, shown.errors.T, strict=True):
+            _uncertainty(axis, shown.snr, errors, kinds, theme)
+        handles = [
+            spare.plot([], [], kind.line, color=kind.colour, marker="o", markersize=3,
+                       label=f"{kind.name}: {kind.rows.sum():,}")[0]
+            for kind in kinds
+        ]  # fmt: skip
+        lines = any(kind.rows.sum() >= _LEAST_RUNNING for kind in kinds)
+        text = "lines: running medians" if lines else ""
+        _explain(spare, handles, text, dense=len(shown) > DENSE)
+    return figure
+
+
+def _uncertainty(axis: Axes, snr: Floats, e: Floats, kinds: list[_Kind], theme: Theme) -> None:
+    positive = e > 0
+    if not positive.any():
+        return
+    low, high = np.exp(limits(np.log(e[positive])))
+    if len(snr) > DENSE:
+        inside = positive & (e > low) & (e < high)
+        draw_density(
+            axis, snr[inside], e[inside], theme.shades(theme.grey), xscale="log", yscale="log"
+        )
+    for kind in kinds:
+        rows = kind.rows & positive
+        if len(snr) <= DENSE:
+            axis.scatter(
+                snr[rows], e[rows], s=size(len(snr)), color=kind.colour, alpha=0.5, linewidths=0,
+                rasterized=True,
+            )  # fmt: skip
+        if rows.sum() >= _LEAST_RUNNING:
+            place, _, middle, _ = running(snr[rows], e[rows])
+            axis.plot(
+                place, middle, kind.line, color=kind.colour, linewidth=1.4,
+                path_effects=theme.rim(),
+            )  # fmt: skip
+    axis.set(yscale="log", ylim=(low, high))
+    _plain_numbers(axis, high / low)
+    snr_axis(axis, snr)
+
+
+def repeats(sample: Sample, theme: Theme) -> Figure:
+    """How far visits lie from the mean of their star, beside what their uncertainties say.
+
+    A deviation from the mean of n visits is held back by having made it, and is drawn
+    sqrt(n / (n - 1)) times as large. Which visits count says :mod:`worker.results.repeats`.
+
+    Raises
+    ------
+    NothingToDrawError
+        No star has two visits with labels.
+    """
+    visits = _repeated(sample)
+    if not len(visits):
+        raise NothingToDrawError(
+            "No star has two unflagged visits with labels and a known S/N, so there is no scatter "
+            "between visits."
+        )
+    number, count = np.unique(visits.star, return_inverse=True, return_counts=True)[1:]
+    grown = np.sqrt(count / (count - 1))[number]
+    with new_figure(_SIZE, theme) as figure:
+        axes, spare = label_panels(figure, _TITLES, _COLUMNS, _SNR, "visit − mean of its star")
+        for axis, values, errors in zip(axes, visits.labels.T, visits.e_labels.T, strict=True):
+            off = (values - (np.bincount(number, values) / count)[number]) * grown
+            _deviations(axis, visits.snr, off, errors, theme)
+        told = f"visits: {len(visits):,}, stars: {len(count):,}"
+        handles = [
+            spare.plot([], [], "o", color=theme.grey, markersize=3, label=told)[0],
+            spare.fill_between([], [], color=theme.first, alpha=0.35, label="±1σ of the visits"),
+            spare.plot([], [], "--", color=theme.second, label="±1 typical uncertainty")[0],
+        ]  # fmt: skip
+        _explain(spare, handles, "", dense=len(visits) > DENSE)
+    return figure
+
+
+def _repeated(sample: Sample) -> Visits:
+    """The comparable visits of known S/N."""
+    rows = sample.labelled & ~sample.coadds & (sample.star >= 0) & np.isfinite(sample.snr)
+    shown = sample.only(rows)
+    errors = shown.errors.astype(np.float64)
+    return comparable(
+        Visits(
+            star=shown.star,
+            observation=np.column_stack([shown.mjd, shown.fiber]),
+            snr=shown.snr.astype(np.float64),
+            flags=shown.flags,
+            labels=shown.labels.astype(np.float64),
+            e_labels=errors,
+            raw_e_labels=errors,  # which nobody asks for here
+        )
+    )
+
+
+def _deviations(axis: Axes, snr: Floats, off: Floats, errors: Floats, theme: Theme) -> None:
+    end = max(np.abs(limits(off)))
+    axis.axhline(0, color=theme.ink, linewidth=0.7)
+    if len(snr) > DENSE:
+        inside = np.abs(off) < end
+        draw_density(axis, snr[inside], off[inside], theme.shades(theme.grey), xscale="log")
+    else:
+        axis.scatter(
+            snr, off, s=size(len(snr)), color=theme.grey, alpha=0.6, linewidths=0, rasterized=True
+        )
+    if len(snr) >= _LEAST_RUNNING:
+        place, _, middle, _ = running(snr, np.abs(off))
+        sigma = _TO_SIGMA * middle
+        axis.fill_between(place, -sigma, sigma, color=theme.first, alpha=0.3, linewidth=0)
+        _, _, typical, _ = running(snr, errors)
+        for width, colour, line in ((sigma, theme.first, "-"), (typical, theme.second, "--")):
+            for side in (-width, width):
+                axis.plot(place, side, line, color=colour, linewidth=1.3, path_effects=theme.rim())
+    axis.set_ylim(-end, end)
+    snr_axis(axis, snr)
+
+
+def _explain(spare: Axes, handles: list[Any], text: str, *, dense: bool) -> None:
+    shade = "shade: number of spectra" if dense else ""
+    spare.legend(
+        handles=handles, loc="center", frameon=False, fontsize=8, title_fontsize=8,
+        title="\n".join(filter(None, (text, shade))) or None,
+    )  # fmt: skip
+
+
+def _plain_numbers(axis: Axes, ratio: float) -> None:
+    """Few ticks of a logarithmic axis, as plain numbers."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
+
+    subs = (1.0, 2.0, 5.0) if ratio < 100 else (1.0,)
+    narrow = ratio < 5
+    locator = MaxNLocator(4, prune="both") if narrow else LogLocator(subs=subs, numticks=12)
+    axis.yaxis.set_major_locator(locator)
+    axis.yaxis.set_minor_locator(NullLocator())
+    axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))

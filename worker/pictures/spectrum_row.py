@@ -1,0 +1,72 @@
+"""The row of one spectrum among results, to which a page of the spectrum is made."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from sqlalchemy import Engine, and_
+
+from worker.database.tables import Spectrum
+from worker.errors import UsageError
+from worker.results.read import read_table
+from worker.training.label_table import read_columns
+
+
+@dataclass(frozen=True)
+class Which:
+    """Which spectrum is meant: by its key, or by its file below the data root and its member."""
+
+    pk: int | None = None
+    path: str = ""
+    member: str = ""
+
+    def __str__(self) -> str:
+        return f"with spectrum_pk {self.pk}" if self.pk is not None else self.path
+
+
+def row_in_database(engine: Engine, which: Which, tag: str | None) -> Mapping[str, Any] | None:
+    """The spectrum's result, the latest of several; None where there is none.
+
+    Raises
+    ------
+    TransientError
+        The database is away.
+    """
+    meant = (
+        Spectrum.pk == which.pk
+        if which.pk is not None
+        else and_(Spectrum.path == which.path, Spectrum.member == which.member)
+    )
+    rows = read_table(engine, tag=tag, where=meant)
+    if not len(rows):
+        return None
+    latest = rows[int(np.argsort(rows["modified"])[-1])]
+    return {name: latest[name] for name in rows.colnames}
+
+
+def row_in_file(path: Path, which: Which) -> Mapping[str, Any] | None:
+    """The first row of the spectrum in a table as ``export`` writes it; None where there is none.
+
+    Raises
+    ------
+    UsageError
+        The table cannot be read, or is none of results.
+    """
+    columns = read_columns(path, "results table")
+    needed = ("spectrum_pk", "path", "member", "result_flags", "teff", "e_teff")
+    if not columns.keys() >= set(needed):
+        raise UsageError(
+            f"The results table {path.name} lacks one of {', '.join(needed)}; give it as "
+            "`astronn-stream export` writes it."
+        )
+    if which.pk is not None:
+        meant = np.asarray(columns["spectrum_pk"]) == which.pk
+    else:
+        meant = np.asarray(columns["path"]).astype(str) == which.path
+        meant &= np.asarray(columns["member"]).astype(str) == which.member
+    found = np.flatnonzero(meant)
+    return {name: values[found[0]] for name, values in columns.items()} if len(found) else None
