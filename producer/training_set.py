@@ -7,18 +7,16 @@ import json
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
-from multiprocessing import get_context
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
-from producer.processes import depend_on_parent
+from producer.processes import LostProcessError, shared_out
 from producer.sources import Wanted, find_files, spectra_of
 from worker.errors import FatalError, UsageError
 from worker.messages import SpectrumReference
@@ -264,24 +262,20 @@ def _read_files(
 
 
 def _parts(chunks: Sequence[Sequence[Path]], source: _Source, processes: int) -> Iterator[_Part]:
+    read = partial(_read_part, source)
     if processes == 1:
-        yield from (_read_part(chunk, source) for chunk in chunks)
+        yield from map(read, chunks)
         return
-    pool = ProcessPoolExecutor(
-        processes, mp_context=get_context("spawn"), initializer=depend_on_parent
-    )
     try:
-        yield from pool.map(_read_part, chunks, [source] * len(chunks))
-    except BrokenProcessPool as error:
+        yield from shared_out(read, chunks, processes)
+    except LostProcessError as error:
         raise FatalError(
             "A process that read spectra was killed, perhaps for want of memory; set "
             "ASTRONN_STREAM_LOAD_PROCESSES to fewer."
         ) from error
-    finally:
-        pool.shutdown(cancel_futures=True)
 
 
-def _read_part(files: Sequence[Path], source: _Source) -> _Part:
+def _read_part(source: _Source, files: Sequence[Path]) -> _Part:
     entries = [
         entry for file in files for entry in spectra_of(file, source.data_root, source.wanted)
     ]
