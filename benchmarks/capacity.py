@@ -17,8 +17,8 @@ WORK = {
 COSTS = {
     "register": 0.26,
     "dispatch": 0.12,
-    "load": 0.29,
-    "infer": 2.06,
+    "load": 0.18,
+    "infer": 1.74,
     "record": 0.36,
     "PostgreSQL": 0.19,
 }
