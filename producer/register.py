@@ -154,7 +154,7 @@ def _register_spectra(session: Session, entries: Sequence[CatalogueEntry]) -> li
     moment = now()
     sources = _register_sources(session, entries)
     rows = []
-    for entry in sorted(entries, key=lambda entry: (entry.path, entry.member)):
+    for entry in sorted(entries, key=lambda entry: entry.path):  # a file keeps its own order
         row = dict(vars(entry))
         del row["ra"], row["dec"]
         row |= {"source_pk": sources.get(entry.obj), "created": moment, "modified": moment}

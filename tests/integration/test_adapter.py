@@ -101,7 +101,7 @@ def test_what_befalls_a_live_message_is_recorded_ahead_of_the_bulk(
         with served(message, retries) as task, pytest.raises(Retry):
             task.run(message)
     fails_with(ValueError("a surprise"))
-    with served(message) as task:
+    with served(message) as task, pytest.raises(ValueError, match="a surprise"):
         task.run(message)
     assert {each["headers"]["task"] for each in stream.queued(queue)} == {"setback", "no_result"}
 
