@@ -116,7 +116,9 @@ def test_without_weights_the_starter_weights_are_used_and_every_row_says_so(
     assert table["flag_no_result"].sum() == 1
     labelled = table[~table["flag_no_result"]]
     factors = json.loads(STARTER_CORRECTIONS.read_text())["teff"]
-    expected = factors["scale"] * labelled["raw_e_teff"] + factors["offset"]
+    by_snr = np.interp(labelled["snr"], factors["by_snr"]["snr"], factors["by_snr"]["factor"])
+    assert (labelled["snr"] > 0).all()
+    expected = (factors["scale"] * labelled["raw_e_teff"] + factors["offset"]) * by_snr
     np.testing.assert_allclose(labelled["e_teff"], expected, rtol=1e-6)
     with fits.open(place.folder / "labels.fits") as hdus:
         assert "starter weights" in str(hdus["ASTRONN"].header["COMMENT"])
