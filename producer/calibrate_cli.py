@@ -11,6 +11,7 @@ from rich.table import Table
 
 from producer.terminal import console, counted, progress_bar, telling_interruption
 from worker import __version__
+from worker.cli import ResultsTable, ResultsTag
 from worker.errors import FatalError, UsageError
 from worker.labels import LABELS
 from worker.printable import printable
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
 
 _WEIGHTS_HELP = "Only labels from these weights: their name, or the beginning of their SHA-256."
 Weights = Annotated[str | None, typer.Option("--weights", metavar="W", help=_WEIGHTS_HELP)]
-Tag = Annotated[str | None, typer.Option("--tag", help="Only results under this tag.")]
 #: Between bins of S/N, the ratio of widths from which one factor is not enough.
 _UNEVEN = 1.3
 
@@ -36,16 +36,8 @@ def calibrate(
     out: Annotated[
         Path, typer.Option("--out", metavar="FILE", help="The noise model, .json.")
     ] = Path("corrections.json"),
-    table: Annotated[
-        Path | None,
-        typer.Option(
-            "--table",
-            metavar="FILE",
-            help="Results as `export` writes them (.fits, .parquet, .csv, .ecsv); without it "
-            "those in the database.",
-        ),
-    ] = None,
-    tag: Tag = None,
+    table: ResultsTable = None,
+    tag: ResultsTag = None,
     weights: Weights = None,
     by_snr: Annotated[
         bool, typer.Option("--by-snr", help="Also fit a factor by S/N; .json alone can hold it.")
@@ -103,11 +95,10 @@ def _read(
 
 
 def _database() -> str:
-    from worker.database.session import exists
+    from worker.database.session import check_exists
 
     url = get_settings().database_url
-    if not exists(url):
-        raise UsageError("There is no database here yet; `astronn-stream run` makes one.")
+    check_exists(url)
     return url
 
 
@@ -244,7 +235,7 @@ def recalibrate(
     corrections: Annotated[
         Path, typer.Argument(metavar="CORRECTIONS", help="Noise model: .json, .toml or .pkl.")
     ],
-    tag: Tag = None,
+    tag: ResultsTag = None,
     weights: Weights = None,
 ) -> None:
     """Apply another noise model to the results in the database.

@@ -11,6 +11,7 @@ import typer
 
 from producer.sources import catalogue_path, check_inside, place_of
 from producer.terminal import console, progress_bar, telling_interruption
+from worker.cli import ResultsTable, ResultsTag
 from worker.errors import FatalError, SpectrumError, UsageError
 from worker.messages import COADD
 from worker.printable import printable
@@ -36,16 +37,8 @@ class Format(StrEnum):
 
 def plot(
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Where the pictures go.")],
-    table: Annotated[
-        Path | None,
-        typer.Option(
-            "--table",
-            metavar="FILE",
-            help="Results as `export` writes them (.fits, .parquet, .csv, .ecsv); without it "
-            "those in the database.",
-        ),
-    ] = None,
-    tag: Annotated[str | None, typer.Option("--tag", help="Only results under this tag.")] = None,
+    table: ResultsTable = None,
+    tag: ResultsTag = None,
     where: Annotated[
         str | None,
         typer.Option(

@@ -49,9 +49,10 @@ def shared_out(
         for number in range(len(items)):
             yield _received(pipes[number % processes])
     finally:
-        for worker in workers:
+        for worker, pipe in zip(workers, pipes, strict=True):
             worker.kill()
             worker.join()
+            pipe.close()
 
 
 def _received(pipe: Connection) -> Any:

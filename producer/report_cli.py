@@ -11,6 +11,7 @@ import typer
 from producer.explorer.page import check_report, write_report
 from producer.run import Outcome
 from producer.terminal import console, progress_bar, telling_interruption
+from worker.cli import ResultsTag
 from worker.errors import UsageError
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ def report(
     out: Annotated[Path, typer.Option("--out", metavar="FILE", help="The page, .html.")] = Path(
         "report.html"
     ),
-    tag: Annotated[str | None, typer.Option("--tag", help="Only results under this tag.")] = None,
+    tag: ResultsTag = None,
     where: Annotated[
         str | None,
         typer.Option(

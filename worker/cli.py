@@ -47,6 +47,17 @@ Corrections = Annotated[
     ),
 ]
 
+ResultsTag = Annotated[str | None, typer.Option("--tag", help="Only results under this tag.")]
+ResultsTable = Annotated[
+    Path | None,
+    typer.Option(
+        "--table",
+        metavar="FILE",
+        help="Results as `export` writes them (.fits, .parquet, .csv, .ecsv); without it "
+        "those in the database.",
+    ),
+]
+
 
 class LaneName(StrEnum):
     """How urgent spectra are."""
@@ -217,7 +228,7 @@ def export(
         ),
     ] = None,
     kind: Annotated[Kind | None, typer.Option("--kind", help="Only these spectra.")] = None,
-    tag: Annotated[str | None, typer.Option("--tag", help="Only results under this tag.")] = None,
+    tag: ResultsTag = None,
     where: Annotated[
         str | None,
         typer.Option(

@@ -113,6 +113,18 @@ def exists(url: str) -> bool:
     return engine.dialect.name != "sqlite" or Path(engine.url.database or "").exists()
 
 
+def check_exists(url: str) -> None:
+    """Make sure that there is a database.
+
+    Raises
+    ------
+    UsageError
+        There is none.
+    """
+    if not exists(url):
+        raise UsageError("There is no database here yet; `astronn-stream run` makes one.")
+
+
 @contextmanager
 def existing(url: str) -> Iterator[Engine]:
     """A database for reading, as it is, its connections closed at the end.
@@ -124,8 +136,7 @@ def existing(url: str) -> Iterator[Engine]:
     FatalError
         The file is no database, or is damaged.
     """
-    if not exists(url):
-        raise UsageError("There is no database here yet; `astronn-stream run` makes one.")
+    check_exists(url)
     engine = open_database(url)
     try:
         yield engine
