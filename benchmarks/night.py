@@ -1,10 +1,11 @@
 """A made-up night: files arrive in a watched folder while a backlog is processed in bulk.
 
-Writes a backlog and enqueues it, starts `watch`, lets `simulate --live` write the night, and
-tells for each version of each spectrum how long it took from its last byte to its row, where
-that time went, and what was left in the queues. With ``--backlog 0`` the system is idle.
+Lets `enqueue` register a backlog, `watch` follow a folder and `simulate --live` write the night
+into it, with Flower before the stack. Tells for each version of each spectrum how long it took
+from its last byte to its row and where that time went; then waits for the backlog and compares
+what Flower counted with the ledger. With ``--backlog 0`` the system is idle.
 
-    uv run -m benchmarks.night [--minutes 5] [--rate 60] [--backlog 40000] [--model WEIGHTS]
+    uv run -m benchmarks.night [--minutes 5] [--rate 60] [--backlog 200000] [--model WEIGHTS]
 """
 
 from __future__ import annotations
@@ -12,13 +13,13 @@ from __future__ import annotations
 import argparse
 import re
 import shutil
-import statistics
 import subprocess
 import sys
 import threading
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,9 +31,11 @@ from sqlalchemy import text
 
 from producer.simulation.truth import NAME
 from tests.acceptance.faults import Stream, copies
+from tests.acceptance.flower import Flower, flower_before
 from tests.acceptance.servers import PostgresServer, RedisServer, short_folder
 from tests.conftest import wait_for
 from worker.app import QUEUES, app
+from worker.broker import UNACKED
 
 EXECUTABLE = Path(sys.executable).parent / "astronn-stream"
 #: What every change of a live job is written to, as rows are replaced during the night.
@@ -46,6 +49,8 @@ END $$;
 CREATE TRIGGER note AFTER INSERT OR UPDATE OF state, file_version ON job
     FOR EACH ROW WHEN (NEW.lane = 'live') EXECUTE FUNCTION note();
 """
+OPEN_JOBS = "SELECT count(*) FROM job WHERE state != 'done'"
+LIVE_JOBS = f"{OPEN_JOBS} AND lane = 'live'"
 #: The steps from a file's last byte to its row, each with the event at its end.
 STEPS = (
     "notice, settle, register",
@@ -57,8 +62,9 @@ STEPS = (
     "wait for a recorder",
     "record",
 )
-#: A spectrum that has no row after so long has none.
+#: A live spectrum that has no row after so long has none; nor has one of the backlog.
 LONGEST_SECONDS = 120
+LONGEST_BACKLOG_SECONDS = 1800
 
 
 @dataclass
@@ -155,31 +161,61 @@ def steps_of(stream: Stream, tasks: TaskLog) -> list[list[float]]:
     return found
 
 
-def report(stream: Stream, tasks: TaskLog, night: Path) -> bool:
-    """Print what came of the night; whether every spectrum has a row and nothing is left."""
+@contextmanager
+def enqueueing(stream: Stream, folder: Path) -> Iterator[None]:
+    """`astronn-stream enqueue` of a backlog, if there is one; it is over in the end."""
+    if not folder.exists():
+        yield
+        return
+    with ThreadPoolExecutor(1) as threads:
+        enqueued = threads.submit(stream.enqueue, folder, tag="")
+        wait_for(lambda: stream.done("") > 0, "the backlog's first row", LONGEST_SECONDS)
+        yield
+        enqueued.result()
+
+
+def show_latencies(moments: np.ndarray[Any, np.dtype[np.float64]]) -> None:
+    """Print how long versions of spectra took, one in a row, and where that time went."""
+    taken = moments[:, -1] - moments[:, 0]
+    p50, p90, p99 = np.percentile(taken, [50, 90, 99])
+    print(f"{len(taken)} versions of spectra, from the file's last byte to the row:")
+    print(f"  p50 {p50:.2f} s, p90 {p90:.2f} s, p99 {p99:.2f} s, longest {taken.max():.2f} s")
+    for step, seconds in zip(STEPS, np.diff(moments, axis=1).T, strict=True):
+        middle, high = np.nanpercentile(seconds, [50, 99])
+        print(f"  {step:<26} p50 {middle:6.3f} s, p99 {high:6.3f} s")
+
+
+def all_have_rows(stream: Stream, night: Path) -> bool:
+    """Whether each spectrum of the night has a row with labels."""
     table = Table.read(night / NAME)
     expected = len(table) + int(table["n_visits"].sum())
     rows = stream.number(
         "SELECT count(*) FROM astronn JOIN job ON job.pk = task_pk WHERE lane = 'live'"
         " AND result_flags & 2048 = 0 AND state = 'done'"
     )
-    left = {name: stream.redis.client.llen(name) for names in QUEUES.values() for name in names}
-    left = {name: count for name, count in left.items() if name.endswith(".live") and count}
-    moments = np.array(steps_of(stream, tasks))
-    taken = moments[:, -1] - moments[:, 0]
-    cuts = statistics.quantiles(taken, n=100, method="inclusive")
     print(f"{len(table)} stars, {expected} spectra of them: {rows} rows with labels")
-    print(f"{len(taken)} versions of spectra, from the file's last byte to the row:")
-    print(
-        f"  p50 {cuts[49]:.2f} s, p90 {cuts[89]:.2f} s, p99 {cuts[98]:.2f} s, "
-        f"longest {taken.max():.2f} s"
-    )
-    for step, seconds in zip(STEPS, np.diff(moments, axis=1).T, strict=True):
-        middle, high = np.nanpercentile(seconds, [50, 99])
-        print(f"  {step:<26} p50 {middle:6.3f} s, p99 {high:6.3f} s")
-    bulk = stream.number("SELECT count(*) FROM job WHERE lane = 'bulk' AND state != 'done'")
-    print(f"Left in the live queues: {left or 'nothing'}; of the backlog: {bulk} spectra.")
-    return rows == expected and not left
+    return rows == expected
+
+
+def nothing_is_left(stream: Stream) -> bool:
+    """Whether no message is left in a queue or in a worker's hands."""
+    client = stream.redis.client
+    left = {name: client.llen(name) for names in QUEUES.values() for name in names}
+    left[UNACKED] = client.hlen(UNACKED)
+    left = {name: count for name, count in left.items() if count}
+    print(f"Left in Redis: {left or 'nothing'}")
+    return not left
+
+
+def flower_agrees(stream: Stream, flower: Flower) -> bool:
+    """Whether Flower and the ledger count the same, and every task was served."""
+    bulk = stream.number("SELECT count(*) FROM job WHERE lane = 'bulk' AND state = 'done'")
+    live = stream.number("SELECT count(*) FROM night WHERE state = 'done'")
+    states = Counter(task["state"] for task in flower.api("tasks").values())
+    counted = flower.jobs_done()
+    print(f"Flower: {counted} jobs done in {states.total()} tasks, {dict(states)}")
+    print(f"Ledger: {bulk + live} jobs done, {live} of them live and each time a file was written")
+    return counted == bulk + live and set(states) == {"SUCCESS"}
 
 
 def main() -> None:
@@ -187,7 +223,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="A night into a watched folder")
     parser.add_argument("--minutes", type=float, default=5)
     parser.add_argument("--rate", type=float, default=60, help="files per minute")
-    parser.add_argument("--backlog", type=int, default=40_000, help="spectra in bulk")
+    parser.add_argument("--backlog", type=int, default=200_000, help="spectra in bulk")
     parser.add_argument("--model", type=Path, help="weights; else the starter weights")
     arguments = parser.parse_args()
     environment = {}
@@ -202,24 +238,36 @@ def main() -> None:
         if arguments.backlog:
             write_backlog(files / "backlog", arguments.backlog)
         server, database = RedisServer(folder, keep=True), PostgresServer(folder)
-        with Stream(folder, server, database, environment, files) as stream:
+        with (
+            Stream(folder, server, database, environment, files) as stream,
+            flower_before(stream) as flower,
+        ):
             stream.enqueue(warm, tag="warm")
             wait_for(lambda: stream.done("warm") > 0, "the first row", LONGEST_SECONDS)
-            if arguments.backlog:
-                stream.enqueue(files / "backlog", tag="")
             with stream.engine.begin() as connection:
                 connection.execute(text(LOG))
-            with listening(server.url) as tasks, watching(stream, night):
+            with (
+                listening(server.url) as tasks,
+                enqueueing(stream, files / "backlog"),
+                watching(stream, night),
+            ):
                 before, started = stream.done(""), time.monotonic()
                 simulate(night, "--stars", f"{stars}", "--live", f"{arguments.rate:g}")
                 minutes = (time.monotonic() - started) / 60
-                bulk = stream.done("") - before
-                waiting = "SELECT count(*) FROM job WHERE lane = 'live' AND state != 'done'"
-                time.sleep(2)
-                wait_for(lambda: stream.number(waiting) == 0, "the last rows", LONGEST_SECONDS)
+                rows, waiting = stream.done("") - before, stream.number(OPEN_JOBS)
+                wait_for(lambda: stream.number(LIVE_JOBS) == 0, "the last rows", LONGEST_SECONDS)
                 time.sleep(2)  # the last events
-            print(f"A night of {minutes:.1f} minutes; {bulk / minutes / 60:.0f} rows/s in all")
-            sys.exit(0 if report(stream, tasks, night) else 1)
+            print(f"A night of {minutes:.1f} minutes; {rows / minutes / 60:.0f} rows/s in all")
+            print(f"Of the backlog {waiting} spectra were open when the last file was written.")
+            show_latencies(np.array(steps_of(stream, tasks)))
+            wait_for(lambda: stream.number(OPEN_JOBS) == 0, "all rows", LONGEST_BACKLOG_SECONDS)
+            time.sleep(2)
+            good = [
+                all_have_rows(stream, night),
+                nothing_is_left(stream),
+                flower_agrees(stream, flower),
+            ]
+        sys.exit(0 if all(good) else 1)
 
 
 if __name__ == "__main__":

@@ -9,13 +9,13 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
 
-from sqlalchemy import Connection, Engine, func, or_, select, update
+from sqlalchemy import Connection, Engine, func, literal, or_, select, update
 from sqlalchemy.orm import Session
 
 from producer.sources import CatalogueEntry
 from worker.database.session import transaction
-from worker.database.tables import Job, JobState, Source, Spectrum, now
-from worker.database.upsert import upsert
+from worker.database.tables import Job, JobState, Source, Spectrum, UtcDateTime, now
+from worker.database.upsert import insert_missing, upsert
 from worker.messages import Lane
 from worker.spectra.apstar import ABSENT
 
@@ -52,13 +52,7 @@ def register(
     entries = _with_known_versions(session, entries)
     spectra = _register_spectra(session, entries)
     jobs = _open_jobs(
-        session,
-        spectra,
-        entries,
-        weights=weights,
-        weights_name=weights_name,
-        tag=tag,
-        lane=lane,
+        session, spectra, weights=weights, weights_name=weights_name, tag=tag, lane=lane
     )
     return Registered(
         [pk for pk, _ in jobs],
@@ -181,7 +175,6 @@ def _register_sources(session: Session, entries: Sequence[CatalogueEntry]) -> di
 def _open_jobs(
     session: Session,
     spectra: list[int],
-    entries: Sequence[CatalogueEntry],
     *,
     weights: str,
     weights_name: str,
@@ -190,22 +183,23 @@ def _open_jobs(
 ) -> list[tuple[int, str]]:
     """Key and state of the job of each spectrum, in the order of the spectra."""
     moment = now()
-    rows = [
-        {
-            "spectrum_pk": pk,
-            "weights_sha256": weights,
-            "weights_name": weights_name,
-            "tag": tag,
-            "lane": lane,
-            "state": JobState.WAITING,
-            "attempts": 0,
-            "file_version": entry.file_version,
-            "updated_at": moment,
-        }
-        for pk, entry in zip(spectra, entries, strict=True)
-    ]
-    key = ["spectrum_pk", "weights_sha256", "tag"]
-    upsert(session, Job, rows, key=key, keep=rows[0])
+    # All in one statement: each adds to the tally.
+    new = (
+        select(
+            Spectrum.pk.label("spectrum_pk"),
+            literal(weights).label("weights_sha256"),
+            literal(weights_name).label("weights_name"),
+            literal(tag).label("tag"),
+            literal(lane).label("lane"),
+            literal(JobState.WAITING.value).label("state"),
+            literal(0).label("attempts"),
+            Spectrum.file_version,
+            literal(moment, UtcDateTime()).label("updated_at"),
+        )
+        .where(Spectrum.pk.in_(spectra))
+        .order_by(Spectrum.pk)
+    )
+    insert_missing(session, Job, new, key=["spectrum_pk", "weights_sha256", "tag"])
     mine = (Job.spectrum_pk.in_(spectra), Job.weights_sha256 == weights, Job.tag == tag)
     current = select(Spectrum.file_version).where(Spectrum.pk == Job.spectrum_pk).scalar_subquery()
     session.execute(

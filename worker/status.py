@@ -35,7 +35,7 @@ LANES: tuple[Lane, ...] = ("live", "bulk")
 TASKS = ("load", "infer", "record", "no_result")
 #: How many of the newest rows without labels, and of the jobs on their way, are looked at.
 _LATEST = 200
-#: How long PostgreSQL may take for an answer: looks that wait for a lock would pile up.
+#: How long PostgreSQL may take for an answer.
 _PATIENCE_SECONDS = 5
 
 
@@ -89,7 +89,7 @@ class Status(BaseModel):
         How long the open jobs will take at the rate at which rows are written now.
     oldest_live_seconds
         Since when the live spectrum has waited that has for longest, in the database or in the
-        stream: since it was enqueued or last sent.
+        stream: since it was enqueued or last sent. Those for other weights do not count.
     oldest_queued_seconds
         For how long the job has been under way that was sent first.
     workers
@@ -187,8 +187,8 @@ def _look_at_database(settings: Settings, status: Status) -> Iterator[str]:
     engine = open_database(settings.database_url)
     try:
         with engine.connect() as connection:
-            if engine.dialect.name == "postgresql":  # as while tables are changed
-                connection.execute(text(f"SET LOCAL statement_timeout = '{_PATIENCE_SECONDS}s'"))
+            if engine.dialect.name == "postgresql":
+                _ask_postgresql_for_little(connection)
             _look_at_jobs(connection, status)
     except SQLAlchemyError as error:
         reason = str(getattr(error, "orig", None) or error).strip().partition("\n")[0]
@@ -199,9 +199,19 @@ def _look_at_database(settings: Settings, status: Status) -> Iterator[str]:
         engine.dispose()
 
 
+def _ask_postgresql_for_little(connection: Connection) -> None:
+    """Wait for no lock for long, as while tables are changed; and never read a whole table.
+
+    Each question has its index, but what the planner knows of the tables may be a day old.
+    """
+    connection.execute(text(f"SET LOCAL statement_timeout = '{_PATIENCE_SECONDS}s'"))
+    connection.execute(text("SET LOCAL enable_seqscan = off"))
+
+
 def _look_at_jobs(connection: Connection, status: Status) -> None:
     tally = read_tally(connection)
-    live = select(func.min(Job.updated_at)).where(OPEN, Job.lane == "live")
+    served = [] if status.weights is None else [Job.weights_sha256 == status.weights]
+    live = select(func.min(Job.updated_at)).where(OPEN, Job.lane == "live", *served)
     queued = select(func.min(Job.updated_at)).where(Job.state == JobState.QUEUED)
     without = connection.scalar(select(func.count()).select_from(AstroNN).where(UNLABELLED))
     status.failures = _failures(connection)

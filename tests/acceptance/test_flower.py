@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import base64
-import json
 import re
 import subprocess
 import sys
 import urllib.error
-import urllib.request
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import pytest
 from celery import Celery
@@ -20,14 +17,12 @@ from sqlalchemy import text
 
 from tests.acceptance import chromium
 from tests.acceptance.faults import Stream
+from tests.acceptance.flower import LOGIN, Flower, flower_before
 from tests.acceptance.servers import RedisServer, SqliteFile, short_folder
 from tests.conftest import wait_for
-from tests.integration.secured_redis import free_port
-from worker.embedded import COMMANDS, FLOWER
 from worker.metrics import stream_registry
 from worker.settings import Settings
 
-LOGIN = "watcher:made-up"
 SPECTRA = 7
 
 
@@ -36,36 +31,21 @@ class Watched:
     """A live stack with Flower before it, and a task of each state with its page then."""
 
     stream: Stream
-    port: int
+    flower: Flower
     pictures: Path
     tasks: dict[str, str] = field(default_factory=dict)
     pages: dict[str, str] = field(default_factory=dict)
 
-    def page(self, path: str, login: str = f"{LOGIN}@") -> str:
-        return f"http://{login}127.0.0.1:{self.port}/{path}"
-
-    def ask(self, path: str, login: str | None = LOGIN, method: str = "GET") -> str:
-        """What a page answers to a program."""
-        request = urllib.request.Request(self.page(path, ""), method=method)  # noqa: S310 - loopback
-        if login is not None:
-            word = base64.b64encode(login.encode()).decode()
-            request.add_header("Authorization", f"Basic {word}")
-        with urllib.request.urlopen(request, timeout=10) as answer:  # noqa: S310 - loopback
-            return str(answer.read().decode())
-
     def refusal(self, path: str, login: str | None = LOGIN, method: str = "GET") -> int:
         """The status with which a page is refused."""
         with pytest.raises(urllib.error.HTTPError) as refused:
-            self.ask(path, login, method)
+            self.flower.ask(path, login, method)
         refused.value.close()
         return refused.value.code
 
-    def api(self, path: str) -> Any:
-        return json.loads(self.ask(f"api/{path}"))
-
     def find(self, state: str, name: str, *, retried: bool = False) -> str | None:
         """The newest task of a name in a state."""
-        for uuid, task in self.api(f"tasks?taskname={name}").items():
+        for uuid, task in self.flower.api(f"tasks?taskname={name}").items():
             if task["state"] == state and (not retried or (task["retries"] or 0) > 0):
                 return str(uuid)
         return None
@@ -78,7 +58,7 @@ class Watched:
         self.tasks[title] = found
         if chromium.is_installed():
             picture = self.pictures / f"{title}.png"
-            self.pages[title] = chromium.look(self.page(f"task/{found}"), picture)
+            self.pages[title] = chromium.look(self.flower.page(f"task/{found}"), picture)
 
 
 @pytest.fixture(scope="module")
@@ -87,46 +67,23 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
     simulate = [Path(sys.executable).parent / "astronn-stream", "simulate", files / "stars"]
     subprocess.run([*simulate, "--stars", "2", "--visits", "2", "--seed", "1"], check=True)
     (files / "apStar-damaged-2M0.fits").write_text("This is no FITS file.")
-    with short_folder() as folder, short_folder() as other:
+    with short_folder() as folder, short_folder() as other, ExitStack() as stack:
         arrays = RedisServer(other)
         arrays.start()
+        stack.callback(arrays.kill)
         environment = {
             "ASTRONN_STREAM_ARRAYS_URL": f"unix://{arrays.socket}?db=0",
             "ASTRONN_STREAM_MC_SAMPLES": "4",
             "ASTRONN_STREAM_LOAD_PROCESSES": "1",
             "ASTRONN_STREAM_JOB_SECONDS": "5",
         }
-        with Stream(folder, RedisServer(folder), SqliteFile(folder), environment, files) as stream:
-            port = free_port()
-            flower = start_flower(stream, port)
-            try:
-                watched = Watched(stream, port, tmp_path_factory.mktemp("pictures"))
-                wait_for(lambda: is_watching(watched), "Flower to see the workers", 90)
-                let_all_happen(watched, arrays)
-                yield watched
-            finally:
-                flower.terminate()
-                flower.wait(timeout=30)
-                arrays.kill()
-
-
-def start_flower(stream: Stream, port: int) -> subprocess.Popen[bytes]:
-    executable, *arguments = COMMANDS[FLOWER]
-    arguments = [f"--port={port}" if part == "--port=5555" else part for part in arguments]
-    with stream.log("flower").open("wb") as log:
-        return subprocess.Popen(
-            [str(Path(sys.executable).parent / executable), *arguments],
-            env={**stream.environment, "FLOWER_BASIC_AUTH": LOGIN},
-            stdout=log,
-            stderr=log,
-        )
-
-
-def is_watching(watched: Watched) -> bool:
-    try:
-        return sum(watched.api("workers?status=true").values()) == 4
-    except urllib.error.URLError:
-        return False
+        with (
+            Stream(folder, RedisServer(folder), SqliteFile(folder), environment, files) as stream,
+            flower_before(stream) as flower,
+        ):
+            watched = Watched(stream, flower, tmp_path_factory.mktemp("pictures"))
+            let_all_happen(watched, arrays)
+            yield watched
 
 
 def let_all_happen(watched: Watched, arrays: RedisServer) -> None:
@@ -177,36 +134,32 @@ def test_flower_asks_for_a_password(watched: Watched) -> None:
         for login in (None, "watcher:wrong"):
             assert watched.refusal(path, login) == 401
     # Not these, which is why they must not be published.
-    assert watched.ask("healthcheck", None) == "OK"
-    assert "flower_events_total" in watched.ask("metrics", None)
+    assert watched.flower.ask("healthcheck", None) == "OK"
+    assert "flower_events_total" in watched.flower.ask("metrics", None)
 
 
 def test_flower_changes_nothing(watched: Watched) -> None:
-    infer = next(name for name in watched.api("workers?status=true") if "infer" in name)
+    infer = next(name for name in watched.flower.api("workers?status=true") if "infer" in name)
     assert watched.refusal(f"api/worker/shutdown/{infer}", method="POST") == 403
 
 
 def test_every_task_says_which_spectra_it_is_about(watched: Watched) -> None:
-    for task in watched.api("tasks").values():
+    for task in watched.flower.api("tasks").values():
         if task["uuid"] not in (watched.tasks["failed"], watched.tasks["revoked"]):
             assert re.match(r"\(\d+ spectr(um|a): apStar-.*: (coadd|\d visit).*\[\d+", task["args"])
             assert "{" not in task["args"]
 
 
 def test_what_flower_counts_is_what_the_ledger_counts(watched: Watched) -> None:
-    results = [
-        task["result"]
-        for name in ("record", "no_result")
-        for task in watched.api(f"tasks?taskname={name}&state=SUCCESS").values()
-    ]
-    counted = [re.match(r"'(\d+) of \d+ jobs done", result) for result in results]
-    done = sum(int(found[1]) for found in counted if found)
+    done = watched.flower.jobs_done()
     assert done == watched.stream.number("SELECT count(*) FROM job WHERE state = 'done'")
     assert done == SPECTRA + 3 * (SPECTRA - 1)
 
 
 def test_each_state_is_the_true_one(watched: Watched) -> None:
-    found = {title: watched.api(f"task/info/{uuid}") for title, uuid in watched.tasks.items()}
+    found = {
+        title: watched.flower.api(f"task/info/{uuid}") for title, uuid in watched.tasks.items()
+    }
     assert {title: task["state"] for title, task in found.items()} == {
         "load done": "SUCCESS",
         "infer done": "SUCCESS",
@@ -231,7 +184,7 @@ def test_one_endpoint_serves_flowers_metrics_and_ours(watched: Watched) -> None:
         broker_url=environment["ASTRONN_STREAM_BROKER_URL"],
         database_url=environment["ASTRONN_STREAM_DATABASE_URL"],
     )
-    registry = stream_registry(settings, watched.page("", ""))
+    registry = stream_registry(settings, watched.flower.page("", ""))
     value = registry.get_sample_value
     assert value("astronn_stream_up", {"part": "flower"}) == 1
     done = {"lane": "bulk", "state": "done"}
@@ -239,7 +192,9 @@ def test_one_endpoint_serves_flowers_metrics_and_ours(watched: Watched) -> None:
     names = {family.name for family in registry.collect()}
     assert {"flower_events", "flower_worker_online"} <= names
     assert not any(name.startswith(("process_", "python_")) for name in names)
-    infer = [name for name in watched.api("workers?status=true") if name.startswith("infer@")]
+    infer = [
+        name for name in watched.flower.api("workers?status=true") if name.startswith("infer@")
+    ]
     online = [value("flower_worker_online", {"worker": name}) for name in infer]
     assert online == [1]
 
@@ -265,11 +220,11 @@ def test_a_person_sees_a_task_of_each_state(watched: Watched, title: str, shown:
 
 
 def test_a_person_sees_the_workers_and_the_tasks(watched: Watched) -> None:
-    workers = chromium.look(watched.page("workers"), watched.pictures / "workers.png")
+    workers = chromium.look(watched.flower.page("workers"), watched.pictures / "workers.png")
     for name in ("load@", "load-live@", "infer@", "record@"):
         assert name in workers
     assert workers.count("Online") >= 4
     # The newest fifteen.
-    tasks = chromium.look(watched.page("tasks"), watched.pictures / "tasks.png", width=1600)
+    tasks = chromium.look(watched.flower.page("tasks"), watched.pictures / "tasks.png", width=1600)
     for shown in ("load", "infer", "record", "(6 spectra: apStar-", "SUCCESS", "STARTED"):
         assert shown in tasks

@@ -180,7 +180,7 @@ def test_stars_of_a_table_whose_files_are_missing_have_jobs(engine: Engine, alls
     assert (done.spectra, done.waiting, done.missing) == (2, 2, 1)
     name = "dr17/stars/apo25m/120+12/apStar-dr17-2M00000003+7417075.fits"
     assert done.first_missing == (name,)
-    gone, here = catalogue(engine)
+    here, gone = catalogue(engine)  # in the order of their files
     assert (gone["path"], gone["file_version"]) == (name, ABSENT)
     assert (here["snr"], here["n_visits"], here["obj"]) == (
         pytest.approx(229.78),

@@ -121,3 +121,11 @@ def test_two_who_shorten_the_tally_at_once_lose_nothing(postgres_url: str) -> No
         with transaction(engine) as last:
             last.execute(delete(Tally).where(Tally.state == "x"))
         assert_true(engine)
+
+
+def test_registering_writes_the_tally_once_for_all(postgres_url: str) -> None:
+    """A row for each job would make a look at a million that wait slow."""
+    with opened(postgres_url) as engine:
+        registered(engine, 300)
+        with engine.connect() as connection:
+            assert connection.scalar(select(func.count()).select_from(Tally)) == 1

@@ -6,6 +6,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
+from sqlalchemy import Select
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
@@ -43,6 +44,21 @@ def upsert(
     changing = [name for name in rows[0] if name not in {*key, *keep}]
     statement = _statement(session.get_bind().dialect.name, model, tuple(key), tuple(changing))
     session.connection().execute(statement, [dict(row) for row in rows])
+
+
+def insert_missing(
+    session: Session, model: type[Base], values: Select[*tuple[Any, ...]], *, key: Collection[str]
+) -> None:
+    """Insert what is selected, in one statement; rows whose key exists are left alone.
+
+    Parameters
+    ----------
+    values
+        Its columns bear the names of the model's.
+    """
+    insert = _INSERTS[session.get_bind().dialect.name](model.__table__)
+    names = [column.name for column in values.selected_columns]
+    session.execute(insert.from_select(names, values).on_conflict_do_nothing(index_elements=key))
 
 
 @lru_cache
