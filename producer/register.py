@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
 
-from sqlalchemy import Connection, Engine, func, literal, or_, select, update
+from sqlalchemy import ColumnElement, Connection, Engine, func, literal, or_, select, update
 from sqlalchemy.orm import Session
 
 from producer.sources import CatalogueEntry
@@ -204,7 +204,7 @@ def _open_jobs(
     current = select(Spectrum.file_version).where(Spectrum.pk == Job.spectrum_pk).scalar_subquery()
     session.execute(
         update(Job)
-        .where(*mine, Job.file_version != current)
+        .where(_locked(session, *mine, Job.file_version != current))
         .values(
             state=JobState.WAITING,
             attempts=0,
@@ -217,9 +217,12 @@ def _open_jobs(
     session.execute(
         update(Job)
         .where(
-            *mine,
-            Job.state == JobState.WAITING,
-            or_(Job.lane != lane, Job.weights_name.is_distinct_from(weights_name)),
+            _locked(
+                session,
+                *mine,
+                Job.state == JobState.WAITING,
+                or_(Job.lane != lane, Job.weights_name.is_distinct_from(weights_name)),
+            )
         )
         .values(lane=lane, weights_name=weights_name)
         .execution_options(synchronize_session=False)
@@ -231,3 +234,12 @@ def _open_jobs(
         )
     }
     return [jobs[pk] for pk in spectra]
+
+
+def _locked(session: Session, *conditions: ColumnElement[bool]) -> ColumnElement[bool]:
+    """The jobs of which this is true, locked in the order in which recorders lock jobs.
+
+    An update alone would lock them as it finds them, and the two could wait for each other.
+    """
+    found = select(Job.pk).where(*conditions).order_by(Job.pk).with_for_update()
+    return Job.pk.in_(session.scalars(found).all())

@@ -17,7 +17,7 @@ from pathlib import Path
 from sqlalchemy import Engine
 from sqlalchemy.exc import SQLAlchemyError
 
-from producer.arrivals import Arrivals, Sighting
+from producer.arrivals import WHOLE_LOOK_SECONDS, Arrivals, Sighting
 from producer.register import Registered, files_with_jobs
 from producer.run import Plan, register_files, send_waiting
 from producer.settling import Settling
@@ -64,6 +64,7 @@ class Watch:
         self._root = plan.settings.data_root.resolve()
         self._found: list[Sighting] = []
         self._known: set[int] = set()
+        self._known_since = time.monotonic()
         self._retry = float("-inf")
         self._database, self._stream = Outage("watch"), Outage("send")
 
@@ -80,6 +81,7 @@ class Watch:
             look=not self._found and soon < _MOST_SETTLING,
         )
         moment = time.monotonic()
+        self._forget(moment)
         self._settle([each for each in noticed if not self._is_known(each)], moment)
         self._found += [each for each in found if not self._is_known(each)]
         if moment < self._retry:
@@ -150,6 +152,15 @@ class Watch:
             self._stream.end()
         except (TransientError, SQLAlchemyError) as error:
             self._stream.begin(error)
+
+    def _forget(self, moment: float) -> None:
+        """Ask the catalogue anew for each look at the whole folder: it may be an older one by now.
+
+        That is so after a database was restored from a backup.
+        """
+        if moment - self._known_since >= WHOLE_LOOK_SECONDS:
+            self._known.clear()
+            self._known_since = moment
 
     def _is_known(self, sighting: Sighting) -> bool:
         return hash((sighting.file, sighting.version)) in self._known

@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 from sqlalchemy import select, text
 
+import producer.arrivals
 import producer.settling
+import producer.watch
 from producer.arrivals import Arrivals
 from producer.run import Plan
 from producer.settling import Settling
@@ -194,6 +196,19 @@ def test_a_database_that_is_away_is_waited_for(
         watched.change_tables("ALTER TABLE away RENAME TO job")
         go_on_until(lambda: len(watched.queued()) == 6, "both files")
     assert caplog.text.count("waiting") == caplog.text.count("goes on") == 1
+
+
+def test_a_database_from_a_backup_learns_of_what_it_has_forgotten(
+    watched: Watched, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(producer.arrivals, "WHOLE_LOOK_SECONDS", 0.2)
+    monkeypatch.setattr(producer.watch, "WHOLE_LOOK_SECONDS", 0.2)
+    watched.write("apStar-1.3-apo25m-x1.fits")
+    with watched.watching() as go_on_until:
+        go_on_until(lambda: len(watched.queued()) == 3, "three spectra")
+        watched.finish()
+        watched.change_tables("DELETE FROM job WHERE pk = (SELECT max(pk) FROM job)")
+        go_on_until(lambda: len(watched.queued()) == 1, "the one that was forgotten")
 
 
 def test_what_cannot_be_sent_waits_in_the_database(
