@@ -175,6 +175,18 @@ def test_a_failure_leaves_all_as_it_was(engine: Engine) -> None:
     assert rows(engine) == before
 
 
+def test_where_all_passes_agreed_the_uncertainty_stays_zero(engine: Engine) -> None:
+    with transaction(engine) as session:
+        session.execute(update(AstroNN).where(AstroNN.task_pk == 3).values(raw_e_n_h=0.0))
+    changed = NoiseModel(np.full(22, 2.0), np.zeros(22), "twice")
+    apply(engine, changed)
+    assert rows(engine)[3]["e_n_h"] == 0.0
+    shifted = NoiseModel(np.ones(22), np.zeros(22), "shifted")
+    shifted.offset[4] = -1e-12
+    with pytest.raises(FatalError, match="e_n_h = -1e-12"):
+        apply(engine, shifted)
+
+
 def test_what_is_recorded_meanwhile_is_neither_lost_nor_stuck(engine: Engine) -> None:
     """A recorder writes a row anew while it is being changed: it waits, and the last one holds."""
     row = rows(engine)[3]
