@@ -119,6 +119,8 @@ def test_results_load_as_a_table_with_units(engine: Engine) -> None:
 def test_a_database_that_is_not_there_is_not_made(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no database here yet"):
         load_results(f"sqlite:///{tmp_path / 'none.sqlite'}")
+    with pytest.raises(UsageError, match="none of kind 'coad'"):
+        load_results(kind="coad")
     assert list(tmp_path.iterdir()) == []
 
 

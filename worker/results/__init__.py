@@ -34,16 +34,20 @@ def load_results(
     Raises
     ------
     UsageError
-        There is no such database, or the condition cannot be understood.
+        There is no such database or kind, or the condition cannot be understood.
     TransientError
         The database does not answer.
     """
     # Whoever needs a flag or the noise model alone need not wait for all of this.
     from worker.database.session import existing
+    from worker.database.tables import Kind
+    from worker.errors import UsageError
     from worker.results.read import read_table
     from worker.results.where import condition
     from worker.settings import get_settings
 
+    if kind not in (None, *Kind):
+        raise UsageError(f"There are spectra of kind 'coadd' and 'visit', none of kind {kind!r}.")
     wanted = None if where is None else condition(where)
     with existing(database_url or get_settings().database_url) as engine:
         return read_table(engine, kind=kind, tag=tag, where=wanted)

@@ -15,6 +15,8 @@ from worker.labels import LABELS, Label
 
 #: APOGEE's tables write -9999 or -9999.99 for what is not known; no label comes near it.
 _MISSING_BELOW = -9000.0
+#: What astropy calls the formats of tables, by their endings.
+_FORMATS = {".fits": "fits", ".ecsv": "ascii.ecsv", ".csv": "ascii.csv", ".vot": "votable"}
 _STAR_COLUMNS = ("obj", "apogee_id", "objid")
 _PATH_COLUMN = "path"
 
@@ -136,8 +138,8 @@ def read_columns(path: Path, what: str = "label table") -> dict[str, Any]:
     UsageError
         The table cannot be read; the text calls it ``what``.
     """
-    if path.suffix not in (".fits", ".ecsv", ".csv", ".parquet"):
-        raise UsageError(f"The {what} {path.name} is no .fits, .ecsv, .csv or .parquet file.")
+    if path.suffix not in (*_FORMATS, ".parquet"):
+        raise UsageError(f"The {what} {path.name} is no .fits, .ecsv, .csv, .vot or .parquet file.")
     if not path.is_file():
         raise UsageError(f"The {what} {path} does not exist.")
     try:
@@ -150,9 +152,19 @@ def read_columns(path: Path, what: str = "label table") -> dict[str, Any]:
 def _astropy_columns(path: Path) -> dict[str, Any]:
     from astropy.table import Table
 
-    formats = {".fits": "fits", ".ecsv": "ascii.ecsv", ".csv": "ascii.csv"}
-    table = Table.read(path, format=formats[path.suffix])
+    where = {"hdu": _first_rows(path)} if path.suffix == ".fits" else {}
+    table = Table.read(path, format=_FORMATS[path.suffix], **where)
     return {name: table[name] for name in table.colnames}
+
+
+def _first_rows(path: Path) -> int:
+    """The HDU of the first table that has rows; the survey's tables begin with an empty one."""
+    from astropy.io import fits
+
+    with fits.open(path) as hdus:
+        tables = [number for number, hdu in enumerate(hdus) if isinstance(hdu, fits.BinTableHDU)]
+        full = [number for number in tables if hdus[number].header["NAXIS2"] > 0]
+    return (full or tables or [1])[0]
 
 
 def _parquet_columns(path: Path) -> dict[str, Any]:
