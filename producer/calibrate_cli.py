@@ -12,9 +12,10 @@ from rich.table import Table
 from producer.terminal import console, counted, progress_bar, telling_interruption
 from worker import __version__
 from worker.cli import ResultsTable, ResultsTag
-from worker.errors import FatalError, UsageError
+from worker.errors import UsageError
 from worker.labels import LABELS
 from worker.printable import printable
+from worker.replacement import replacing
 from worker.settings import get_settings
 
 if TYPE_CHECKING:
@@ -170,10 +171,8 @@ def _comparable(chosen: ResultSet, visits: Visits) -> tuple[Visits, int]:
 
 
 def _write(path: Path, content: bytes) -> None:
-    try:
-        path.write_bytes(content)
-    except OSError as error:
-        raise FatalError(f"{path} cannot be written: {error.strerror}.") from error
+    with replacing(path) as temporary:
+        temporary.write_bytes(content)
 
 
 def _print_labels(labels: list[LabelCalibration], pulls: list[LabelPulls]) -> None:

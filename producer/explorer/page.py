@@ -22,7 +22,8 @@ from producer.explorer.rows import (
     result_rows,
 )
 from worker import __version__
-from worker.errors import FatalError, UsageError
+from worker.errors import UsageError
+from worker.replacement import replacing
 from worker.results.export import check_place
 from worker.results.summary import Summary, summarise
 
@@ -72,13 +73,8 @@ def write_report(
         The file cannot be written.
     """
     content = page(results, facts, advance)
-    part = path.with_name(f".{path.name}.part")
-    try:
-        part.write_text(content, encoding="utf-8")
-        part.replace(path)
-    except OSError as error:
-        part.unlink(missing_ok=True)
-        raise FatalError(f"The report {path} cannot be written: {error.strerror}.") from error
+    with replacing(path) as temporary:
+        temporary.write_text(content, encoding="utf-8")
 
 
 def page(results: Table, facts: Sequence[tuple[str, object]], advance: Advance) -> str:

@@ -13,7 +13,6 @@ import io
 import json
 import math
 import re
-import tempfile
 import zipfile
 from collections.abc import Iterable
 from functools import lru_cache
@@ -21,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from worker.errors import FatalError
+from worker.replacement import replacing
 from worker.spectra.pixels import N_PIXELS
 
 if TYPE_CHECKING:
@@ -139,15 +139,8 @@ def write_checkpoint(
     plain = json.loads(json.dumps(metadata, allow_nan=False))
     buffer = io.BytesIO()  # in a file of its own name torch would write that name
     torch.save({"model_state_dict": state, "metadata": plain}, buffer)
-    try:
-        with tempfile.TemporaryDirectory(
-            prefix=".astronn-stream-", dir=path.absolute().parent
-        ) as folder:
-            temporary = Path(folder) / path.name
-            temporary.write_bytes(buffer.getvalue())
-            temporary.replace(path)
-    except OSError as error:
-        raise FatalError(f"The weights {path} cannot be written: {error.strerror}.") from error
+    with replacing(path) as temporary:
+        temporary.write_bytes(buffer.getvalue())
 
 
 def _stored(path: Path, key: str, value: Tensor, half: bool) -> Tensor:

@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,7 +20,8 @@ from pyarrow.parquet import ParquetFile, ParquetWriter
 from sqlalchemy import Engine
 
 from worker import __version__
-from worker.errors import FatalError, UsageError
+from worker.errors import UsageError
+from worker.replacement import replacing
 from worker.results.fits_table import empty_table, write_fits
 from worker.results.read import Wanted, count_rows, read_batches, table_meta, table_schema
 from worker.results.text_table import write_csv, write_ecsv
@@ -165,7 +164,7 @@ def _write(
 ) -> int:
     """Store rows beside ``path``, make the file from them, and let it take its place."""
     schema = table_schema().with_metadata({_META: json.dumps(dict(meta))})
-    with _writing(path) as temporary:
+    with replacing(path) as temporary:
         stored = temporary.with_name("rows")
         with ParquetWriter(stored, schema) as file:
             for batch in batches:
@@ -175,20 +174,6 @@ def _write(
             writer(rows, meta, temporary)
             number: int = rows.metadata.num_rows
     return number
-
-
-@contextmanager
-def _writing(path: Path) -> Iterator[Path]:
-    """A file in a folder of its own beside ``path``, whose place it takes when it is complete."""
-    try:
-        with tempfile.TemporaryDirectory(
-            prefix=".astronn-stream-", dir=path.absolute().parent
-        ) as folder:
-            temporary = Path(folder) / path.name
-            yield temporary
-            temporary.replace(path)
-    except OSError as error:
-        raise FatalError(f"{path} cannot be written: {error.strerror or error}.") from error
 
 
 def _arrow(table: Table) -> pa.Table:

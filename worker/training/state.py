@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from worker.errors import FatalError
+from worker.replacement import replacing
 
 Losses = list[dict[str, float]]
 
@@ -55,11 +56,10 @@ def write_state(path: Path, state: TrainingState) -> None:
     FatalError
         It cannot be written.
     """
-    temporary = path.with_name(f"{path.name}.part")
     try:
-        torch.save(asdict(state), temporary)
-        temporary.replace(path)
-    except (OSError, RuntimeError) as error:
+        with replacing(path) as temporary:
+            torch.save(asdict(state), temporary)
+    except RuntimeError as error:
         raise FatalError(f"The training state {path} cannot be written: {error}.") from error
 
 
