@@ -11,6 +11,8 @@ from pyarrow.parquet import ParquetFile
 
 from worker.results.read import ROWS_AT_ONCE
 
+#: What no text in FITS may hold, as Python escapes it.
+_CONTROLS = {code: f"\\x{code:02x}" for code in (*range(32), 127)}
 #: An integer that stands for a missing one.
 MISSING = {"i4": -(2**31), "i8": -(2**63)}
 
@@ -62,7 +64,7 @@ def _stored(kind: str, width: int) -> str:
 def pack(batch: pa.RecordBatch, record: np.dtype[np.void]) -> NDArray[np.void]:
     """Rows as records of this type.
 
-    Texts are ASCII, other characters written as Python escapes; a missing integer is
+    Texts are printable ASCII, other characters written as Python escapes; a missing integer is
     ``MISSING``.
     """
     packed = np.zeros(batch.num_rows, dtype=record)
@@ -82,7 +84,12 @@ def pack(batch: pa.RecordBatch, record: np.dtype[np.void]) -> NDArray[np.void]:
 def _ascii(values: pa.Array) -> NDArray[np.bytes_]:
     """Texts as ASCII; what many rows share, such as a file's name, is encoded once."""
     unique = values.dictionary_encode()
-    texts = [text.encode("ascii", "backslashreplace") for text in unique.dictionary.to_pylist()]
+    texts = [_escaped(text) for text in unique.dictionary.to_pylist()]
     encoded: NDArray[np.bytes_] = np.array(texts or [b""], dtype=np.bytes_)
     rows: NDArray[np.bytes_] = encoded[unique.indices.to_numpy()]
     return rows
+
+
+def _escaped(text: str) -> bytes:
+    plain = text if text.isprintable() else text.translate(_CONTROLS)
+    return plain.encode("ascii", "backslashreplace")
