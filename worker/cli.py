@@ -53,7 +53,7 @@ ResultsTable = Annotated[
     typer.Option(
         "--table",
         metavar="FILE",
-        help="Results as `export` writes them (.fits, .parquet, .csv, .ecsv); without it "
+        help="Results as `export` writes them (.fits, .parquet, .csv, .ecsv, .vot); without it "
         "those in the database.",
     ),
 ]
@@ -254,7 +254,8 @@ def export(
         else:
             raise UsageError("Say where to: --out FILE, or --survey FOLDER.")
     for each in written:
-        console.print(f"{each.path}: {each.rows} rows", highlight=False, soft_wrap=True)
+        text = f"{each.path}: {each.rows} rows"
+        console.print(text, highlight=False, markup=False, soft_wrap=True)
         if each.notice is not None:
             console.print(f"[yellow]{each.notice}[/yellow]", highlight=False, soft_wrap=True)
 

@@ -8,7 +8,7 @@ from sqlalchemy import Engine
 from tests.unit.conditions import CONDITIONS
 from tests.unit.result_rows import filled
 from worker.errors import UsageError
-from worker.results.read import Wanted, count_rows, read_table
+from worker.results.read import read_table
 from worker.results.where import condition
 
 
@@ -31,4 +31,4 @@ def test_postgresql_keeps_the_rows_that_python_would(engine: Engine, text: str) 
 )
 def test_what_no_number_holds_is_told_in_a_sentence(engine: Engine, text: str) -> None:
     with pytest.raises(UsageError, match=r"more than a number holds: .*out of range"):
-        count_rows(engine, Wanted(where=condition(text)))
+        read_table(engine, where=condition(text))

@@ -227,5 +227,5 @@ def test_what_was_written_does_not_stay_in_memory(
             most = max(most, pa.total_allocated_bytes() - held)
         path.touch()
 
-    _write(tmp_path / "labels.fits", {}, parts, count)
+    _write(tmp_path / "labels.fits", parts, count)
     assert most < 6 * megabyte

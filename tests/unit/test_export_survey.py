@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import signal
 import warnings
@@ -15,7 +16,8 @@ import typer
 from astropy.io import fits
 from astropy.io.votable import parse, validate
 from astropy.table import Table
-from sqlalchemy import Engine
+from pyarrow import parquet
+from sqlalchemy import Engine, event
 from typer.testing import CliRunner
 
 from worker.cli import mount
@@ -55,6 +57,14 @@ def test_one_kind_alone_makes_one_file(engine: Engine, tmp_path: Path) -> None:
     folder.mkdir()
     (only,) = write_survey(engine, Wanted(kind="visit"), folder)
     assert [only.path] == list(folder.iterdir())
+
+
+def test_the_folder_of_the_surveys_files_is_made(engine: Engine, tmp_path: Path) -> None:
+    folder = tmp_path / "new" / "tables"
+    assert [each.path.parent for each in write_survey(engine, Wanted(), folder)] == [folder] * 2
+    (tmp_path / "file").touch()
+    with pytest.raises(UsageError, match=r"The folder .*file cannot be made: File exists\."):
+        write_survey(engine, Wanted(), tmp_path / "file")
 
 
 @pytest.mark.parametrize("ending", FORMATS)
@@ -110,6 +120,23 @@ def test_pandas_reads_the_same_numbers(engine: Engine, table: Table, tmp_path: P
         assert frame["mjd"].isna().tolist() == table["mjd"].mask.tolist()
 
 
+def test_a_notice_counts_the_rows_that_were_written(
+    engine: Engine, table: Table, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The stream may record more while a table is written, so nothing is asked twice."""
+    monkeypatch.setattr(export, "STARTER_NAME", "own.pt")
+    asked: list[str] = []
+    event.listen(engine, "before_cursor_execute", lambda *about: asked.append(about[2]))
+    written = write_results(engine, Wanted(), tmp_path / "labels.ecsv")
+    assert sum("FROM astronn" in statement for statement in asked) == 1
+    assert written.notice is not None
+    assert written.notice.startswith("4 of 5 rows come from the ")
+    assert Table.read(tmp_path / "labels.ecsv").meta["notice"] == written.notice
+    write_table(table[:2], tmp_path / "some.parquet")
+    meta = json.loads(parquet.read_schema(tmp_path / "some.parquet").metadata[b"astronn-stream"])
+    assert meta["notice"].startswith("1 of 2 rows come from the ")
+
+
 def test_results_load_as_a_table_with_units(engine: Engine) -> None:
     labels = load_results(url_of(engine), kind="visit", where="not flag_no_result and teff < 5000")
     assert labels["spectrum_pk"].tolist() == [2, 3]
@@ -128,6 +155,18 @@ def test_a_file_that_is_no_database_is_told_in_a_sentence(tmp_path: Path) -> Non
     (tmp_path / "text.sqlite").write_text("labels of stars, but no database " * 50)
     with pytest.raises(FatalError, match=r"cannot be read: file is not a database\.$"):
         load_results(f"sqlite:///{tmp_path / 'text.sqlite'}")
+
+
+def test_the_command_names_what_it_wrote_as_it_is_called(
+    engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv(f"{PREFIX}DATABASE_URL", url_of(engine))
+    get_settings.cache_clear()
+    app = typer.Typer()
+    mount(app)
+    result = CliRunner().invoke(app, ["export", "--out", "[new] labels.csv", "--kind", "visit"])
+    assert result.stdout == "[new] labels.csv: 4 rows\n"
 
 
 def test_a_signal_to_stop_leaves_the_old_file_and_no_other(

@@ -16,14 +16,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from pyarrow.parquet import ParquetFile, ParquetWriter
 from sqlalchemy import Engine
 
 from worker import __version__
 from worker.errors import UsageError
+from worker.network.starter import STARTER_NAME
 from worker.replacement import replacing
 from worker.results.fits_table import empty_table, write_fits
-from worker.results.read import Wanted, count_rows, read_batches, table_meta, table_schema
+from worker.results.read import Wanted, read_batches, table_meta, table_schema
 from worker.results.text_table import write_csv, write_ecsv
 from worker.results.votable import write_votable
 
@@ -36,8 +38,9 @@ _META = b"astronn-stream"
 Writer = Callable[[ParquetFile, Mapping[str, Any], Path], None]
 
 
-def _write_parquet(rows: ParquetFile, _meta: Mapping[str, Any], path: Path) -> None:
-    with ParquetWriter(path, rows.schema_arrow) as file:
+def _write_parquet(rows: ParquetFile, meta: Mapping[str, Any], path: Path) -> None:
+    schema = rows.schema_arrow.with_metadata({_META: json.dumps(dict(meta))})
+    with ParquetWriter(path, schema) as file:
         for group in range(rows.num_row_groups):
             file.write_table(rows.read_row_group(group))
 
@@ -106,18 +109,19 @@ def write_results(engine: Engine, wanted: Wanted, path: Path) -> Written:
         The database is away.
     """
     check_output(path)
-    return _from_database(engine, wanted, path, _WRITERS[path.suffix])
+    return _write(path, read_batches(engine, wanted), _WRITERS[path.suffix])
 
 
 def write_survey(engine: Engine, wanted: Wanted, folder: Path) -> list[Written]:
     """Write coadds and visits apart, as the survey's own files of these results are laid out.
 
-    Behind the primary HDU come BOSS, without rows, and APOGEE with the results.
+    Behind the primary HDU come BOSS, without rows, and APOGEE with the results. The folder is made
+    where there is none.
 
     Raises
     ------
     UsageError
-        The folder is not there or cannot be written.
+        The folder cannot be made or written.
     FatalError
         The disk is full, or does not work.
     TransientError
@@ -127,10 +131,14 @@ def write_survey(engine: Engine, wanted: Wanted, folder: Path) -> list[Written]:
     def write(rows: ParquetFile, meta: Mapping[str, Any], path: Path) -> None:
         write_fits(rows, meta, path, name="APOGEE", before=[empty_table(rows, "BOSS")])
 
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"The folder {folder} cannot be made: {error.strerror}.") from error
     for name in SURVEY_FILES.values():
         check_output(folder / name)
     return [
-        _from_database(engine, replace(wanted, kind=kind), folder / name, write)
+        _write(folder / name, read_batches(engine, replace(wanted, kind=kind)), write)
         for kind, name in SURVEY_FILES.items()
         if wanted.kind in (None, kind)
     ]
@@ -147,33 +155,25 @@ def write_table(table: Table, path: Path) -> None:
         The disk is full, or does not work.
     """
     check_output(path)
-    _write(path, table.meta, [_arrow(table)], _WRITERS[path.suffix])
+    _write(path, [_arrow(table)], _WRITERS[path.suffix])
 
 
-def _from_database(engine: Engine, wanted: Wanted, path: Path, writer: Writer) -> Written:
-    meta = table_meta(*count_rows(engine, wanted))
-    rows = _write(path, meta, read_batches(engine, wanted), writer)
-    return Written(path, rows, meta.get("notice"))
-
-
-def _write(
-    path: Path,
-    meta: Mapping[str, Any],
-    batches: Iterable[pa.RecordBatch | pa.Table],
-    writer: Writer,
-) -> int:
+def _write(path: Path, batches: Iterable[pa.RecordBatch | pa.Table], writer: Writer) -> Written:
     """Store rows beside ``path``, make the file from them, and let it take its place."""
-    schema = table_schema().with_metadata({_META: json.dumps(dict(meta))})
+    starter_rows = 0
     with replacing(path) as temporary:
         stored = temporary.with_name("rows")
-        with ParquetWriter(stored, schema) as file:
+        with ParquetWriter(stored, table_schema()) as file:
             for batch in batches:
                 file.write(batch)
+                starter = pc.equal(batch["weights_name"], STARTER_NAME)
+                starter_rows += pc.sum(starter).as_py() or 0
         # What it buffers ahead it keeps to the end.
         with ParquetFile(stored, pre_buffer=False) as rows:
-            writer(rows, meta, temporary)
             number: int = rows.metadata.num_rows
-    return number
+            meta = table_meta(number, starter_rows)
+            writer(rows, meta, temporary)
+    return Written(path, number, meta.get("notice"))
 
 
 def _arrow(table: Table) -> pa.Table:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
-from sqlalchemy import ColumnElement, Connection, Engine, Select, func, select
+from sqlalchemy import ColumnElement, Connection, Engine, Select, select
 from sqlalchemy.exc import DataError
 
 from worker import __version__
@@ -149,22 +149,6 @@ def read_table(
     table = Table([_column(column, rows[column.name]) for column in table_columns()])
     table.meta |= table_meta(len(table), int((table["weights_name"] == STARTER_NAME).sum()))
     return table
-
-
-def count_rows(engine: Engine, wanted: Wanted) -> tuple[int, int]:
-    """How many results are wanted, and how many of these come from the starter weights.
-
-    Raises
-    ------
-    UsageError
-        The condition exceeds what the database can compute.
-    TransientError
-        The database is away.
-    """
-    made_up = func.count().filter(AstroNN.weights_name == STARTER_NAME)
-    with _asking(engine) as connection:
-        counted = connection.execute(_restrict(select(func.count(), made_up), wanted)).one()
-    return counted[0], counted[1]
 
 
 @contextmanager
