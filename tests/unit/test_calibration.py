@@ -187,6 +187,18 @@ def test_one_star_with_many_visits_is_enough_to_be_used() -> None:
         assert each.scale > 0
 
 
+@pytest.mark.parametrize(("stars", "visits"), [(1, 200), (9, 40)])
+def test_of_few_stars_nobody_can_tell_how_well_it_is_known(stars: int, visits: int) -> None:
+    """A bootstrap over one star gives an error of zero."""
+    for each in calibrated(survey(0, stars, visits), by_snr=True):
+        assert each.scale != 1
+        assert (each.scale_error, each.offset_error, each.correlation) == (None, None, None)
+        assert each.interval("scale") is None
+        assert each.by_snr is not None
+        assert each.by_snr.error is None
+        assert each.note.endswith("too few stars to tell how well it is known")
+
+
 def test_uncertainties_that_hardly_vary_give_a_scale_alone() -> None:
     visits = survey(0, 300, 4, varies=0.01)
     for each, scale, share in zip(calibrated(visits), SCALES, offsets() / typical(), strict=True):

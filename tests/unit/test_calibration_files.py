@@ -115,6 +115,21 @@ def test_the_report_shows_every_label(
     assert len({line.count("|") for line in page.splitlines() if line.startswith("| teff")}) == 3
 
 
+def test_the_report_shows_factors_whose_errors_nobody_knows(tmp_path: Path) -> None:
+    repeats = comparable(survey(0, 5, 60))
+    pairs = pairs_of(repeats, np.random.default_rng(0))
+    labels = list(calibrate(repeats, pairs, times=20, seed=0, by_snr=True))
+    pulls = list(all_pulls(repeats, pairs, noise_model_of(labels)))
+    write_report(tmp_path, ["stars: 5"], labels, pulls)
+    page = (tmp_path / PAGE).read_text(encoding="utf-8")
+    lines = [line for line in page.splitlines() if line.startswith("| teff ")]
+    assert len(lines) == 3
+    assert "±" not in "".join(lines)
+    content = json.loads(corrections_json(labels, pulls, ABOUT))
+    assert content["teff"]["scale_interval"] is None
+    assert content["teff"]["by_snr"].keys() == {"snr", "factor"}
+
+
 # --- Factors by S/N in a noise model -------------------------------------------------------
 
 

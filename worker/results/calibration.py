@@ -29,6 +29,8 @@ ONE_SIGMA = 0.6827
 JOINT_SIGMA = 3.26
 #: With fewer degrees of freedom a label is left as it is.
 LEAST_FREEDOM = 30
+#: Drawings of fewer stars look all the same, and would make errors too small, of one star zero.
+LEAST_STARS = 10
 #: When the offset's share of e is known no better than this, it is not fitted.
 _WIDEST_SHARE = 0.25
 _MOST_SHARE = 0.99
@@ -47,7 +49,8 @@ class LabelCalibration:
     scale, offset
         ``e = scale * raw_e + offset``.
     scale_error, offset_error, correlation
-        One standard deviation of each, by bootstrap over stars; None where it is not fitted.
+        One standard deviation of each, by bootstrap over stars; None where it is not fitted, or
+        to too few stars.
     outliers
         The part of pairs that differ more than the noise explains.
     stars, pairs
@@ -125,11 +128,23 @@ def _calibrate_label(
     first, second = raw_e[pairs.first[used]] / unit, raw_e[pairs.second[used]] / unit
     least = float(raw_e[raw_e > 0].min()) / unit
     fitted = replace(counted, **_linear(data, (first, second), least, unit, times, random))
-    if not by_snr:
-        return fitted
-    e_label = fitted.scale * raw_e + fitted.offset
-    factors = _by_snr(visits, pairs, used, position, e_label, times, random)
-    return replace(fitted, by_snr=factors)
+    if by_snr:
+        e_label = fitted.scale * raw_e + fitted.offset
+        factors = _by_snr(visits, pairs, used, position, e_label, times, random)
+        fitted = replace(fitted, by_snr=factors)
+    return fitted if fitted.stars >= LEAST_STARS else _without_errors(fitted)
+
+
+def _without_errors(label: LabelCalibration) -> LabelCalibration:
+    few = "too few stars to tell how well it is known"
+    return replace(
+        label,
+        scale_error=None,
+        offset_error=None,
+        correlation=None,
+        note=f"{label.note}; {few}" if label.note else few,
+        by_snr=label.by_snr and replace(label.by_snr, error=None),
+    )
 
 
 def chosen(visits: Visits, pairs: Pairs, position: int) -> NDArray[np.bool_]:

@@ -95,12 +95,13 @@ def _factors(labels: Sequence[LabelCalibration]) -> Iterator[str]:
     yield _row("label", *(f"{place:g}" for place in places))
     yield _row(*["---"] * (len(places) + 1))
     for label, each in zip(LABELS, labels, strict=True):
-        if each.by_snr is None or each.by_snr.error is None:
+        if each.by_snr is None:
             continue
+        errors = each.by_snr.error
         of_place = {
-            float(snr): _with_error(factor, error, 2)
-            for snr, factor, error in zip(
-                each.by_snr.snr, each.by_snr.factor, each.by_snr.error, strict=True
+            float(snr): _with_error(factor, None if errors is None else errors[number], 2)
+            for number, (snr, factor) in enumerate(
+                zip(each.by_snr.snr, each.by_snr.factor, strict=True)
             )
         }
         yield _row(label.name, *(of_place.get(place, "") for place in places))
