@@ -67,7 +67,7 @@ Tag = Annotated[
 def run(
     paths: Paths,
     out: Annotated[
-        Path, typer.Option("--out", help="The table: .fits, .parquet, .csv or .ecsv.")
+        Path, typer.Option("--out", help="The table: .fits, .parquet, .csv, .ecsv or .vot.")
     ] = Path("labels.fits"),
     model: Model = None,
     corrections: Corrections = None,

@@ -96,7 +96,7 @@ Labels = Annotated[
     typer.Option(
         "--labels",
         metavar="TABLE",
-        help="Known labels: .fits, .ecsv, .csv or .parquet, by `path`, or by star (`obj`).",
+        help="Known labels: .fits, .ecsv, .csv, .vot or .parquet, by `path`, or by star (`obj`).",
     ),
 ]
 Out = Annotated[Path, typer.Option("--out", metavar="OUT.pt", help="The weights to write.")]

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from datetime import UTC, datetime
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -29,12 +31,12 @@ def write(path: Path, content: dict[str, Any]) -> Path:
         }
         pyarrow.parquet.write_table(pa.table(plain), path)
     else:
-        formats = {".fits": "fits", ".ecsv": "ascii.ecsv", ".csv": "ascii.csv"}
+        formats = {".fits": "fits", ".ecsv": "ascii.ecsv", ".csv": "ascii.csv", ".vot": "votable"}
         Table(content).write(path, format=formats[path.suffix])
     return path
 
 
-@pytest.mark.parametrize("ending", [".fits", ".ecsv", ".csv", ".parquet"])
+@pytest.mark.parametrize("ending", [".fits", ".ecsv", ".csv", ".vot", ".parquet"])
 def test_every_format_gives_the_same_labels_errors_and_missing_entries(
     tmp_path: Path, ending: str
 ) -> None:
@@ -117,7 +119,7 @@ def test_a_table_that_does_not_say_whose_labels_it_has_is_refused(tmp_path: Path
 @pytest.mark.parametrize(
     ("name", "content", "text"),
     [
-        ("labels.txt", b"", r"no \.fits, \.ecsv, \.csv or \.parquet file"),
+        ("labels.txt", b"", r"no \.fits, \.ecsv, \.csv, \.vot or \.parquet file"),
         ("labels.fits", b"no table", "labels.fits cannot be read"),
         ("labels.parquet", b"PAR1", "labels.parquet cannot be read"),
         ("labels.ecsv", b"\xff\xfe", "labels.ecsv cannot be read"),
@@ -138,3 +140,19 @@ def test_a_column_of_words_where_numbers_are_wanted_is_refused(tmp_path: Path) -
     path = write(tmp_path / "labels.csv", columns(fe_h=["solar", "poor", "rich", "solar"]))
     with pytest.raises(UsageError, match=r"no column of numbers: .*solar"):
         read_label_table(path)
+
+
+def test_other_columns_of_a_parquet_table_may_be_of_any_kind(tmp_path: Path) -> None:
+    plain = columns()
+    content = {name: pa.array(values) for name, values in plain.items()} | {
+        "mg_h": pa.array([Decimal("0.25"), None, Decimal("-0.5"), Decimal(0)]),
+        "e_mg_h": pa.nulls(4),
+        "observed": pa.array([datetime(2026, 11, 23, tzinfo=UTC)] * 4),
+        "visits": pa.array([[1, 2], [], None, [3]]),
+        "sdss_id": pa.array([2**60 + 1, None, 3, 4], pa.int64()),
+    }
+    pyarrow.parquet.write_table(pa.table(content), tmp_path / "labels.parquet")
+    table = read_label_table(tmp_path / "labels.parquet")
+    np.testing.assert_allclose(table.labels[:, MG], [0.25, np.nan, -0.5, 0])
+    np.testing.assert_allclose(table.labels[:, TI_2], plain["ti_2_h"])
+    assert not table.e_labels[:, MG].any()

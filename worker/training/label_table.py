@@ -72,7 +72,7 @@ def _row_of(path: Path, rows: Mapping[str, int], roots: Sequence[Path]) -> int:
 
 
 def read_label_table(path: Path, *, complete: bool = True) -> LabelTable:
-    """Read a table of labels: FITS, ECSV, CSV or Parquet.
+    """Read a table of labels: FITS, ECSV, CSV, VOTable or Parquet.
 
     Columns are our names of the labels or the peers' (``c1_h``, ``ti2_h``), in any case, with
     errors as ``e_<label>`` or ``<label>_err``. A value that is masked, not finite or at most
@@ -171,14 +171,19 @@ def _parquet_columns(path: Path) -> dict[str, Any]:
     import pyarrow.parquet
 
     table = pyarrow.parquet.read_table(path)
-    return {name: _parquet_column(table[name].to_pylist()) for name in table.column_names}
+    return {name: _parquet_column(table[name]) for name in table.column_names}
 
 
-def _parquet_column(values: list[Any]) -> Any:
-    """Numbers, with NaN for null, or texts as they are."""
-    if any(isinstance(value, str | bytes) for value in values):
-        return values
-    return np.array(values, dtype=np.float64)
+def _parquet_column(values: Any) -> Any:
+    """Numbers as an array, with NaN for null; all else (texts, moments, lists) as it is."""
+    from pyarrow import float64, types
+
+    kind = values.type
+    if types.is_boolean(kind) or types.is_decimal(kind) or types.is_null(kind):
+        values, kind = values.cast(float64()), float64()
+    if types.is_integer(kind) or types.is_floating(kind):
+        return values.to_numpy()
+    return values.to_pylist()
 
 
 def _names(label: Label) -> tuple[str, str]:
