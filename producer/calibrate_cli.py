@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 import typer
@@ -19,6 +19,8 @@ from worker.replacement import replacing
 from worker.settings import get_settings
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from sqlalchemy import Engine
 
     from worker.results.calibration import LabelCalibration
@@ -64,7 +66,14 @@ def calibrate(
     _check_outputs(out, pickle)
     with telling_interruption("nothing was written"):
         chosen, visits = _read(table, weights, tag, seed)
-        _calibrate(chosen, visits, out, pickle, report, times=bootstrap, seed=seed, by_snr=by_snr)
+        about, labels, pulls = _calibrate(chosen, visits, times=bootstrap, seed=seed, by_snr=by_snr)
+        _write_files(out, pickle, about, labels, pulls)
+    with telling_interruption("the noise model is written, its report is not complete"):
+        page = None if report is None else _write_report(report, about, labels, pulls)
+    _print_labels(labels, pulls)
+    if not by_snr:
+        _tell_uneven(pulls)
+    _tell_outputs(out, pickle, page, by_snr=by_snr)
 
 
 def _check_outputs(out: Path, pickle: Path | None) -> None:
@@ -104,19 +113,10 @@ def _database() -> str:
 
 
 def _calibrate(
-    chosen: ResultSet,
-    visits: Visits,
-    out: Path,
-    pickle: Path | None,
-    report: Path | None,
-    *,
-    times: int,
-    seed: int,
-    by_snr: bool,
-) -> None:
+    chosen: ResultSet, visits: Visits, *, times: int, seed: int, by_snr: bool
+) -> tuple[dict[str, Any], list[LabelCalibration], list[LabelPulls]]:
+    """What is said of a calibration, and for each label what was found."""
     from worker.results import calibration
-    from worker.results.calibration_files import corrections_json, corrections_pickle
-    from worker.results.calibration_report import PAGE, write_report
     from worker.results.calibration_widths import all_pulls
     from worker.results.repeats import pairs_of
 
@@ -127,7 +127,6 @@ def _calibrate(
         for each in calibration.calibrate(repeats, pairs, times=times, seed=seed, by_snr=by_snr):
             labels.append(each)
             advance(1)
-    pulls = list(all_pulls(repeats, pairs, calibration.noise_model_of(labels)))
     about = {
         "software": f"astronn-stream {__version__}",
         "weights_sha256": chosen.weights_sha256,
@@ -138,16 +137,34 @@ def _calibrate(
         "bootstrap": times,
         "seed": seed,
     }
+    return about, labels, list(all_pulls(repeats, pairs, calibration.noise_model_of(labels)))
+
+
+def _write_files(
+    out: Path,
+    pickle: Path | None,
+    about: Mapping[str, Any],
+    labels: list[LabelCalibration],
+    pulls: list[LabelPulls],
+) -> None:
+    from worker.results.calibration_files import corrections_json, corrections_pickle
+
     _write(out, corrections_json(labels, pulls, about).encode())
     if pickle is not None:
         _write(pickle, corrections_pickle(labels, pulls))
-    if report is not None:
-        lines = [f"{name.replace('_', ' ')}: {value}" for name, value in about.items()]
-        write_report(report, lines, labels, pulls)
-    _print_labels(labels, pulls)
-    if not by_snr:
-        _tell_uneven(pulls)
-    _tell_outputs(out, pickle, None if report is None else report / PAGE, by_snr=by_snr)
+
+
+def _write_report(
+    folder: Path,
+    about: Mapping[str, Any],
+    labels: list[LabelCalibration],
+    pulls: list[LabelPulls],
+) -> Path:
+    from worker.results.calibration_report import PAGE, write_report
+
+    lines = [f"{name.replace('_', ' ')}: {value}" for name, value in about.items()]
+    write_report(folder, lines, labels, pulls)
+    return folder / PAGE
 
 
 def _comparable(chosen: ResultSet, visits: Visits) -> tuple[Visits, int]:
@@ -259,7 +276,7 @@ def recalibrate(
 
 def _one_set(engine: Engine, weights: str | None, tag: str | None) -> tuple[str, int]:
     """The SHA-256 of the weights that are meant, and how many rows have their labels."""
-    from worker.results.read_repeats import matches
+    from worker.results.read_repeats import asked, matches
     from worker.results.recalibration import weights_of
 
     sets = [
@@ -268,7 +285,7 @@ def _one_set(engine: Engine, weights: str | None, tag: str | None) -> tuple[str,
         if weights is None or matches(weights, name, sha256)
     ]
     if not sets:
-        raise UsageError("There are no rows with labels of these weights and this tag.")
+        raise UsageError(f"There are no rows with labels {asked(weights, tag)}.")
     if len(sets) > 1:
         raise UsageError(
             "The rows come from several weights, which want noise models of their own; choose "

@@ -281,7 +281,8 @@ def test_the_command_wants_to_know_whose_rows(
     assert "choose one by --weights" in str(failed)
     assert {row["corrections_sha256"] for row in rows(engine).values()} == {None}
     assert command(corrections("c.json"), "--weights", "cd").output.startswith(f"{ROWS} rows")
-    assert isinstance(command(corrections("c.json"), "--tag", "x").exception, UsageError)
+    failed = command(corrections("c.json"), "--tag", "x").exception
+    assert str(failed) == "There are no rows with labels under the tag 'x'."
 
 
 def test_factors_by_snr_need_the_spectra(engine: Engine, corrections: Callable[..., Path]) -> None:

@@ -73,7 +73,7 @@ def test_a_survey_whose_noise_is_known_is_calibrated() -> None:
 
 def test_a_table_gives_what_the_database_gives(database: Engine) -> None:
     printed("calibrate", "--bootstrap", 20)
-    for ending in ("fits", "parquet", "ecsv"):
+    for ending in ("fits", "parquet", "csv", "ecsv", "vot"):
         write_table(read_table(database), Path(f"labels.{ending}"))
         printed("calibrate", "--table", f"labels.{ending}", "--out", "t.json", "--bootstrap", 20)
         ours, tables = written("corrections.json"), written("t.json")
@@ -149,6 +149,21 @@ def test_stars_with_one_visit_are_not_read(tmp_path: Path) -> None:
         np.testing.assert_array_equal(read.labels, left.labels[rows])
 
 
+def test_stars_with_one_visit_do_not_make_a_survey_large(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(read_repeats, "MOST_VISITS", 200)
+    visits = survey(0, 100, 4)
+    first = np.unique(visits.star, return_index=True)[1]
+    kept = (visits.star < 40) | np.isin(np.arange(len(visits)), first)
+    with opened(f"sqlite:///{tmp_path / 'x.sqlite'}") as engine:
+        fill(engine, visits.only(kept))
+        write_table(read_table(engine), tmp_path / "x.parquet")
+        chosen, from_table = read_results_table(tmp_path / "x.parquet")
+        assert chosen.visits == 220
+        assert len(from_table) == len(read_database(engine, chosen, 0)) == 160
+
+
 def test_too_little_is_said_to_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv(f"{PREFIX}DATABASE_URL", "sqlite:///x.sqlite")
@@ -184,3 +199,24 @@ def test_what_cannot_be_used_is_one_sentence(
     assert isinstance(failed, UsageError | FatalError)
     assert Path(arguments[1]).name in str(failed)
     assert "\n" not in str(failed)
+
+
+@pytest.mark.usefixtures("database")
+@pytest.mark.parametrize(
+    ("busy_with", "said"),
+    [
+        ("calibration.calibrate", "nothing was written"),
+        ("calibration_report.draw_pulls", "the noise model is written"),
+    ],
+)
+def test_an_interruption_says_what_was_written(
+    monkeypatch: pytest.MonkeyPatch, busy_with: str, said: str
+) -> None:
+    def interrupted(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(f"worker.results.{busy_with}", interrupted)
+    result = command("calibrate", "--report", "report", "--bootstrap", 20)
+    assert result.exit_code == 130
+    assert f"interrupted; {said}" in result.stderr
+    assert Path("corrections.json").exists() == (said != "nothing was written")

@@ -64,7 +64,7 @@ def choose_set(sets: list[ResultSet], weights: str | None, tag: str | None) -> R
     if len(meant) == 1:
         return meant[0]
     if not meant:
-        raise UsageError(f"There are no labels of visits {_asked(weights, tag)}.")
+        raise UsageError(f"There are no labels of visits {asked(weights, tag)}.")
     raise UsageError(
         "There are several sets of results, which cannot be compared; choose one by --weights "
         "(name, or beginning of the SHA-256) and --tag:\n" + "\n".join(map(str, meant))
@@ -76,7 +76,8 @@ def matches(weights: str, name: str, sha256: str) -> bool:
     return weights == name or sha256.startswith(weights)
 
 
-def _asked(weights: str | None, tag: str | None) -> str:
+def asked(weights: str | None, tag: str | None) -> str:
+    """What was asked for, as the end of a sentence."""
     parts = [] if weights is None else [f"from weights {weights}"]
     parts += [] if tag is None else [f"under the tag {tag!r}"]
     return " ".join(parts) or "here"
@@ -175,7 +176,8 @@ def read_results_table(
 ) -> tuple[ResultSet, Visits]:
     """The visits of a table such as ``export`` writes, and which results they are.
 
-    Of a large table every k-th star is taken, as of a large database.
+    Stars with one visit are left out, and of a large table every k-th star is taken, as of a large
+    database.
     It needs ``raw_`` and ``raw_e_`` of all labels and the star, as ``source_pk`` or ``obj``.
     Without ``kind`` all rows are visits, without ``e_`` uncertainties are as the network gave them.
 
@@ -201,6 +203,8 @@ def read_results_table(
         raise UsageError(
             f"The results table {path.name} has a column that cannot be used: {error}."
         ) from error
+    _, number, times = np.unique(visits.star, return_inverse=True, return_counts=True)
+    visits = visits.only(times[number.reshape(-1)] > 1)
     every = max(1, -(-len(visits) // MOST_VISITS))
     return chosen, visits.only(visits.star % every == seed % every)
 
