@@ -268,6 +268,12 @@ def recalibrate(
     noise_model = read_noise_model(corrections)
     with opened(_database()) as engine, telling_interruption("nothing was changed"):
         sha256, total = _one_set(engine, weights, tag)
+        if noise_model.weights_sha256 not in (None, sha256):
+            raise UsageError(
+                f"{corrections} is the noise model of other weights "
+                f"({printable(str(noise_model.weights_sha256))[:12]}) than those of the rows "
+                f"({sha256[:12]}); derive one by `astronn-stream calibrate`."
+            )
         conditions = concerned(noise_model, sha256, tag)
         with progress_bar("Recalibrating", total) as advance:
             result = recalibrate_rows(engine, noise_model, conditions, advance)

@@ -272,6 +272,21 @@ def test_the_command_tells_what_changed(corrections: Callable[..., Path]) -> Non
     )
 
 
+def test_the_noise_model_of_other_weights_is_refused(
+    engine: Engine, corrections: Callable[..., Path]
+) -> None:
+    before = rows(engine)
+    path = corrections("other.json")
+    content = json.loads(path.read_text())
+    for weights, status in ((WEIGHTS[::-1] + "1", 1), (WEIGHTS, 0)):
+        path.write_text(json.dumps({**content, "about": {"weights_sha256": weights}}))
+        done = command(path)
+        assert done.exit_code == status
+        if status:
+            assert "is the noise model of other weights" in str(done.exception)
+            assert rows(engine) == before
+
+
 def test_the_command_wants_to_know_whose_rows(
     engine: Engine, corrections: Callable[..., Path]
 ) -> None:

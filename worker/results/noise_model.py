@@ -50,13 +50,15 @@ class NoiseModel:
     """Scale and offset per label, ``(22,)`` each, and the SHA-256 of the file they came from.
 
     Offsets are in the labels' units. ``sha256`` is None for the identity. ``by_snr`` holds 22
-    factors by S/N, None for a label that has none, or nothing at all.
+    factors by S/N, None for a label that has none, or nothing at all. ``weights_sha256`` says
+    for which weights it is, where the file does.
     """
 
     scale: NDArray[np.float64]
     offset: NDArray[np.float64]
     sha256: str | None
     by_snr: tuple[SnrFactors | None, ...] = ()
+    weights_sha256: str | None = None
 
     def apply(
         self, raw_e_labels: NDArray[np.float64], snr: NDArray[np.float64] | None = None
@@ -100,7 +102,15 @@ def read_noise_model(path: Path | None) -> NoiseModel:
     pairs = [_pair(path, factors, label.name, label.peer_name) for label in LABELS]
     scale, offset = np.array(pairs).T
     by_snr = tuple(_snr_factors(path, factors, label.name, label.peer_name) for label in LABELS)
-    return NoiseModel(scale, offset, hashlib.sha256(content).hexdigest(), by_snr)
+    about = factors.get("about")
+    weights = about.get("weights_sha256") if isinstance(about, Mapping) else None
+    return NoiseModel(
+        scale,
+        offset,
+        hashlib.sha256(content).hexdigest(),
+        by_snr,
+        weights if isinstance(weights, str) else None,
+    )
 
 
 def _parse(path: Path, content: bytes) -> Mapping[str, Any]:
