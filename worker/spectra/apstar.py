@@ -28,8 +28,6 @@ from worker.spectra.readers import ERROR, FLUX, MASK, ApStarReader, Header, read
 _VISITS_FROM_ROW = 2
 #: A thousand visits need less; what astropy makes of a longer file takes minutes and gigabytes.
 _LARGEST_FILE = 256 << 20
-#: The version of a file that is not there.
-ABSENT = "absent"
 #: What every database holds in an integer.
 _LARGEST_INTEGER = 2**31
 #: The version of a file that is not there.
