@@ -6,7 +6,7 @@ All of it may be done again at any time; what is there already stays.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import groupby
 
 from sqlalchemy import ColumnElement, Connection, Engine, func, literal, or_, select, update
@@ -44,12 +44,11 @@ def register(
     """Register spectra and open a job for each under these weights and this tag.
 
     A job that is done stays done, unless its file was rewritten since; then it is opened
-    again. A file that is not there keeps the version that the catalogue knows: labels that were
-    made of it stay. Give some hundred at a time: a statement takes a bounded number of
+    again. What the catalogue knows of a file that is not there any more stays, as do labels that
+    were made of it. Give some hundred at a time: a statement takes a bounded number of
     parameters. Rows are locked in their order, so that who registers the same files meanwhile
     waits.
     """
-    entries = _with_known_versions(session, entries)
     spectra = _register_spectra(session, entries)
     jobs = _open_jobs(
         session, spectra, weights=weights, weights_name=weights_name, tag=tag, lane=lane
@@ -99,25 +98,6 @@ def _parts(entries: Iterable[CatalogueEntry]) -> Iterator[list[CatalogueEntry]]:
         yield list(part.values())
 
 
-def _with_known_versions(
-    session: Session, entries: Sequence[CatalogueEntry]
-) -> Sequence[CatalogueEntry]:
-    gone = [entry.path for entry in entries if entry.file_version == ABSENT]
-    if not gone:
-        return entries
-    statement = select(Spectrum.path, Spectrum.member, Spectrum.file_version)
-    known = {
-        (path, member): version
-        for path, member, version in session.execute(statement.where(Spectrum.path.in_(gone)))
-    }
-    return [
-        replace(entry, file_version=known.get((entry.path, entry.member), ABSENT))
-        if entry.file_version == ABSENT
-        else entry
-        for entry in entries
-    ]
-
-
 def files_with_jobs(
     connection: Connection, paths: Collection[str], *, weights: str, tag: str
 ) -> set[tuple[str, str]]:
@@ -147,21 +127,25 @@ def files_with_jobs(
 def _register_spectra(session: Session, entries: Sequence[CatalogueEntry]) -> list[int]:
     moment = now()
     sources = _register_sources(session, entries)
+    gone = {entry.path for entry in entries if entry.file_version == ABSENT}
+    kept = _spectra_of(session, gone) if gone else {}
     rows = []
     for entry in sorted(entries, key=lambda entry: entry.path):  # a file keeps its own order
+        if entry.file_version == ABSENT and (entry.path, entry.member) in kept:
+            continue
         row = dict(vars(entry))
         del row["ra"], row["dec"]
         row |= {"source_pk": sources.get(entry.obj), "created": moment, "modified": moment}
         rows.append(row)
     upsert(session, Spectrum, rows, key=["path", "member"], keep=["created"])
-    paths = {entry.path for entry in entries}
-    found = {
-        (path, member): pk
-        for pk, path, member in session.execute(
-            select(Spectrum.pk, Spectrum.path, Spectrum.member).where(Spectrum.path.in_(paths))
-        )
-    }
+    found = _spectra_of(session, {entry.path for entry in entries})
     return [found[entry.path, entry.member] for entry in entries]
+
+
+def _spectra_of(session: Session, paths: Collection[str]) -> dict[tuple[str, str], int]:
+    """The keys of the spectra of these files that the catalogue knows, by path and member."""
+    statement = select(Spectrum.pk, Spectrum.path, Spectrum.member).where(Spectrum.path.in_(paths))
+    return {(path, member): pk for pk, path, member in session.execute(statement)}
 
 
 def _register_sources(session: Session, entries: Sequence[CatalogueEntry]) -> dict[str | None, int]:

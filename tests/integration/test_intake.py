@@ -165,6 +165,15 @@ def test_results_of_a_file_that_has_gone_stay(settings: Settings, engine: Engine
     assert enqueue([OBJ], tag="newer", missing="skip").spectra == 0
 
 
+def test_what_is_known_of_a_file_that_has_gone_stays(settings: Settings, engine: Engine) -> None:
+    enqueue([settings.data_root])
+    known = catalogue(engine)
+    (settings.data_root / "star.fits").symlink_to(REAL)  # a reduction's link, left behind
+    (settings.data_root / REAL).unlink()
+    assert enqueue([settings.data_root]).missing == 1
+    assert catalogue(engine) == known
+
+
 @pytest.fixture
 def allstar(settings: Settings, tmp_path: Path) -> Path:
     """Two stars, of which one has a file."""
