@@ -149,11 +149,17 @@ def _spectra_of(session: Session, paths: Collection[str]) -> dict[tuple[str, str
 
 
 def _register_sources(session: Session, entries: Sequence[CatalogueEntry]) -> dict[str | None, int]:
-    stars = {entry.obj: entry for entry in entries if entry.obj is not None}
+    told = sorted(entries, key=lambda entry: entry.ra is not None)  # who tells where it is, last
+    stars = {entry.obj: entry for entry in told if entry.obj is not None}
     rows = [{"obj": obj, "ra": star.ra, "dec": star.dec} for obj, star in sorted(stars.items())]
     upsert(session, Source, rows, key=["obj"], keep=["ra", "dec"])
-    found = session.execute(select(Source.obj, Source.pk).where(Source.obj.in_(stars)))
-    return {row.obj: row.pk for row in found}
+    statement = select(Source.pk, Source.obj, Source.ra).where(Source.obj.in_(stars))
+    found = session.execute(statement.order_by(Source.pk)).all()
+    for pk, obj, ra in found:
+        if ra is None and stars[obj].ra is not None:  # its first file could not be read
+            place = {"ra": stars[obj].ra, "dec": stars[obj].dec}
+            session.execute(update(Source).where(Source.pk == pk).values(place))
+    return {obj: pk for pk, obj, _ in found}
 
 
 def _open_jobs(

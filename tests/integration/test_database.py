@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -156,6 +157,17 @@ def test_jobs_come_back_in_the_order_of_the_spectra(engine: Engine) -> None:
 def test_another_tag_opens_another_job(engine: Engine) -> None:
     assert set(registered(engine, 3).jobs).isdisjoint(registered(engine, 3, tag="b").jobs)
     assert count(engine, Spectrum) == 3
+
+
+def test_a_star_lies_where_the_first_file_that_tells_it_says(engine: Engine) -> None:
+    (silent,) = entries(1)  # as a file is that cannot be read
+    told = [replace(silent, ra=10.0, dec=-5.0), replace(silent, ra=11.0, dec=-6.0), silent]
+    for part in ([silent], told[:1], told[1:]):
+        with transaction(engine) as session:
+            register(session, part, weights="w", weights_name="own.pt", tag="", lane="bulk")
+    with transaction(engine) as session:
+        (star,) = session.scalars(select(Source))
+        assert (star.ra, star.dec) == (10.0, -5.0)
 
 
 def test_a_job_that_is_done_opens_again_only_when_its_file_is_rewritten(engine: Engine) -> None:
