@@ -14,7 +14,7 @@ from sqlalchemy.orm import Session
 
 from producer.sources import CatalogueEntry
 from worker.database.session import transaction
-from worker.database.tables import Job, JobState, Source, Spectrum, UtcDateTime, now
+from worker.database.tables import Job, JobState, Kind, Source, Spectrum, UtcDateTime, now
 from worker.database.upsert import insert_missing, upsert
 from worker.messages import Lane
 from worker.spectra.apstar import ABSENT
@@ -103,6 +103,8 @@ def files_with_jobs(
 ) -> set[tuple[str, str]]:
     """Which of these files have a job for each of their spectra, and for which version.
 
+    How many they have is known with the coadd; a file of which only visits have jobs is not done.
+
     Parameters
     ----------
     paths
@@ -113,13 +115,14 @@ def files_with_jobs(
     set
         Pairs of path and file version.
     """
+    coadds = func.count().filter(Spectrum.kind == Kind.COADD)
     spectra = 1 + func.coalesce(func.max(Spectrum.n_visits), 0)
     statement = (
         select(Spectrum.path, Job.file_version)
         .join(Job, Job.spectrum_pk == Spectrum.pk)
         .where(Spectrum.path.in_(paths), Job.weights_sha256 == weights, Job.tag == tag)
         .group_by(Spectrum.path, Job.file_version)
-        .having(func.count() >= spectra)
+        .having(coadds >= 1, func.count() >= spectra)
     )
     return {(path, version) for path, version in connection.execute(statement)}
 

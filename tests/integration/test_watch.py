@@ -13,6 +13,7 @@ from sqlalchemy import select, text
 import producer.arrivals
 import producer.settling
 import producer.watch
+from producer import enqueue
 from producer.arrivals import Arrivals
 from producer.run import Plan
 from producer.settling import Settling
@@ -126,6 +127,13 @@ def test_a_start_completes_a_file_that_has_jobs_for_a_part_of_its_spectra(
     watched.finish()
     watched.change_tables("DELETE FROM job WHERE pk = (SELECT max(pk) FROM job)")
     watched.until_queued(1)
+
+
+def test_a_file_whose_visits_alone_were_enqueued_is_completed(watched: Watched) -> None:
+    """As after `enqueue --summary allVisit`."""
+    file = watched.write("apStar-1.3-apo25m-x1.fits")
+    assert enqueue([file], kind="visit").waiting == 2
+    watched.until_queued(3)
 
 
 def test_another_tag_is_computed_anew(watched: Watched) -> None:
