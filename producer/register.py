@@ -9,7 +9,17 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
-from sqlalchemy import ColumnElement, Connection, Engine, func, literal, or_, select, update
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Engine,
+    and_,
+    func,
+    literal,
+    or_,
+    select,
+    update,
+)
 from sqlalchemy.orm import Session
 
 from producer.sources import CatalogueEntry
@@ -195,9 +205,14 @@ def _open_jobs(
     insert_missing(session, Job, new, key=["spectrum_pk", "weights_sha256", "tag"])
     mine = (Job.spectrum_pk.in_(spectra), Job.weights_sha256 == weights, Job.tag == tag)
     current = select(Spectrum.file_version).where(Spectrum.pk == Job.spectrum_pk).scalar_subquery()
+    rewritten = Job.file_version != current
+    differs = or_(Job.lane != lane, Job.weights_name.is_distinct_from(weights_name))
+    misplaced = and_(Job.state == JobState.WAITING, differs)
+    # Once for both changes: locked after each other, the whole would be in no order.
+    locked = Job.pk.in_(locked_jobs(session, *mine, or_(rewritten, misplaced)))
     session.execute(
         update(Job)
-        .where(_locked(session, *mine, Job.file_version != current))
+        .where(locked, rewritten)
         .values(
             state=JobState.WAITING,
             attempts=0,
@@ -209,14 +224,7 @@ def _open_jobs(
     )
     session.execute(
         update(Job)
-        .where(
-            _locked(
-                session,
-                *mine,
-                Job.state == JobState.WAITING,
-                or_(Job.lane != lane, Job.weights_name.is_distinct_from(weights_name)),
-            )
-        )
+        .where(locked, misplaced)
         .values(lane=lane, weights_name=weights_name)
         .execution_options(synchronize_session=False)
     )
@@ -229,10 +237,10 @@ def _open_jobs(
     return [jobs[pk] for pk in spectra]
 
 
-def _locked(session: Session, *conditions: ColumnElement[bool]) -> ColumnElement[bool]:
+def locked_jobs(session: Session, *conditions: ColumnElement[bool]) -> Sequence[int]:
     """The jobs of which this is true, locked in the order in which recorders lock jobs.
 
     An update alone would lock them as it finds them, and the two could wait for each other.
     """
     found = select(Job.pk).where(*conditions).order_by(Job.pk).with_for_update()
-    return Job.pk.in_(session.scalars(found).all())
+    return session.scalars(found).all()

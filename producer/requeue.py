@@ -11,6 +11,7 @@ from pathlib import Path
 from sqlalchemy import ColumnElement, Engine, select, update
 
 from producer.named import read_names
+from producer.register import locked_jobs
 from worker.database.session import transaction
 from worker.database.tables import AstroNN, Job, JobState, now
 from worker.errors import UsageError
@@ -87,16 +88,17 @@ def read_ids(file: Path) -> list[int]:
 
 def _let_wait(engine: Engine, conditions: list[ColumnElement[bool]], **changes: str) -> int:
     with transaction(engine) as session:
-        found = session.execute(
-            update(Job)
-            .where(*conditions)
-            .values(
-                state=JobState.WAITING, attempts=0, last_error=None, updated_at=now(), **changes
+        jobs = locked_jobs(session, *conditions)
+        for block in blocks(jobs):
+            session.execute(
+                update(Job)
+                .where(Job.pk.in_(block))
+                .values(
+                    state=JobState.WAITING, attempts=0, last_error=None, updated_at=now(), **changes
+                )
+                .execution_options(synchronize_session=False)
             )
-            .execution_options(synchronize_session=False)
-            .returning(Job.pk)
-        )
-        return len(found.all())
+        return len(jobs)
 
 
 def _conditions(selection: Selection) -> list[ColumnElement[bool]]:
