@@ -157,6 +157,7 @@ class Polling:
         self._lively: dict[str, float] = {}
         self._round: Iterator[str] | None = None
         self._started = self._next = time.monotonic()
+        self._took = 0.0
 
     def follow(self, folder: str) -> None:
         """As :meth:`Notifier.follow` says."""
@@ -181,14 +182,16 @@ class Polling:
             time.sleep(min(seconds, self._next - moment))
             return notices
         if self._round is None:
-            self._round, self._started = iter(list(self._stamps)), moment
+            self._round, self._started, self._took = iter(list(self._stamps)), moment, 0.0
         for folder in self._round:
             self._look_at(folder, moment, notices)
             if time.monotonic() - moment > _TURN_SECONDS:
-                return notices
-        self._round = None
-        took = time.monotonic() - self._started
-        self._next = self._started + max(self._seconds, took / _SHARE)
+                break
+        else:
+            self._round = None
+        self._took += time.monotonic() - moment  # without what is done between two turns
+        if self._round is None:
+            self._next = self._started + max(self._seconds, self._took / _SHARE)
         return notices
 
     def _look_at(self, folder: str, moment: float, notices: Notices) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 import producer.arrivals
+import producer.notices
 from producer.arrivals import Arrivals, Sighting
 from producer.notices import CannotFollowError, Inotify, Polling, remote_file_system
 from tests.conftest import wait_for
@@ -301,6 +302,21 @@ def test_more_folders_than_the_kernel_follows_are_looked_at_instead(
     ).replace("(No space left on )", ")")
     (tmp_path / STAR).write_text("new")
     watched.sees(STAR)
+
+
+def test_what_is_done_between_two_turns_does_not_put_off_the_next_round(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(producer.notices, "_TURN_SECONDS", -1.0)  # a folder at a time
+    polling = Polling(0.1)
+    folders = [str(tmp_path / f"{number}") for number in range(5)]
+    for folder in folders:
+        Path(folder).mkdir()
+        polling.follow(folder)
+    for _ in (*folders, "the end"):
+        polling.wait(0)
+        time.sleep(0.2)  # as registering takes, when much arrives
+    assert [polling.wait(0.1).folders for _ in folders] == [{folder} for folder in folders]
 
 
 # Where inotify does not tell all
