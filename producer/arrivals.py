@@ -153,9 +153,9 @@ class Arrivals:
             self._begin()
         for folder in sorted(notices.folders):
             self._near.setdefault(folder, self._walk_near(folder))
-        return _sightings(
-            {self._tree.place(path): closed for path, closed in notices.files.items()}
-        )
+        places = [(path, self._tree.place(path), closed) for path, closed in notices.files.items()]
+        # That a link was renamed says nothing of the file behind it.
+        return _sightings({place: closed and place == path for path, place, closed in places})
 
     def _walk_near(self, folder: str) -> Iterator[list[str]]:
         """Look into a folder, and into those below it that are not followed by themselves."""

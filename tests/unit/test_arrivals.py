@@ -149,6 +149,17 @@ def test_a_link_and_its_target_are_one_file(watched: Watched) -> None:
     watched.sees(target.name)
 
 
+def test_a_link_that_is_renamed_into_place_does_not_close_its_file(tmp_path: Path) -> None:
+    """As `ln -sf` does it, while somebody writes the file."""
+    (tmp_path / "file.part").write_text("half of it")
+    with closing(Arrivals(tmp_path, tmp_path)) as arrivals:
+        arrivals.wait(0, look=True)
+        (tmp_path / "new").symlink_to("file.part")
+        (tmp_path / "new").rename(tmp_path / STAR)
+        noticed = [each for _ in range(3) for each in arrivals.wait(0.1, look=False)[0]]
+    assert [(Path(each.file).name, each.closed) for each in noticed] == [("file.part", False)]
+
+
 def test_a_link_without_a_target_and_a_folder_that_goes_do_no_harm(watched: Watched) -> None:
     (watched.folder / STAR).symlink_to("nowhere.fits")
     (watched.folder / "old" / STAR).unlink()
