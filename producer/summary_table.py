@@ -134,9 +134,10 @@ class SummaryTable:
     def _of_star(self, row: Row, wanted: Wanted | None) -> list[CatalogueEntry]:
         file = self._file_of(row)
         star = _described(coadd_of(file, self._data_root), row)
-        if wanted in (None, "coadd") or star.file_version == ABSENT:
+        is_newer = star.starver is not None and row["file"] not in (None, file.name)
+        if star.file_version == ABSENT or (wanted in (None, "coadd") and not is_newer):
             return [star]
-        return spectra_of(file, self._data_root, wanted)
+        return spectra_of(file, self._data_root, wanted or "coadd")
 
     def _visits(self, finished: Finished) -> Iterator[CatalogueEntry]:
         for rows in self._star_by_star():

@@ -16,6 +16,7 @@ from producer.simulation.survey import Survey, write_survey
 from producer.simulation.truth import Truth
 from producer.sources import CatalogueEntry, Wanted, find_files, spectra_of
 from producer.summary_table import SummaryTable
+from tests.unit.apstar_files import write_apstar
 from tests.unit.summary_files import (
     DR17_STAR,
     DR17_VISIT,
@@ -141,6 +142,13 @@ def test_row_that_is_older_than_the_files_gives_the_newest(sdss5: Path) -> None:
     assert (Path(entry.path).name, entry.starver) == (newest, "60049")
     (visit,) = entries(sdss5, [SDSS5_VISIT])
     assert (visit.path, visit.member) == (entry.path, SDSS5_VISIT["file"])
+
+
+def test_what_a_row_says_of_an_older_file_is_not_said_of_the_newest(sdss5: Path) -> None:
+    newest = str(SDSS5_STAR["file"]).replace("59560", "60049")
+    write_apstar(sdss5 / "1.3/stars/apo25m/60/60800" / newest, era="sdss5", n_visits=3, snr=150.0)
+    (entry,) = entries(sdss5, [SDSS5_STAR])
+    assert (entry.kind, entry.n_visits, entry.snr) == (Kind.COADD, 3, 150.0)
 
 
 def test_link_is_the_file_behind_it(sdss5: Path) -> None:
