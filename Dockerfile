@@ -45,9 +45,9 @@ RUN --mount=type=cache,target=/uv-cache uv pip install --no-deps .
 
 # The same base as above: the environment's python is a link to /usr/local/bin/python3.11.
 FROM python:3.11-slim-bookworm AS runtime
-# Compiled code is kept in /cache where a volume is mounted there.
+# Compiled code is kept in /cache where a volume is mounted there, whoever RUN_AS names.
 RUN useradd --no-log-init --uid 10001 --no-create-home --shell /usr/sbin/nologin astronn && \
-    install --directory --owner=10001 --group=10001 /cache
+    install --directory --mode=1777 /cache
 # Libraries keep caches in HOME; /tmp is what a read-only container can write.
 ENV PATH=/app/.venv/bin:$PATH \
     HOME=/tmp
@@ -56,7 +56,19 @@ USER 10001:10001
 CMD ["astronn-stream", "--help"]
 
 FROM runtime AS infer
-ENV XDG_CACHE_HOME=/cache
+ARG TORCH_BACKEND=
+# Triton, which runs the GPU's kernels, builds its launcher by a C compiler.
+USER 0:0
+# hadolint ignore=DL3008
+RUN if [ "$TORCH_BACKEND" != cpu ]; then \
+        apt-get update && \
+        apt-get install --yes --no-install-recommends gcc libc6-dev && \
+        rm -rf /var/lib/apt/lists/*; \
+    fi
+USER 10001:10001
+# Not below HOME: Docker mounts /tmp so that no library in it can be loaded.
+ENV XDG_CACHE_HOME=/cache \
+    TRITON_CACHE_DIR=/cache/triton
 COPY --from=build-infer /app/.venv /app/.venv
 
 # The last one: what `docker build .` makes.

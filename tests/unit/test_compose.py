@@ -153,6 +153,17 @@ def test_only_inference_has_the_large_image(service: str) -> None:
     assert argument == {"infer-cpu": "cpu", "infer-gpu": "${TORCH_BACKEND:-}"}.get(service)
 
 
+def test_the_image_for_gpus_has_what_triton_needs() -> None:
+    (infer,) = re.findall(r"^FROM runtime AS infer\n(.*?)^FROM ", DOCKERFILE, re.M | re.S)
+    assert 'if [ "$TORCH_BACKEND" != cpu ]' in infer
+    assert re.search(r"apt-get install .*\bgcc libc6-dev\b", infer)
+    # What it compiles is a library, and none can be loaded from a tmpfs of Docker's.
+    cache = re.search(r"TRITON_CACHE_DIR=(\S+)/triton", infer)
+    assert cache is not None
+    assert f"kernels:{cache[1]}" in SERVICES["infer-gpu"]["volumes"]
+    assert f"--mode=1777 {cache[1]}" in DOCKERFILE  # whoever RUN_AS names
+
+
 def test_only_what_is_looked_at_is_published_and_only_to_this_host() -> None:
     published = {name: service["ports"] for name, service in SERVICES.items() if "ports" in service}
     assert published == {

@@ -239,3 +239,15 @@ def test_there_is_enough_on_its_way_for_all_that_is_scaled() -> None:
     messages = int(settings[f"{PREFIX}IN_FLIGHT"]) / Settings().chunk_size
     assert messages >= most["load"] * lengths["load.bulk"]
     assert int(settings[f"{PREFIX}INFER_BACKLOG"]) >= most["infer"] * lengths["infer.bulk"]
+
+
+def test_a_new_pod_does_not_wait_for_the_gpu_of_the_one_before() -> None:
+    for name, workload in named("Deployment").items():
+        if "nvidia.com/gpu" in container(name)["resources"]["limits"]:
+            assert workload["spec"]["strategy"]["rollingUpdate"]["maxSurge"] == 0
+
+
+def test_inference_can_keep_compiled_kernels_wherever_it_runs() -> None:
+    (run,) = [line for line in blocks() if "docker run" in line and "worker infer" in line]
+    assert re.search(r"-v \w+:/cache ", run)
+    assert "/cache" in {mount["mountPath"] for mount in container("infer")["volumeMounts"]}
