@@ -95,6 +95,20 @@ def test_uncertainties_are_drawn_where_the_snr_is_known() -> None:
     assert [text.get_text() for text in legend.get_texts()] == ["visits: 77", "coadds: 38"]
 
 
+@pytest.mark.parametrize("ends", [(120, 120), (41, 48), (0.5, 9), (20, 200), (3, 2000)])
+def test_an_axis_of_snr_has_numbers_wherever_it_lies(ends: tuple[float, float]) -> None:
+    drawn = sample(2)
+    drawn.snr[:] = np.linspace(*ends, len(drawn.snr))
+    (low, high), ticks = _snr_axis(uncertainties(drawn, LIGHT).axes[0])
+    assert low < ends[0] <= ends[1] < high
+    assert sum(low <= tick <= high for tick in ticks) >= 2
+
+
+def _snr_axis(axis: Axes) -> tuple[tuple[float, float], list[float]]:
+    """Its ends, and the numbers that are written on it."""
+    return axis.get_xlim(), [float(label.get_text()) for label in axis.get_xticklabels()]
+
+
 @pytest.mark.parametrize("visits", [2, 3, 6])
 def test_visits_scatter_by_their_noise_however_many_a_star_has(visits: int) -> None:
     figure = repeats(sample(3000 // visits, visits), LIGHT)

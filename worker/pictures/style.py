@@ -179,9 +179,14 @@ def limits(values: Floats) -> tuple[float, float]:
 
 def snr_axis(axis: Axes, snr: Floats) -> None:
     """A logarithmic axis of S/N with plain numbers."""
+    from matplotlib.ticker import MaxNLocator
+
     axis.set_xscale("log")
     low, high = 0.9 * snr.min(), 1.1 * snr.max()
-    ticks = SNR_TICKS if high > 10 * low else _MORE_SNR_TICKS
-    axis.set_xticks(ticks, [str(tick) for tick in ticks])
+    round_ones = SNR_TICKS if high > 10 * low else _MORE_SNR_TICKS
+    ticks: list[float] = [tick for tick in round_ones if low <= tick <= high]
+    if len(ticks) < 2:
+        ticks = [tick for tick in MaxNLocator(3).tick_values(low, high) if tick > 0]
+    axis.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
     axis.set_xticks([], minor=True)
     axis.set_xlim(low, high)
