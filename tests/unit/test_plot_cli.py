@@ -120,6 +120,14 @@ def test_a_spectrum_by_file_member_and_key(database: Engine) -> None:
     assert pages[0] == pages[1] == pages[2]
 
 
+def test_a_table_without_what_the_page_tells_is_refused(database: Engine) -> None:
+    table = read_table(database)
+    table.remove_column("snr")
+    table.write("labels.csv")
+    with pytest.raises(UsageError, match=r"The results table labels\.csv has no snr;"):
+        plot("--out", "pages", "--spectrum", 1, "--table", "labels.csv")
+
+
 def test_a_spectrum_needs_no_database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     write_apstar(Path("apStar-r6-x.fits"))

@@ -12,8 +12,15 @@ from sqlalchemy import Engine, and_
 
 from worker.database.tables import Spectrum
 from worker.errors import UsageError
+from worker.labels import LABEL_NAMES
 from worker.results.read import read_table
 from worker.training.label_table import read_columns
+
+#: What a page and its heading tell of a row.
+_NEEDED = (
+    *("spectrum_pk", "path", "member", "obj", "snr", "result_flags", "no_result_reason"),
+    *(prefix + name for prefix in ("", "e_") for name in LABEL_NAMES),
+)
 
 
 @dataclass(frozen=True)
@@ -57,10 +64,10 @@ def row_in_file(path: Path, which: Which) -> Mapping[str, Any] | None:
         The table cannot be read, or is none of results.
     """
     columns = read_columns(path, "results table")
-    needed = ("spectrum_pk", "path", "member", "result_flags", "teff", "e_teff")
-    if not columns.keys() >= set(needed):
+    lacking = [name for name in _NEEDED if name not in columns]
+    if lacking:
         raise UsageError(
-            f"The results table {path.name} lacks one of {', '.join(needed)}; give it as "
+            f"The results table {path.name} has no {lacking[0]}; give it as "
             "`astronn-stream export` writes it."
         )
     if which.pk is not None:
