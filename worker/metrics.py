@@ -69,7 +69,7 @@ class StreamCollector(Collector):
             status = read_status(self._settings)
         except FatalError as error:
             self._outage.begin(error)
-            return Status()
+            return Status(problems=[str(error)])
         self._outage.end()
         return status
 

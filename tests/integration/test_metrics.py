@@ -19,7 +19,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from producer.dispatcher import Dispatcher
 from tests.conftest import wait_for
 from tests.integration.conftest import Stream
-from tests.integration.secured_redis import free_port
+from tests.integration.secured_redis import free_port, secured_redis
 from tests.integration.test_status import live
 from worker.messages import STAGES
 from worker.metrics import stream_registry
@@ -122,6 +122,19 @@ def test_without_a_database_there_are_no_jobs(
         assert name not in found
 
 
+@on_sqlite
+def test_a_redis_that_refuses_us_is_a_problem(
+    stream: Stream, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    del stream
+    with secured_redis(tmp_path, "somebody", "secret0word") as port:
+        monkeypatch.setenv("ASTRONN_STREAM_BROKER_URL", f"redis://:wrong@127.0.0.1:{port}/0")
+        get_settings.cache_clear()
+        found = samples()
+    assert found["up"]["redis",] == 0
+    assert found["problems"] == {(): 1}
+
+
 def expressions() -> list[str]:
     dashboard: dict[str, Any] = json.loads((DOCS / "grafana.json").read_text())
     return [target["expr"] for panel in dashboard["panels"] for target in panel["targets"]]
@@ -196,3 +209,11 @@ def test_prometheus_is_told_where_metrics_are_served() -> None:
     assert [each["static_configs"][0]["targets"] for each in scrape] == [["127.0.0.1:9540"]]
     names = set(re.findall(r"astronn_stream_\w+", (DOCS / "prometheus.yml").read_text()))
     assert names <= set(re.findall(r"astronn_stream_\w+", " ".join(expressions())))
+
+
+def test_rates_are_of_several_scrapes() -> None:
+    (scrape,) = yaml.safe_load((DOCS / "prometheus.yml").read_text())["scrape_configs"]
+    interval = int(scrape["scrape_interval"].removesuffix("s"))
+    minutes = [int(number) for number in re.findall(r"\[(\d+)m\]", " ".join(expressions()))]
+    assert minutes
+    assert 60 * min(minutes) >= 4 * interval
