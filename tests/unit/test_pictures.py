@@ -121,6 +121,18 @@ def test_visits_scatter_by_their_noise_however_many_a_star_has(visits: int) -> N
     assert legend.get_texts()[0].get_text() == f"visits: 3,000, stars: {3000 // visits:,}"
 
 
+def test_few_visits_have_no_running_numbers_and_no_key_to_them() -> None:
+    for draw, keys in ((repeats, 1), (uncertainties, 2)):
+        figure = draw(sample(3), LIGHT)
+        legend = figure.axes[-1].get_legend()
+        assert legend is not None
+        assert len(legend.get_texts()) == keys
+        assert {line.get_linestyle() for line in legend.get_lines()} == {"None"}
+    legend = repeats(sample(30), LIGHT).axes[-1].get_legend()
+    assert legend is not None
+    assert len(legend.get_texts()) == 3
+
+
 def test_flags_are_parts_of_the_spectra_of_their_snr() -> None:
     drawn = sample(40, visits=0)
     drawn.snr[:] = np.repeat([10.0, 60.0, 300.0, np.nan], 10)

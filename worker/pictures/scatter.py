@@ -45,6 +45,11 @@ class _Kind:
     colour: str
     line: str
 
+    @property
+    def runs(self) -> bool:
+        """Whether there are enough for a running median."""
+        return int(self.rows.sum()) >= _LEAST_RUNNING
+
 
 def uncertainties(sample: Sample, theme: Theme) -> Figure:
     """The uncertainty of each label against S/N, coadds and visits, with running medians.
@@ -67,12 +72,11 @@ def uncertainties(sample: Sample, theme: Theme) -> Figure:
         for axis, errors in zip(axes, shown.errors.T, strict=True):
             _uncertainty(axis, shown.snr, errors, kinds, theme)
         handles = [
-            spare.plot([], [], kind.line, color=kind.colour, marker="o", markersize=3,
-                       label=f"{kind.name}: {kind.rows.sum():,}")[0]
+            spare.plot([], [], linestyle=kind.line if kind.runs else "none", color=kind.colour,
+                       marker="o", markersize=3, label=f"{kind.name}: {kind.rows.sum():,}")[0]
             for kind in kinds
         ]  # fmt: skip
-        lines = any(kind.rows.sum() >= _LEAST_RUNNING for kind in kinds)
-        text = "lines: running medians" if lines else ""
+        text = "lines: running medians" if any(kind.runs for kind in kinds) else ""
         _explain(spare, handles, text, dense=len(shown) > DENSE)
     return figure
 
@@ -130,11 +134,14 @@ def repeats(sample: Sample, theme: Theme) -> Figure:
             off = (values - (np.bincount(number, values) / count)[number]) * grown
             _deviations(axis, visits.snr, off, errors, theme)
         told = f"visits: {len(visits):,}, stars: {len(count):,}"
-        handles = [
-            spare.plot([], [], "o", color=theme.grey, markersize=3, label=told)[0],
-            spare.fill_between([], [], color=theme.first, alpha=0.35, label="±1σ of the visits"),
-            spare.plot([], [], "--", color=theme.second, label="±1 typical uncertainty")[0],
-        ]  # fmt: skip
+        handles = spare.plot([], [], "o", color=theme.grey, markersize=3, label=told)
+        if len(visits) >= _LEAST_RUNNING:
+            handles += [
+                spare.fill_between(
+                    [], [], color=theme.first, alpha=0.35, label="±1σ of the visits"
+                ),
+                *spare.plot([], [], "--", color=theme.second, label="±1 typical uncertainty"),
+            ]
         _explain(spare, handles, "", dense=len(visits) > DENSE)
     return figure
 
