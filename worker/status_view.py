@@ -48,7 +48,7 @@ def _table(*columns: str) -> Table:
 
 
 def _stages(status: Status) -> Table:
-    table = _table("stage", "live waits", "bulk waits", "pauses at", "spectra/s", "workers")
+    table = _table("stage", "live waits", "bulk waits", "pauses at", "spectra a second", "workers")
     for stage in STAGES:
         live, bulk = QUEUES[stage]
         pace = status.spectra_per_second.get(stage, 0.0)

@@ -56,8 +56,8 @@ BUSY: dict[str, Any] = {
 }
 
 
-def drawn(**values: Any) -> str:
-    console = Console(width=100, record=True, file=None, quiet=True)
+def drawn(width: int = 100, **values: Any) -> str:
+    console = Console(width=width, record=True, file=None, quiet=True)
     with console.capture() as capture:
         console.quiet = False
         console.print(draw(Status(**values)))
@@ -84,6 +84,10 @@ def test_a_busy_stream_is_told_in_numbers() -> None:
     assert row(screen, "    11") == ["11", "… is not a [bold]FITS? file."]
 
 
+def test_a_narrow_terminal_cuts_no_word() -> None:
+    assert "…" not in drawn(60, **BUSY | {"failures": []})
+
+
 def test_it_is_one_screen() -> None:
     problems = [f"Problem {number}." for number in range(3)]
     assert len(drawn(**BUSY, problems=problems).splitlines()) <= 40
@@ -99,5 +103,5 @@ def test_what_is_down_comes_first_and_what_is_not_known_is_left_out() -> None:
 
 def test_without_redis_the_jobs_are_told() -> None:
     screen = drawn(**BUSY | {"redis": False, "workers": {}})
-    assert "spectra/s" not in screen
+    assert "spectra a second" not in screen
     assert row(screen, "bulk")[1] == "1,234,567"

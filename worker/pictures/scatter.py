@@ -134,7 +134,7 @@ def repeats(sample: Sample, theme: Theme) -> Figure:
             off = (values - (np.bincount(number, values) / count)[number]) * grown
             _deviations(axis, visits.snr, off, errors, theme)
         told = f"visits: {len(visits):,}, stars: {len(count):,}"
-        handles = spare.plot([], [], "o", color=theme.grey, markersize=3, label=told)
+        handles: list[Any] = spare.plot([], [], "o", color=theme.grey, markersize=3, label=told)
         if len(visits) >= _LEAST_RUNNING:
             handles += [
                 spare.fill_between(
