@@ -151,9 +151,9 @@ def test_every_task_says_which_spectra_it_is_about(watched: Watched) -> None:
 
 
 def test_what_flower_counts_is_what_the_ledger_counts(watched: Watched) -> None:
-    done = watched.flower.jobs_done()
-    assert done == watched.stream.number("SELECT count(*) FROM job WHERE state = 'done'")
+    done = watched.stream.number("SELECT count(*) FROM job WHERE state = 'done'")
     assert done == SPECTRA + 3 * (SPECTRA - 1)
+    wait_for(lambda: watched.flower.jobs_done() == done, "Flower to hear of the last jobs")
 
 
 def test_each_state_is_the_true_one(watched: Watched) -> None:
