@@ -80,7 +80,7 @@ def planes(sample: Sample, theme: Theme) -> Figure:
         for axis, label in zip(axes, _ELEMENTS, strict=True):
             points = _over_iron(shown, label.name)
             draw_plain(axis, points, theme)
-            axis.locator_params(axis="x", nbins=4)
+            axis.locator_params(axis="x", nbins=3)
             axis.axhline(0, color=theme.grey, linewidth=0.6, zorder=0)
         explained = "shade: number of stars\ncross: typical uncertainty" if points.dense else ""
         spare.text(

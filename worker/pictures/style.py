@@ -183,10 +183,14 @@ def snr_axis(axis: Axes, snr: Floats) -> None:
 
     axis.set_xscale("log")
     low, high = 0.9 * snr.min(), 1.1 * snr.max()
-    round_ones = SNR_TICKS if high > 10 * low else _MORE_SNR_TICKS
-    ticks: list[float] = [tick for tick in round_ones if low <= tick <= high]
-    if len(ticks) < 2:
-        ticks = [tick for tick in MaxNLocator(3).tick_values(low, high) if tick > 0]
+    known = SNR_TICKS if high > 10 * low else _MORE_SNR_TICKS
+    between = MaxNLocator(4).tick_values(low, high)
+    for places in (known, between):
+        ticks = [place for place in places if low <= place <= high]
+        if len(ticks) >= 2:
+            break
+    if len(ticks) > 4:  # a panel is narrow
+        ticks = ticks[::2]
     axis.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
     axis.set_xticks([], minor=True)
     axis.set_xlim(low, high)
