@@ -155,6 +155,8 @@ def _pictures(sample: Sample, advance: Advance) -> Iterator[str]:
 
 
 def _results_told(summary: Summary, number: int) -> str:
+    if not summary.labelled:
+        return "No spectrum has labels."
     if number == summary.labelled:
         return "All spectra that have labels."
     return (

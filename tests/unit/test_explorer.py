@@ -114,6 +114,7 @@ def test_flagged_rows_are_listed_first_but_not_alone(
 
 def test_results_without_any_label_have_a_page(table: Table) -> None:
     content = made(table[table["flag_no_result"]])
+    assert "<p>No spectrum has labels.</p>" in content
     assert cells(content, "result-table") == []
     assert len(cells(content, "failed-table")) == 1
 
