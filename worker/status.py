@@ -288,4 +288,4 @@ def _problems(status: Status, settings: Settings) -> Iterator[str]:
     if (status.oldest_live_seconds or 0) > settings.job_seconds:
         yield f"A live spectrum has waited for {status.oldest_live_seconds:.0f} s."
     if status.other_weights:
-        yield f"{status.other_weights} jobs wait for weights that this stack does not serve."
+        yield f"Jobs for weights that this stack does not serve wait: {status.other_weights}."

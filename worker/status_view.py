@@ -78,7 +78,7 @@ def _summary(status: Status) -> str:
     eta = status.eta_seconds
     oldest = status.oldest_live_seconds
     return (
-        f"{status.without_labels:,} rows without labels. "
+        f"Rows without labels: {status.without_labels:,}. "
         f"Done in: {_duration(eta) if eta else '-'}. "
         f"Oldest live spectrum under way: {_duration(oldest) if oldest is not None else '-'}."
     )

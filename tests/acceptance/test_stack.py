@@ -115,7 +115,7 @@ def test_spectra_for_other_weights_wait_for_a_stack_that_serves_them(
     report = status(place)
     assert jobs(report) == {"waiting": 44}
     assert report.other_weights == 44
-    assert report.problems == ["44 jobs wait for weights that this stack does not serve."]
+    assert report.problems == ["Jobs for weights that this stack does not serve wait: 44."]
 
 
 @pytest.mark.usefixtures("starter_weights", "stack")

@@ -77,7 +77,7 @@ def test_a_busy_stream_is_told_in_numbers() -> None:
     assert row(screen, "record") == ["record", "5", "66", "", "72.0", "0"]
     assert row(screen, "bulk") == ["bulk", "1,234,567", "4,096", "9"]
     assert row(screen, "infer@a") == ["infer@a", "cuda", "93 %", "61.2", "12 ms"]
-    assert "12 rows without labels" in screen
+    assert "Rows without labels: 12." in screen
     assert "Done in: 1:02:03" in screen
     assert "Oldest live spectrum under way: 0:01:01" in screen
     assert "7 more are in workers' hands" in screen
