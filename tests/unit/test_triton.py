@@ -109,7 +109,8 @@ def test_each_kernel_compiles_once_for_all_batches_and_spills_no_register(
             rows=rows,
         )
         for batch in (1, 3, 16):
-            few(np.ones((batch, 7514), np.float32), ["a"] * batch)
+            with np.errstate(all="ignore"):  # nothing is written: the labels are any bits
+                few(np.ones((batch, 7514), np.float32), ["a"] * batch)
     assert set(compiled) == KERNELS
     reader = next(Path(backends.__path__[0]).rglob("cuobjdump"))
     for name, versions in compiled.items():
