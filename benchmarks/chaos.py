@@ -63,7 +63,10 @@ VISITS = 100
 def disturbances() -> dict[str, tuple[bool, Fault]]:
     """Name of each fault, whether Redis keeps its data, and what happens."""
     kills = {
-        f"kill -9 of {name}, 10 times": (True, partial(kill_workers, name=name, times=10))
+        f"kill -9 of {name}, 10 times": (
+            True,
+            partial(kill_workers, name=name, times=10, in_flight=256),
+        )
         for name in ("load", "infer", "record", "dispatcher")
     }
     return {

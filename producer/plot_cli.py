@@ -128,7 +128,9 @@ def _draw_spectrum(
     try:
         seen = read_seen(root, which.path, which.member, settings.coadd_mask)
     except SpectrumError as error:
-        raise FatalError(f"There is no spectrum to draw: {error}") from error
+        raise FatalError(
+            f"There is no spectrum to draw: {error} It was looked for in the data root, {root}."
+        ) from error
     name = Path(which.path).name.removesuffix(".gz").removesuffix(".fits")
     name += f"-{Path(which.member).name.removesuffix('.fits')}"
     figure = spectrum_page(seen, _heading(which, row), row, theme)

@@ -6,6 +6,7 @@ The acceptance tests run it with small numbers; ``benchmarks/chaos.py`` runs it 
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import random
 import shutil
@@ -16,7 +17,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import numpy as np
 import redis
@@ -26,8 +27,11 @@ from sqlalchemy import Engine, text
 from tests.acceptance.command import CHANGING
 from tests.acceptance.servers import PostgresServer, RedisServer, SqliteFile
 from tests.conftest import wait_for
+from worker.app import QUEUES
+from worker.broker import UNACKED
 from worker.database.session import open_database, upgrade
 from worker.embedded import COMMANDS
+from worker.messages import Stage
 from worker.results.read import read_table
 
 WORKERS = ("load", "load-live", "infer", "record", "dispatcher")
@@ -132,11 +136,17 @@ class Stream:
             if again:
                 self.start(name)
 
+    def tell(self, name: str, number: signal.Signals) -> None:
+        """Send a signal to a worker and all its processes."""
+        with self._lock, contextlib.suppress(ProcessLookupError):
+            os.killpg(self._processes[name].pid, number)
+
     def stop(self, name: str, number: signal.Signals = signal.SIGTERM, seconds: float = 60) -> int:
-        """Ask a worker to stop; its exit status. It stays down until it is started."""
+        """Ask a worker to stop, frozen or not; its exit status. It stays down until started."""
         with self._lock:
             process = self._processes.pop(name)
         process.send_signal(number)
+        os.killpg(process.pid, signal.SIGCONT)
         return process.wait(timeout=seconds)
 
     def running(self) -> set[str]:
@@ -221,16 +231,40 @@ def assert_undisturbed(table: Table, reference: Table) -> None:
 # The faults. Each disturbs the work on all spectra under a tag and returns when that is done.
 
 
-def kill_workers(stream: Stream, tag: str, count: int, name: str, *, times: int) -> None:
-    """kill -9 of one worker, again and again at random moments, while there is work."""
+def kill_workers(
+    stream: Stream, tag: str, count: int, name: str, *, times: int, in_flight: int
+) -> None:
+    """kill -9 of one worker, again and again at random moments, each time while it works.
+
+    Parameters
+    ----------
+    in_flight
+        How many spectra are under way at most. With all of them every loader is done with its work
+        before the first row is written.
+    """
     chance = random.Random(f"{name} {times}")  # noqa: S311 - no secret
-    stream.enqueue(stream.files, tag=tag)
-    for number in range(times):
-        # Spread over the work: the next kill comes when a random further part of it is done.
-        part = count * (number + chance.random()) / (times + 1)
-        stream.wait(tag, int(part))
-        stream.kill(name)
-    stream.wait(tag, count)
+    with restarted_with(stream, "dispatcher", ASTRONN_STREAM_IN_FLIGHT=str(in_flight)):
+        stream.enqueue(stream.files, tag=tag)
+        for number in range(times):
+            # Spread over the work: the next kill comes when a random further part of it is done.
+            part = int(count * (number + chance.random()) / (times + 1))
+            stream.wait(tag, part)
+            freeze_at_work(stream, tag, count, name)
+            stream.kill(name)
+        stream.wait(tag, count)
+
+
+def freeze_at_work(stream: Stream, tag: str, count: int, name: str) -> None:
+    """Freeze a worker while it holds a message; the dispatcher never holds one."""
+    queues = {*QUEUES.get(cast(Stage, name), ())}
+    while queues:
+        stream.tell(name, signal.SIGSTOP)
+        held = cast(dict[bytes, bytes], stream.redis.client.hgetall(UNACKED))
+        if any(json.loads(message)[2] in queues for message in held.values()):
+            return
+        stream.tell(name, signal.SIGCONT)
+        assert stream.done(tag) < count, f"{name} was never caught at work"
+        time.sleep(0.002)
 
 
 def kill_redis(stream: Stream, tag: str, count: int) -> None:
@@ -331,12 +365,20 @@ def hooked(stream: Stream, name: str, hook: str) -> Iterator[None]:
     folder = stream.folder / f"hook-{name}"
     folder.mkdir()
     (folder / "sitecustomize.py").write_text(hook)
-    stream.environment["PYTHONPATH"] = str(folder)
+    with restarted_with(stream, name, PYTHONPATH=str(folder)):
+        yield
+
+
+@contextlib.contextmanager
+def restarted_with(stream: Stream, name: str, **environment: str) -> Iterator[None]:
+    """A worker with other settings, meanwhile."""
+    stream.environment |= environment
     stream.kill(name)
     try:
         yield
     finally:
-        del stream.environment["PYTHONPATH"]
+        for key in environment:
+            del stream.environment[key]
         stream.kill(name)
 
 

@@ -24,6 +24,7 @@ from tests.acceptance.faults import (
     deliver_twice_in_reverse,
     expire_arrays,
     flush_redis,
+    freeze_at_work,
     hooked,
     kill_redis,
     kill_workers,
@@ -75,10 +76,10 @@ def stream(request: pytest.FixtureRequest, night: Night) -> Iterator[Stream]:
 
 
 FAULTS: dict[str, Fault] = {
-    "load killed": partial(kill_workers, name="load", times=2),
-    "infer killed": partial(kill_workers, name="infer", times=2),
-    "record killed": partial(kill_workers, name="record", times=2),
-    "dispatcher killed": partial(kill_workers, name="dispatcher", times=2),
+    "load killed": partial(kill_workers, name="load", times=2, in_flight=40),
+    "infer killed": partial(kill_workers, name="infer", times=2, in_flight=40),
+    "record killed": partial(kill_workers, name="record", times=2, in_flight=40),
+    "dispatcher killed": partial(kill_workers, name="dispatcher", times=2, in_flight=40),
     "redis killed": kill_redis,
     "redis flushed": flush_redis,
     "all delivered twice and reversed": deliver_twice_in_reverse,
@@ -133,9 +134,12 @@ def test_a_worker_that_is_told_to_stop_gives_back_what_it_holds(
     stream.stop("dispatcher")  # who would find again what a worker has lost
     try:
         tag = f"stopped by {number.name}"
+        stream.stop("load")  # or it would be done with its work before anyone could look
         stream.enqueue(stream.files, tag=tag)
-        for name, part in [("load", 0.1), ("infer", 0.3), ("record", 0.6)]:
+        stream.start("load")
+        for name, part in [("load", 0.0), ("infer", 0.3), ("record", 0.6)]:
             stream.wait(tag, int(night.count * part))
+            freeze_at_work(stream, tag, night.count, name)
             stream.stop(name, number)
             stream.start(name)
         stream.wait(tag, night.count)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import Future, wait
 from typing import NamedTuple
 
 import numpy as np
@@ -36,6 +36,7 @@ from worker.network.cpu_layers import (
 )
 from worker.network.cpu_products import GROUP, ROWS, WINDOW_TILE
 from worker.network.cpu_steps import N_PLANES, PLANE, POOLED_ROW
+from worker.network.cpu_threads import Threads
 from worker.network.cpu_vectors import LANES, cpu_has
 from worker.network.engine import (
     LARGEST_CONVOLVED,
@@ -104,7 +105,7 @@ class CpuEngine(Engine):
         self._n_threads = threads or torch.get_num_threads()
         self._read(model)
         self._space = threading.local()
-        self._threads = ThreadPoolExecutor(self._n_threads, thread_name_prefix="cpu-engine")
+        self._threads = Threads(self._n_threads, "cpu-engine")
         self.warm_up()
 
     def _read(self, model: ApogeeBCNNCensored) -> None:
