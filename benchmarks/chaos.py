@@ -58,6 +58,8 @@ ENVIRONMENT = {
     "ASTRONN_STREAM_INFER_BACKLOG": "500",  # stages are stopped here while others go on
 }
 VISITS = 100
+#: Spectra of the backlog behind which visits come: more than are processed meanwhile.
+BACKLOG = 200_000
 
 
 def disturbances() -> dict[str, tuple[bool, Fault]]:
@@ -182,7 +184,7 @@ def backlog(model: Path, source: Path, folder: Path, count: int) -> str:
 def latencies(model: Path, source: Path, folder: Path, *, saturated: bool) -> str:
     """Seconds from sending a live coadd to its row: 100 of them, about one a second."""
     files = folder / f"latency-{saturated}"
-    copies(source, files, 44 * (VISITS // 10 if not saturated else 400))
+    copies(source, files, BACKLOG if saturated else 44 * VISITS // 10)
     environment = {"ASTRONN_STREAM_MODEL": str(model), "ASTRONN_STREAM_INFER_BACKLOG": "64"}
     visits = sorted(files.rglob("*.fits"))[:VISITS]
     with open_stream(files, environment) as stream:
@@ -202,6 +204,8 @@ def latencies(model: Path, source: Path, folder: Path, *, saturated: bool) -> st
         with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as process:
             process.submit(send_live, settings, visits).result()
         stream.wait("live", len(visits))
+        waiting = stream.number("SELECT count(*) FROM job WHERE state = 'waiting'")
+        assert not saturated or waiting, "the backlog was done before the last visit"
         statement = select(Job.enqueued_at, AstroNN.created).join(
             AstroNN, AstroNN.task_pk == Job.pk
         )
