@@ -16,7 +16,6 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -236,16 +235,6 @@ def show(what: str, seconds: float, memory: float, more: str = "") -> None:
     print(f"  {what:<12} {seconds:6.1f} s, {memory:4.0f} MB of memory{more}", flush=True)
 
 
-@contextlib.contextmanager
-def server(folder: Path, *, postgresql: bool) -> Iterator[str]:
-    """A database of its own."""
-    database = PostgresServer(folder) if postgresql else SqliteFile(folder)
-    try:
-        yield database.url
-    finally:
-        database.close()
-
-
 def main() -> None:
     """Measure on one kind of database."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -253,11 +242,9 @@ def main() -> None:
     parser.add_argument("--plain", type=int, default=20_000, help="rows of the plain way")
     parser.add_argument("--postgresql", action="store_true")
     arguments = parser.parse_args()
-    with (
-        short_folder() as folder,
-        server(folder, postgresql=arguments.postgresql) as database,
-    ):
-        measure(database, folder, arguments.rows, arguments.plain)
+    kind = PostgresServer if arguments.postgresql else SqliteFile
+    with short_folder() as folder, contextlib.closing(kind(folder)) as database:
+        measure(database.url, folder, arguments.rows, arguments.plain)
 
 
 if __name__ == "__main__":

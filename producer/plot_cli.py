@@ -11,7 +11,7 @@ import typer
 
 from producer.sources import catalogue_path, check_inside, place_of
 from producer.terminal import console, progress_bar, telling_interruption
-from worker.cli import ResultsTable, ResultsTag
+from worker.cli import ResultsTable, ResultsTag, ResultsWhere
 from worker.errors import FatalError, SpectrumError, UsageError
 from worker.messages import COADD
 from worker.printable import printable
@@ -39,12 +39,7 @@ def plot(
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Where the pictures go.")],
     table: ResultsTable = None,
     tag: ResultsTag = None,
-    where: Annotated[
-        str | None,
-        typer.Option(
-            "--where", metavar="CONDITION", help="Only these rows: `snr > 100 and not flag_bad`."
-        ),
-    ] = None,
+    where: ResultsWhere = None,
     spectrum: Annotated[
         str | None,
         typer.Option(

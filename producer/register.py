@@ -209,25 +209,18 @@ def _open_jobs(
     differs = or_(Job.lane != lane, Job.weights_name.is_distinct_from(weights_name))
     misplaced = and_(Job.state == JobState.WAITING, differs)
     # Once for both changes: locked after each other, the whole would be in no order.
-    locked = Job.pk.in_(locked_jobs(session, *mine, or_(rewritten, misplaced)))
-    session.execute(
-        update(Job)
-        .where(locked, rewritten)
-        .values(
+    if changing := locked_jobs(session, *mine, or_(rewritten, misplaced)):
+        of_these = update(Job).where(Job.pk.in_(changing))
+        reopened = of_these.where(rewritten).values(
             state=JobState.WAITING,
             attempts=0,
             last_error=None,
             file_version=current,
             updated_at=moment,
         )
-        .execution_options(synchronize_session=False)
-    )
-    session.execute(
-        update(Job)
-        .where(locked, misplaced)
-        .values(lane=lane, weights_name=weights_name)
-        .execution_options(synchronize_session=False)
-    )
+        moved = of_these.where(misplaced).values(lane=lane, weights_name=weights_name)
+        for change in (reopened, moved):
+            session.execute(change.execution_options(synchronize_session=False))
     jobs = {
         spectrum: (pk, state)
         for spectrum, pk, state in session.execute(

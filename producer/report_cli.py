@@ -11,7 +11,7 @@ import typer
 from producer.explorer.page import check_report, write_report
 from producer.run import Outcome
 from producer.terminal import console, progress_bar, telling_interruption
-from worker.cli import ResultsTag
+from worker.cli import ResultsTag, ResultsWhere
 from worker.errors import UsageError
 
 if TYPE_CHECKING:
@@ -23,12 +23,7 @@ def report(
         "report.html"
     ),
     tag: ResultsTag = None,
-    where: Annotated[
-        str | None,
-        typer.Option(
-            "--where", metavar="CONDITION", help="Only these rows: `snr > 100 and not flag_bad`."
-        ),
-    ] = None,
+    where: ResultsWhere = None,
 ) -> None:
     """Show results in one HTML file: summary, pictures, tables, reasons, provenance.
 

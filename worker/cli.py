@@ -48,6 +48,14 @@ Corrections = Annotated[
 ]
 
 ResultsTag = Annotated[str | None, typer.Option("--tag", help="Only results under this tag.")]
+ResultsWhere = Annotated[
+    str | None,
+    typer.Option(
+        "--where",
+        metavar="CONDITION",
+        help="Only these rows, by any column of the table: `snr > 100 and not flag_bad`.",
+    ),
+]
 ResultsTable = Annotated[
     Path | None,
     typer.Option(
@@ -229,14 +237,7 @@ def export(
     ] = None,
     kind: Annotated[Kind | None, typer.Option("--kind", help="Only these spectra.")] = None,
     tag: ResultsTag = None,
-    where: Annotated[
-        str | None,
-        typer.Option(
-            "--where",
-            metavar="CONDITION",
-            help="Only these rows, by any column of the table: `snr > 100 and not flag_bad`.",
-        ),
-    ] = None,
+    where: ResultsWhere = None,
 ) -> None:
     """Write the results in the database as tables with units and descriptions."""
     from worker.database.session import existing

@@ -134,6 +134,7 @@ class Truth:
     def save(self) -> None:
         """Replace the table."""
         started = time.monotonic()
+        # `replacing` makes a folder that comes and goes, and others walk through this one.
         hidden = self.path.with_name(f".{NAME}.{os.getpid()}.part")
         try:
             self.table().write(hidden, format="ascii.ecsv", overwrite=True)

@@ -12,12 +12,12 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from sqlalchemy import Engine
 
-from worker.errors import UsageError
 from worker.labels import LABEL_NAMES
 from worker.messages import COADD
 from worker.results.flags import ResultFlag
 from worker.results.read import Wanted, read_batches, table_schema
-from worker.training.label_table import numbers, read_columns
+from worker.results.results_file import results_file
+from worker.training.label_table import numbers
 
 _ONCE = ("kind", "snr", "result_flags", "source_pk", "mjd", "fiber")
 #: The columns that pictures are drawn from.
@@ -104,20 +104,8 @@ class Sample:
         UsageError
             The table cannot be read, or lacks a column.
         """
-        columns = read_columns(path, "results table")
-        lacking = [name for name in COLUMNS if name not in columns]
-        if lacking:
-            more = f" and {len(lacking) - 3} more" if len(lacking) > 3 else ""
-            raise UsageError(
-                f"The results table {path.name} has no {', '.join(lacking[:3])}{more}; give it as "
-                "`astronn-stream export` writes it."
-            )
-        try:
+        with results_file(path, COLUMNS) as columns:
             return cls.of(columns)
-        except (TypeError, ValueError) as error:
-            raise UsageError(
-                f"The results table {path.name} has a column that cannot be used: {error}."
-            ) from error
 
     def __len__(self) -> int:
         return len(self.flags)

@@ -11,10 +11,9 @@ import numpy as np
 from sqlalchemy import Engine, and_
 
 from worker.database.tables import Spectrum
-from worker.errors import UsageError
 from worker.labels import LABEL_NAMES
 from worker.results.read import read_table
-from worker.training.label_table import read_columns
+from worker.results.results_file import results_file
 
 #: What a page and its heading tell of a row.
 _NEEDED = (
@@ -63,17 +62,11 @@ def row_in_file(path: Path, which: Which) -> Mapping[str, Any] | None:
     UsageError
         The table cannot be read, or is none of results.
     """
-    columns = read_columns(path, "results table")
-    lacking = [name for name in _NEEDED if name not in columns]
-    if lacking:
-        raise UsageError(
-            f"The results table {path.name} has no {lacking[0]}; give it as "
-            "`astronn-stream export` writes it."
-        )
-    if which.pk is not None:
-        meant = np.asarray(columns["spectrum_pk"]) == which.pk
-    else:
-        meant = np.asarray(columns["path"]).astype(str) == which.path
-        meant &= np.asarray(columns["member"]).astype(str) == which.member
-    found = np.flatnonzero(meant)
-    return {name: values[found[0]] for name, values in columns.items()} if len(found) else None
+    with results_file(path, _NEEDED) as columns:
+        if which.pk is not None:
+            meant = np.asarray(columns["spectrum_pk"]) == which.pk
+        else:
+            meant = np.asarray(columns["path"]).astype(str) == which.path
+            meant &= np.asarray(columns["member"]).astype(str) == which.member
+        found = np.flatnonzero(meant)
+        return {name: values[found[0]] for name, values in columns.items()} if len(found) else None

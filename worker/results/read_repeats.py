@@ -18,7 +18,8 @@ from worker.errors import UsageError
 from worker.labels import LABEL_NAMES
 from worker.results.flags import ResultFlag
 from worker.results.repeats import Visits
-from worker.training.label_table import numbers, read_columns
+from worker.results.results_file import results_file
+from worker.training.label_table import numbers
 
 #: The scatter of so many is known to some 0.3 per cent; of larger surveys every k-th star is read.
 MOST_VISITS = 100_000
@@ -186,23 +187,9 @@ def read_results_table(
     UsageError
         The table cannot be read, lacks a column, or holds several sets of results.
     """
-    columns = read_columns(path, "results table")
-    needed = [prefix + name for prefix in ("raw_", "raw_e_") for name in LABEL_NAMES]
-    lacking = [name for name in needed if name not in columns]
-    if "source_pk" not in columns and "obj" not in columns:
-        lacking.insert(0, "source_pk or obj")
-    if lacking:
-        more = f" and {len(lacking) - 3} more" if len(lacking) > 3 else ""
-        raise UsageError(
-            f"The results table {path.name} has no {', '.join(lacking[:3])}{more}; give it as "
-            "`astronn-stream export` writes it."
-        )
-    try:
+    raw = [prefix + name for prefix in ("raw_", "raw_e_") for name in LABEL_NAMES]
+    with results_file(path, [("source_pk", "obj"), *raw]) as columns:
         chosen, visits = _of_columns(columns, weights, tag)
-    except (TypeError, ValueError) as error:
-        raise UsageError(
-            f"The results table {path.name} has a column that cannot be used: {error}."
-        ) from error
     _, number, times = np.unique(visits.star, return_inverse=True, return_counts=True)
     visits = visits.only(times[number.reshape(-1)] > 1)
     every = max(1, -(-len(visits) // MOST_VISITS))
