@@ -46,11 +46,11 @@ from tests.acceptance.faults import (
 from tests.acceptance.servers import PostgresServer, RedisServer, short_folder
 from tests.conftest import wait_for
 from worker.app import publish
-from worker.broker import Broker
 from worker.database.session import open_database
 from worker.database.tables import AstroNN, Job
-from worker.embedded import broker_client
 from worker.settings import Settings, use_settings
+from worker.transport.broker import Broker
+from worker.transport.client import broker_client
 
 ENVIRONMENT = {
     "ASTRONN_STREAM_MC_SAMPLES": "20",

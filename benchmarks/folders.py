@@ -18,7 +18,7 @@ import psutil
 
 from producer.notices import CannotFollowError, Inotify, Polling
 from producer.tree import Tree
-from worker.spectra.apstar import file_version
+from worker.spectra.versions import file_version
 
 
 def make(top: Path, folders: int, files: int) -> None:

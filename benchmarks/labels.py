@@ -18,10 +18,12 @@ from numpy.typing import NDArray
 
 from producer.simulation.survey import Survey, write_survey
 from producer.simulation.truth import Truth
+from worker.fingerprint import weights_sha256
+from worker.identity import COADD
 from worker.labels import LABELS
-from worker.messages import COADD, SpectrumReference
-from worker.network.checkpoint import read_checkpoint, weights_sha256
-from worker.network.engine import choose_device, open_engine
+from worker.messages import SpectrumReference
+from worker.network.checkpoint import read_checkpoint
+from worker.network.engines.choose import choose_device, open_engine
 from worker.results.noise_model import read_noise_model
 from worker.settings import Settings
 from worker.spectra.load import load_spectra

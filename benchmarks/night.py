@@ -34,8 +34,9 @@ from tests.acceptance.faults import Stream, copies
 from tests.acceptance.flower import Flower, flower_before
 from tests.acceptance.servers import PostgresServer, RedisServer, short_folder
 from tests.conftest import wait_for
-from worker.app import QUEUES, app
-from worker.broker import UNACKED
+from worker.app import app
+from worker.queues import QUEUES
+from worker.transport.broker import UNACKED
 
 EXECUTABLE = Path(sys.executable).parent / "astronn-stream"
 #: What every change of a live job is written to, as rows are replaced during the night.

@@ -38,17 +38,19 @@ from producer.reconcile import Reconciler
 from producer.register import register_all
 from producer.sources import CatalogueEntry
 from tests.acceptance.servers import PostgresServer, RedisServer, short_folder
-from worker.app import QUEUES, publish
-from worker.broker import Broker
+from worker.app import publish
 from worker.database.session import open_database, upgrade
 from worker.database.tables import Kind
-from worker.embedded import COMMANDS, DISPATCHER
+from worker.fingerprint import weights_sha256
+from worker.identity import COADD, natural_key
 from worker.labels import LABELS
-from worker.messages import COADD, LoadSpectra, RecordLabels, SpectrumLabels, natural_key
-from worker.network.checkpoint import weights_sha256
-from worker.network.starter import weights_name
+from worker.local.stack import COMMANDS, DISPATCHER
+from worker.messages import LoadSpectra, RecordLabels, SpectrumLabels
+from worker.monitoring.status import read_status
+from worker.queues import QUEUES
 from worker.settings import Settings, use_settings
-from worker.status import read_status
+from worker.starter import weights_name
+from worker.transport.broker import Broker
 
 #: Visits to a star on average, as in DR17.
 VISITS = 3.6

@@ -36,8 +36,8 @@ from worker.database.tables import (
     Spectrum,
     label_columns,
 )
+from worker.identity import COADD, natural_key
 from worker.labels import LABEL_NAMES
-from worker.messages import COADD, natural_key
 from worker.results.read import table_columns
 
 EXECUTABLE = Path(sys.executable).parent / "astronn-stream"

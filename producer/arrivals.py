@@ -21,7 +21,7 @@ from producer.sources import check_inside
 from producer.tree import Tree
 from worker.errors import TransientError
 from worker.outage import Outage
-from worker.spectra.apstar import ABSENT, file_version
+from worker.spectra.versions import ABSENT, file_version
 
 logger = logging.getLogger(__name__)
 

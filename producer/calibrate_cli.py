@@ -11,23 +11,23 @@ from rich.table import Table
 
 from producer.terminal import console, counted, progress_bar, telling_interruption
 from worker import __version__
+from worker.atomic_file import replacing
 from worker.cli import ResultsTable, ResultsTag
 from worker.errors import UsageError
 from worker.labels import LABELS
-from worker.printable import printable
-from worker.replacement import replacing
 from worker.settings import get_settings
+from worker.text import printable
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from sqlalchemy import Engine
 
-    from worker.results.calibration import LabelCalibration
-    from worker.results.calibration_widths import LabelPulls
-    from worker.results.read_repeats import ResultSet
+    from worker.calibration.calibration import LabelCalibration
+    from worker.calibration.read_repeats import ResultSet
+    from worker.calibration.repeats import Visits
+    from worker.calibration.widths import LabelPulls
     from worker.results.recalibration import Recalibrated
-    from worker.results.repeats import Visits
 
 _WEIGHTS_HELP = "Only labels from these weights: their name, or the beginning of their SHA-256."
 Weights = Annotated[str | None, typer.Option("--weights", metavar="W", help=_WEIGHTS_HELP)]
@@ -89,13 +89,13 @@ def _check_outputs(out: Path, pickle: Path | None) -> None:
 def _read(
     table: Path | None, weights: str | None, tag: str | None, seed: int
 ) -> tuple[ResultSet, Visits]:
-    from worker.database.session import opened
-    from worker.results.read_repeats import (
+    from worker.calibration.read_repeats import (
         choose_set,
         read_database,
         read_results_table,
         result_sets,
     )
+    from worker.database.session import opened
 
     if table is not None:
         return read_results_table(table, weights, tag, seed)
@@ -116,9 +116,9 @@ def _calibrate(
     chosen: ResultSet, visits: Visits, *, times: int, seed: int, by_snr: bool
 ) -> tuple[dict[str, Any], list[LabelCalibration], list[LabelPulls]]:
     """What is said of a calibration, and for each label what was found."""
-    from worker.results import calibration
-    from worker.results.calibration_widths import all_pulls
-    from worker.results.repeats import pairs_of
+    from worker.calibration import calibration
+    from worker.calibration.repeats import pairs_of
+    from worker.calibration.widths import all_pulls
 
     repeats, stars = _comparable(chosen, visits)
     pairs = pairs_of(repeats, np.random.default_rng(seed))
@@ -147,7 +147,7 @@ def _write_files(
     labels: list[LabelCalibration],
     pulls: list[LabelPulls],
 ) -> None:
-    from worker.results.calibration_files import corrections_json, corrections_pickle
+    from worker.calibration.files import corrections_json, corrections_pickle
 
     _write(out, corrections_json(labels, pulls, about).encode())
     if pickle is not None:
@@ -160,7 +160,7 @@ def _write_report(
     labels: list[LabelCalibration],
     pulls: list[LabelPulls],
 ) -> Path:
-    from worker.results.calibration_report import PAGE, write_report
+    from worker.reports.calibration import PAGE, write_report
 
     lines = [f"{name.replace('_', ' ')}: {value}" for name, value in about.items()]
     write_report(folder, lines, labels, pulls)
@@ -169,8 +169,8 @@ def _write_report(
 
 def _comparable(chosen: ResultSet, visits: Visits) -> tuple[Visits, int]:
     """The visits that may be compared, and of how many stars they are."""
-    from worker.results.calibration import LEAST_FREEDOM
-    from worker.results.repeats import comparable
+    from worker.calibration.repeats import comparable
+    from worker.snr import LEAST_FREEDOM
 
     repeats = comparable(visits)
     stars = len(np.unique(repeats.star))
@@ -282,7 +282,7 @@ def recalibrate(
 
 def _one_set(engine: Engine, weights: str | None, tag: str | None) -> tuple[str, int]:
     """The SHA-256 of the weights that are meant, and how many rows have their labels."""
-    from worker.results.read_repeats import asked, matches
+    from worker.calibration.read_repeats import asked, matches
     from worker.results.recalibration import weights_of
 
     sets = [

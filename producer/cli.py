@@ -32,11 +32,12 @@ from producer.terminal import (
 )
 from worker.cli import Corrections, LaneName, Model, settings_with, tell_starter
 from worker.database.session import exists, open_database, opened
-from worker.embedded import broker_client, stopping_on_signals
 from worker.errors import TransientError, UsageError
-from worker.network.checkpoint import weights_sha256
-from worker.results.export import check_output, write_table
+from worker.fingerprint import weights_sha256
 from worker.settings import Settings, get_settings
+from worker.signals import stopping_on_signals
+from worker.tables.export import check_output, write_table
+from worker.transport.client import broker_client
 
 
 class Wanted(StrEnum):

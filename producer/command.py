@@ -15,7 +15,7 @@ import typer
 from producer.terminal import console, progress_console
 from worker import __version__
 from worker.errors import StreamError, UsageError
-from worker.printable import printable
+from worker.text import printable
 
 #: What an installation may lack that neither infers, trains, converts weights nor draws: the
 #: image `stage` of the Dockerfile.

@@ -17,11 +17,11 @@ from producer.run import Plan, carry_out
 from producer.terminal import console, progress_bar, reading, telling_interruption
 from worker.cli import tell_starter
 from worker.errors import FatalError
+from worker.fingerprint import weights_sha256
+from worker.identity import COADD
 from worker.labels import LABEL_NAMES, LABELS
-from worker.messages import COADD
-from worker.network.checkpoint import weights_sha256
-from worker.results.export import write_table
 from worker.settings import Settings, settings_apart
+from worker.tables.export import write_table
 
 if TYPE_CHECKING:
     from astropy.table import Table
@@ -156,7 +156,7 @@ def _show(folder: Path, comparison: Comparison) -> None:
 
 def _draw(folder: Path, comparison: Comparison) -> None:
     from producer.demo_figures import draw_planes, draw_star
-    from worker.training.figures import draw_predicted, draw_residuals
+    from worker.reports.training_figures import draw_predicted, draw_residuals
 
     with progress_bar("Drawing", 4) as advance:
         coadds = comparison.coadds

@@ -9,8 +9,8 @@ import numpy as np
 from astropy.table import Table
 from numpy.typing import NDArray
 
+from worker.identity import COADD
 from worker.labels import LABEL_NAMES, LABELS
-from worker.messages import COADD
 from worker.pictures.style import BLUE, ORANGE, figure_at
 from worker.spectra.pixels import CUT_CHIPS, wavelength
 

@@ -16,7 +16,8 @@ from sqlalchemy.orm import Session
 
 from worker.database.session import reading, transaction
 from worker.database.tables import Job, JobState, Spectrum, now
-from worker.messages import Lane, LoadSpectra, SpectrumReference
+from worker.messages import LoadSpectra, SpectrumReference
+from worker.queues import Lane
 from worker.settings import Settings
 
 LANES: tuple[Lane, ...] = ("live", "bulk")

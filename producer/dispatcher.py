@@ -17,14 +17,14 @@ from sqlalchemy.exc import SQLAlchemyError
 from producer.dispatch import release
 from producer.reconcile import Reconciler
 from worker.app import publish
-from worker.broker import Broker
 from worker.database.tally import shorten_tally
 from worker.errors import TransientError
+from worker.fingerprint import weights_sha256
 from worker.messages import LoadSpectra
-from worker.network.checkpoint import weights_sha256
 from worker.outage import Outage
-from worker.served import tell_served
 from worker.settings import Settings
+from worker.transport.broker import Broker
+from worker.transport.served_weights import tell_served
 
 logger = logging.getLogger(__name__)
 

@@ -21,11 +21,11 @@ from producer.sources import CatalogueEntry, Wanted, find_files, spectra_of
 from producer.stack import check_stack
 from producer.summary_table import SummaryTable
 from worker.database.session import opened
-from worker.messages import Lane
-from worker.network.checkpoint import weights_sha256
-from worker.network.starter import weights_name
+from worker.fingerprint import weights_sha256
+from worker.queues import Lane
 from worker.settings import Settings, get_settings
-from worker.spectra.apstar import ABSENT
+from worker.spectra.versions import ABSENT
+from worker.starter import weights_name
 
 #: What becomes of spectra whose file is not there: rows that say so, or nothing.
 Missing = Literal["record", "skip"]

@@ -16,12 +16,12 @@ from producer.terminal import console
 from producer.train_cli import Device, train
 from worker.errors import UsageError
 from worker.network.checkpoint import write_checkpoint
-from worker.printable import printable
 from worker.settings import get_settings
+from worker.text import printable
 
 if TYPE_CHECKING:
-    from worker.network.description import Description
-    from worker.network.verification import Check
+    from worker.network.weights.description import Description
+    from worker.network.weights.verification import Check
 
 _WEIGHTS_HELP = "A checkpoint, or an astroNN model folder."
 AsJson = Annotated[bool, typer.Option("--json", help="For machines.")]
@@ -41,9 +41,9 @@ def convert(
     that others can read it too. A network other than ApogeeBCNNCensored is refused.
     """
     _check_out(out, force=force)
-    from worker.network.description import describe
-    from worker.network.keras import convert as convert_folder
-    from worker.network.weights import read_weights
+    from worker.network.keras.convert import convert as convert_folder
+    from worker.network.weights.description import describe
+    from worker.network.weights.read import read_weights
 
     converted = convert_folder(folder)
     write_checkpoint(out, converted.model, converted.metadata)
@@ -56,8 +56,8 @@ def info(
     as_json: AsJson = False,
 ) -> None:
     """Show what weights are: network, labels, normalisation, provenance."""
-    from worker.network.description import describe
-    from worker.network.weights import read_weights
+    from worker.network.weights.description import describe
+    from worker.network.weights.read import read_weights
 
     description = describe(read_weights(weights))
     if as_json:
@@ -79,8 +79,8 @@ def verify(
 
     Exit code 1 where a check fails.
     """
-    from worker.network.engine import choose_device
-    from worker.network.verification import verify as checks_of
+    from worker.network.engines.choose import choose_device
+    from worker.network.weights.verification import verify as checks_of
 
     settings = get_settings()
     chosen = choose_device(settings.device if device is None else device.value)

@@ -21,7 +21,7 @@ from producer.sources import CatalogueEntry, Wanted
 from worker.database.session import reading
 from worker.database.tables import Kind, Source, Spectrum
 from worker.errors import UsageError
-from worker.spectra.apstar import file_version
+from worker.spectra.versions import file_version
 
 Name = str | int | Path
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from producer.intake import Enqueued
 from producer.run import Outcome
 from producer.terminal import console, counted
-from worker.printable import printable
 from worker.results.summary import Summary, summarise
+from worker.text import printable
 
 
 def print_outcome(outcome: Outcome, tag: str) -> None:

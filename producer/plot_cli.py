@@ -13,9 +13,9 @@ from producer.sources import catalogue_path, check_inside, place_of
 from producer.terminal import console, progress_bar, telling_interruption
 from worker.cli import ResultsTable, ResultsTag, ResultsWhere
 from worker.errors import FatalError, SpectrumError, UsageError
-from worker.messages import COADD
-from worker.printable import printable
+from worker.identity import COADD
 from worker.settings import Settings, get_settings
+from worker.text import printable
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

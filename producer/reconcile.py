@@ -15,12 +15,12 @@ from datetime import datetime
 
 from sqlalchemy import Engine, select
 
-from worker.broker import Broker, Transit
 from worker.database.session import reading, transaction
 from worker.database.tables import Job, JobState, now
 from worker.messages import Failure
 from worker.results.record import record_failures
 from worker.settings import Settings
+from worker.transport.broker import Broker, Transit
 
 logger = logging.getLogger(__name__)
 

@@ -26,8 +26,8 @@ from producer.sources import CatalogueEntry
 from worker.database.session import transaction
 from worker.database.tables import Job, JobState, Kind, Source, Spectrum, UtcDateTime, now
 from worker.database.upsert import insert_missing, upsert
-from worker.messages import Lane
-from worker.spectra.apstar import ABSENT
+from worker.queues import Lane
+from worker.spectra.versions import ABSENT
 
 #: Spectra that one transaction registers.
 _AT_ONCE = 500

@@ -15,7 +15,7 @@ from producer.register import locked_jobs
 from worker.database.session import transaction
 from worker.database.tables import AstroNN, Job, JobState, now
 from worker.errors import UsageError
-from worker.messages import Lane
+from worker.queues import Lane
 
 #: Spectra or jobs that one statement names.
 _AT_ONCE = 2000

@@ -21,18 +21,20 @@ from producer.register import Registered, register_all
 from producer.requeue import blocks, take_back
 from producer.sources import Wanted, find_files, spectra_of
 from producer.stack import StackChild
-from worker.broker import Broker
 from worker.database.session import opened, reading, transaction
 from worker.database.tables import Job, JobState
-from worker.embedded import REDIS, broker_answers, broker_client
 from worker.errors import FatalError, TransientError
-from worker.messages import STAGES, Lane, LoadSpectra, Stage
-from worker.network.checkpoint import weights_sha256
-from worker.network.starter import weights_name
+from worker.fingerprint import weights_sha256
+from worker.local.stack import REDIS
+from worker.messages import LoadSpectra
+from worker.queues import STAGES, Lane, Stage
 from worker.results.noise_model import read_noise_model
 from worker.results.read import read_table
-from worker.served import served_weights
 from worker.settings import Settings, socket_broker_url, socket_folder, use_settings
+from worker.starter import weights_name
+from worker.transport.broker import Broker
+from worker.transport.client import broker_answers, broker_client
+from worker.transport.served_weights import served_weights
 
 #: How often the ledger is asked what is done, and how much of it at a time.
 _POLL_SECONDS = 0.1
@@ -172,7 +174,7 @@ def send_waiting(
 
 def run_serial(engine: Engine, plan: Plan, jobs: list[int], finished: Finished) -> None:
     """Process jobs in this process alone."""
-    from worker.serial import process
+    from worker.stages.serial import process
 
     def messages() -> Iterator[LoadSpectra]:
         for block in blocks(jobs):
@@ -216,7 +218,8 @@ def _stack(settings: Settings) -> Iterator[tuple[StackChild, Settings]]:
 
 
 def _stages_without_workers() -> tuple[Stage, ...]:
-    from worker.app import QUEUES, app
+    from worker.app import app
+    from worker.queues import QUEUES
 
     served = {
         queue["name"]

@@ -12,13 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from producer.terminal import (
-    console,
-    counted,
-    progress_bar,
-    progress_console,
-    telling_interruption,
-)
+from producer.terminal import console, counted, progress_bar, progress_console, telling_interruption
 from worker.errors import UsageError
 from worker.settings import get_settings
 

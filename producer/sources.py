@@ -11,8 +11,9 @@ from typing import Literal
 
 from worker.database.tables import Kind
 from worker.errors import SpectrumError, UsageError
-from worker.messages import COADD, natural_key, stem
-from worker.spectra.apstar import ApStarFile, file_version, read_header
+from worker.identity import COADD, natural_key, stem
+from worker.spectra.apstar import ApStarFile, read_header
+from worker.spectra.versions import file_version
 
 Wanted = Literal["coadd", "visit", "both"]
 

@@ -12,10 +12,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from worker.embedded import broker_client
 from worker.errors import FatalError, TransientError, UsageError
-from worker.served import served_weights
 from worker.settings import Settings
+from worker.transport.client import broker_client
+from worker.transport.served_weights import served_weights
 
 
 def check_stack(settings: Settings, weights: str) -> None:
@@ -49,7 +49,7 @@ class StackChild:
     def __init__(self, settings: Settings, directory: Path, services: Collection[str]) -> None:
         self._events: list[str] = []
         self._process = subprocess.Popen(  # noqa: S603 - our own module
-            [sys.executable, "-m", "worker.embedded", str(directory), *services],
+            [sys.executable, "-m", "worker.local.stack", str(directory), *services],
             env={**os.environ, **settings.environment()},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,

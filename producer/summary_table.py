@@ -29,7 +29,8 @@ from producer.sources import (
 )
 from producer.star_files import StarFiles, pixel_of
 from worker.errors import UsageError
-from worker.spectra.apstar import ABSENT, storable_integer
+from worker.spectra.apstar import storable_integer
+from worker.spectra.versions import ABSENT
 
 Row = Mapping[str, Any]
 

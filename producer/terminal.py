@@ -17,7 +17,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from worker.embedded import stopping_on_signals
+from worker.signals import stopping_on_signals
 
 console = Console(highlight=False, emoji=False)
 progress_console = Console(stderr=True, highlight=False, emoji=False)

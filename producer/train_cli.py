@@ -213,7 +213,7 @@ def left_out(spectra: SpectraCache, matched: Matched) -> dict[str, int]:
 
 
 def _settings(*, device: Device, precision: Precision, **values: float) -> TrainingSettings:
-    from worker.network.engine import choose_device
+    from worker.network.engines.choose import choose_device
     from worker.training.trainer import TrainingSettings, choose_precision
 
     chosen = choose_device(device.value)
@@ -268,9 +268,9 @@ def _train(job: Job, state: Path) -> Trained:
 def _finish(job: Job, trained: Trained, outputs: Outputs) -> None:
     """Write the weights, then what needs an evaluation of them; the state goes last."""
     from worker.network.checkpoint import write_checkpoint
+    from worker.reports.training import Account, write_report
     from worker.training.evaluation import MOST_EVALUATED, NOTES
     from worker.training.noise import fit_noise_model, write_noise_model
-    from worker.training.report import Account, write_report
 
     content = metadata(job, trained)
     write_checkpoint(outputs.weights, trained.model, content, half=job.half)
@@ -302,7 +302,7 @@ def _evaluate(job: Job, weights: Path) -> Evaluated:
 def evaluated_by(weights: Path, data: TrainingSet, chosen: Indices, device: str) -> Evaluated:
     """Labels of some spectra by the weights of a file, beside those that are known."""
     from worker.network.checkpoint import read_checkpoint
-    from worker.network.engine import open_engine
+    from worker.network.engines.choose import open_engine
     from worker.training.evaluation import evaluate
 
     engine = open_engine(

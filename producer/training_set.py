@@ -20,9 +20,9 @@ from producer.processes import LostProcessError, shared_out
 from producer.sources import Wanted, find_files, spectra_of
 from worker.errors import FatalError, UsageError
 from worker.messages import SpectrumReference
-from worker.spectra.apstar import file_version
 from worker.spectra.load import load_spectra
 from worker.spectra.pixels import N_PIXELS
+from worker.spectra.versions import file_version
 from worker.training.data import TrainingSet
 from worker.training.label_table import LabelTable
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from producer.sources import is_entered, is_star_name, is_taken, place_of
-from worker.printable import printable
+from worker.text import printable
 
 logger = logging.getLogger(__name__)
 

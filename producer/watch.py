@@ -24,9 +24,9 @@ from producer.settling import Settling
 from producer.sources import catalogue_path
 from worker.database.session import reading
 from worker.errors import TransientError
-from worker.messages import Lane
 from worker.outage import Outage
-from worker.printable import printable
+from worker.queues import Lane
+from worker.text import printable
 
 logger = logging.getLogger(__name__)
 

@@ -17,8 +17,8 @@ from producer.stack import check_stack
 from producer.watch import Watch
 from worker.cli import LaneName, Model, settings_with, tell_starter, wait_for_database
 from worker.database.session import open_database
-from worker.embedded import stopping_on_signals
 from worker.errors import UsageError
+from worker.signals import stopping_on_signals
 
 
 def watch(

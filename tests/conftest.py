@@ -15,9 +15,9 @@ import pytest
 import redis
 from sqlalchemy import create_engine, make_url, text
 
-from worker.embedded import redis_server
-from worker.network.starter import STARTER_WEIGHTS
+from worker.local.redis_server import redis_server
 from worker.settings import PREFIX, get_settings
+from worker.starter import STARTER_WEIGHTS
 
 SHARED_DATA = Path(__file__).parents[2] / "shared" / "data"
 

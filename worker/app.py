@@ -14,31 +14,23 @@ from typing import Any
 from celery import Celery
 from kombu.exceptions import OperationalError
 
-from worker.description import describe
 from worker.errors import TransientError
 from worker.messages import (
-    STAGES,
     InferSpectra,
-    Lane,
     LoadSpectra,
     NoResult,
     RecordLabels,
     Setback,
     SpectrumReference,
-    Stage,
     tickets_of,
 )
+from worker.queues import QUEUES, STAGES, Lane, Stage, lane_queue
 from worker.settings import get_settings
+from worker.task_text import describe
 
 #: Seconds after which Redis hands a message that a dead worker held to another one.
 VISIBILITY_TIMEOUT = 300
 
-#: The queues of each stage, the most urgent first.
-QUEUES: dict[Stage, tuple[str, ...]] = {
-    "load": ("load.live", "load.bulk"),
-    "infer": ("infer.live", "infer.bulk"),
-    "record": ("record.live", "record"),
-}
 
 AnyMessage = LoadSpectra | InferSpectra | RecordLabels | NoResult | Setback
 
@@ -139,11 +131,6 @@ def _route(message: AnyMessage, urgency: Lane) -> tuple[str, str]:
             return "no_result", recorder
         case Setback():
             return "setback", recorder
-
-
-def lane_queue(stage: Stage, lane: Lane) -> str:
-    """The queue of a stage that has lanes."""
-    return f"{stage}.{lane}"
 
 
 def task_module(stage: Stage) -> str:

@@ -12,21 +12,15 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from worker.embedded import (
-    EXIT_MISCONFIGURED,
-    FLOWER,
-    REDIS,
-    WHOLE_STACK,
-    LocalStack,
-    broker_answers,
-    stopping_on_signals,
-)
 from worker.errors import FatalError, TransientError, UsageError
-from worker.messages import Stage
-from worker.network.checkpoint import weights_sha256
-from worker.network.starter import NOTICE, is_starter
+from worker.fingerprint import weights_sha256
+from worker.local.stack import EXIT_MISCONFIGURED, FLOWER, REDIS, WHOLE_STACK, LocalStack
 from worker.outage import Outage
+from worker.queues import Stage
 from worker.settings import Settings, get_settings, use_settings
+from worker.signals import stopping_on_signals
+from worker.starter import NOTICE, is_starter
+from worker.transport.client import broker_answers
 
 console = Console()
 
@@ -241,9 +235,9 @@ def export(
 ) -> None:
     """Write the results in the database as tables with units and descriptions."""
     from worker.database.session import existing
-    from worker.results.export import write_results, write_survey
     from worker.results.read import Wanted
     from worker.results.where import condition
+    from worker.tables.export import write_results, write_survey
 
     wanted = Wanted(kind=kind, tag=tag, where=None if where is None else condition(where))
     # A signal to stop must not leave half a table in a hidden folder.

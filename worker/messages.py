@@ -11,42 +11,15 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+from worker.identity import natural_key
 from worker.labels import LABELS
-
-Lane = Literal["live", "bulk"]
-
-COADD = "coadd"
+from worker.queues import Lane
 
 #: No message that we send comes near these; one that goes beyond is no message of ours.
 _MOST_SPECTRA = 10_000
 _LONGEST_TEXT = 10_000
 
 Name = Annotated[str, Field(max_length=_LONGEST_TEXT)]
-
-
-def natural_key(path: str, member: str) -> str:
-    """The name of a spectrum that does not depend on where its file lies.
-
-    It keys the dropout masks, so a copied or moved file gives the same labels.
-
-    Parameters
-    ----------
-    path
-        The apStar file; only its name without ``.fits`` or ``.fits.gz`` counts.
-    member
-        ``coadd``, or the name of the visit's apVisit file.
-
-    Returns
-    -------
-    str
-        For example ``apStar-r6-2M00452143+1634446/apVisit-r6-6561-56587-131``.
-    """
-    return f"{stem(path)}/{stem(member)}"
-
-
-def stem(name: str) -> str:
-    """The name of a FITS file without its folder and endings."""
-    return name.rpartition("/")[2].removesuffix(".gz").removesuffix(".fits")
 
 
 class Message(BaseModel):
@@ -211,7 +184,3 @@ def failures_of(spectra: Iterable[Ticket], reason: str) -> tuple[Failure, ...]:
 def failure_of(spectrum: Ticket, reason: str) -> Failure:
     """The failure of one spectrum."""
     return Failure.model_validate({**spectrum.ticket, "reason": reason})
-
-
-Stage = Literal["load", "infer", "record"]
-STAGES: tuple[Stage, ...] = ("load", "infer", "record")

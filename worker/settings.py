@@ -14,8 +14,8 @@ from urllib.parse import parse_qs, urlsplit, urlunsplit
 from pydantic import Field, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from worker import starter
 from worker.errors import FatalError
-from worker.network import starter
 from worker.redis_url import checked_redis_url
 
 PREFIX = "ASTRONN_STREAM_"

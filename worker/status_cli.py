@@ -10,9 +10,9 @@ import typer
 from rich.console import Console
 from rich.live import Live
 
-from worker.embedded import stopping_on_signals
 from worker.errors import UsageError
 from worker.settings import get_settings
+from worker.signals import stopping_on_signals
 
 console = Console()
 _REFRESH_SECONDS = 2.0
@@ -25,8 +25,8 @@ def status(
     ] = False,
 ) -> None:
     """Show what is down, queues, jobs, rates, workers, and why spectra have no labels."""
-    from worker.status import read_status
-    from worker.status_view import draw
+    from worker.monitoring.status import read_status
+    from worker.monitoring.status_view import draw
 
     if as_json and watch:
         raise UsageError("Give --json or --watch, not both.")
@@ -62,7 +62,7 @@ def metrics(
     """Serve the stream's metrics for Prometheus, until Ctrl-C."""
     from prometheus_client import start_http_server
 
-    from worker.metrics import stream_registry
+    from worker.monitoring.metrics import stream_registry
 
     if flower is not None and not flower.startswith(("http://", "https://")):
         raise UsageError(f"--flower {flower}: that is no URL; it looks like http://127.0.0.1:5555.")

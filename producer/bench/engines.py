@@ -12,7 +12,8 @@ from producer.bench.memory import available, peak_memory
 from producer.bench.plain_network import plain_loop
 from producer.bench.spectra import noise
 from worker.network.checkpoint import read_checkpoint
-from worker.network.engine import Engine, choose_device, every_engine
+from worker.network.engines.choose import choose_device, every_engine
+from worker.network.engines.engine import Engine
 from worker.network.model import ApogeeBCNNCensored
 from worker.settings import Settings
 

@@ -20,15 +20,16 @@ from producer.dispatch import release
 from producer.dispatcher import send
 from producer.run import Plan, register_files
 from producer.stack import StackChild
-from worker.broker import Broker
 from worker.database.session import opened
-from worker.embedded import REDIS, WHOLE_STACK, broker_client
 from worker.errors import FatalError
+from worker.local.stack import REDIS, WHOLE_STACK
 from worker.messages import SpectrumReference
 from worker.network.checkpoint import read_checkpoint
-from worker.network.engine import choose_device, open_engine
+from worker.network.engines.choose import choose_device, open_engine
 from worker.settings import Settings, socket_broker_url, socket_folder, use_settings
 from worker.spectra.load import load_spectra
+from worker.transport.broker import Broker
+from worker.transport.client import broker_client
 
 PLAIN, STREAM = "plain, one by one", "live lane"
 #: Visits before those that are timed: the first one waits for the workers to start.

@@ -17,12 +17,7 @@ from numpy.typing import NDArray
 
 from producer.bench.measured import Measured, Tell, alternate, compare
 from producer.bench.memory import peak_memory
-from producer.bench.spectra import (
-    bytes_per_spectrum,
-    files_of,
-    make_up,
-    references,
-)
+from producer.bench.spectra import bytes_per_spectrum, files_of, make_up, references
 from producer.simulation.observation import Layout
 from worker.errors import FatalError
 from worker.messages import SpectrumReference

@@ -9,7 +9,7 @@ from producer.bench.measured import Measured, Tell
 from producer.bench.spectra import make_up
 from producer.simulation.observation import Layout
 from producer.simulation.survey import LAYOUTS
-from worker.messages import COADD
+from worker.identity import COADD
 from worker.settings import Settings
 
 #: A round of the stream takes many seconds.

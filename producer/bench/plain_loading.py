@@ -12,7 +12,8 @@ import numpy as np
 from astropy.io import fits
 from numpy.typing import NDArray
 
-from worker.messages import COADD, SpectrumReference
+from worker.identity import COADD
+from worker.messages import SpectrumReference
 from worker.spectra.pixels import cut_gaps
 
 with warnings.catch_warnings():

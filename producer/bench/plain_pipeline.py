@@ -17,10 +17,11 @@ from producer.bench.plain_loading import row_by_row
 from producer.bench.plain_network import plain_loop
 from worker.database.session import transaction
 from worker.database.tables import label_columns
+from worker.fingerprint import weights_sha256
+from worker.flags import flag_uncertain
 from worker.messages import SpectrumReference
-from worker.network.checkpoint import read_checkpoint, weights_sha256
-from worker.network.engine import choose_device
-from worker.results.flags import flag_uncertain
+from worker.network.checkpoint import read_checkpoint
+from worker.network.engines.choose import choose_device
 from worker.results.noise_model import read_noise_model
 from worker.settings import Settings
 

@@ -34,7 +34,7 @@ from worker.database.tables import AstroNN
 from worker.errors import FatalError
 from worker.messages import SpectrumReference
 from worker.network.checkpoint import read_checkpoint
-from worker.network.engine import choose_device, open_engine
+from worker.network.engines.choose import choose_device, open_engine
 from worker.settings import Settings
 
 PLAIN = "plain, serial"

@@ -6,7 +6,7 @@ import html
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from worker.printable import printable
+from worker.text import printable
 
 #: More of a text is cut off, so that no header can make a page of any size.
 _LONGEST = 200

@@ -22,10 +22,10 @@ from producer.explorer.rows import (
     result_rows,
 )
 from worker import __version__
+from worker.atomic_file import replacing
 from worker.errors import UsageError
-from worker.replacement import replacing
-from worker.results.export import check_place
 from worker.results.summary import Summary, summarise
+from worker.tables.export import check_place
 
 if TYPE_CHECKING:
     from astropy.table import Table

@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from producer.explorer.html import Heading, Row
+from worker.flags import DESCRIPTIONS
+from worker.identity import COADD
 from worker.labels import LABELS
-from worker.messages import COADD
-from worker.results.flags import DESCRIPTIONS
 
 if TYPE_CHECKING:
     from astropy.table import Table

@@ -22,7 +22,7 @@ from sqlalchemy import create_engine, make_url, text
 from tests.acceptance.servers import PostgresServer
 from tests.compose import LEFT_OUT, SERVICES, filled, seconds
 from tests.conftest import wait_for
-from worker.embedded import redis_server
+from worker.local.redis_server import redis_server
 
 PASSWORDS = {"REDIS_PASSWORD": "of0redis", "POSTGRES_PASSWORD": "of0postgres"}
 

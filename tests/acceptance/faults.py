@@ -27,12 +27,11 @@ from sqlalchemy import Engine, text
 from tests.acceptance.command import CHANGING
 from tests.acceptance.servers import PostgresServer, RedisServer, SqliteFile
 from tests.conftest import wait_for
-from worker.app import QUEUES
-from worker.broker import UNACKED
 from worker.database.session import open_database, upgrade
-from worker.embedded import COMMANDS
-from worker.messages import Stage
+from worker.local.stack import COMMANDS
+from worker.queues import QUEUES, Stage
 from worker.results.read import read_table
+from worker.transport.broker import UNACKED
 
 WORKERS = ("load", "load-live", "infer", "record", "dispatcher")
 #: Numbers of another database, and the name under which the results were made.

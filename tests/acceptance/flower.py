@@ -17,7 +17,7 @@ from typing import Any
 from tests.acceptance.faults import Stream
 from tests.conftest import wait_for
 from tests.integration.secured_redis import free_port
-from worker.embedded import COMMANDS, FLOWER
+from worker.local.stack import COMMANDS, FLOWER
 
 LOGIN = "watcher:made-up"
 

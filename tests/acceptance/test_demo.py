@@ -11,8 +11,8 @@ from astropy.table import Table
 
 from tests.acceptance.command import Workplace, assert_same_rows
 from tests.conftest import wait_for
-from worker.network.starter import NOTICE, STARTER_CORRECTIONS, STARTER_NAME
 from worker.results.noise_model import read_noise_model
+from worker.starter import NOTICE, STARTER_CORRECTIONS, STARTER_NAME
 
 #: None of this is there; a demonstration that used any of it would fail.
 CONFIGURED = {

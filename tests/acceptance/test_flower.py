@@ -20,7 +20,7 @@ from tests.acceptance.faults import Stream
 from tests.acceptance.flower import LOGIN, Flower, flower_before
 from tests.acceptance.servers import RedisServer, SqliteFile, short_folder
 from tests.conftest import wait_for
-from worker.metrics import stream_registry
+from worker.monitoring.metrics import stream_registry
 from worker.settings import Settings
 
 SPECTRA = 7

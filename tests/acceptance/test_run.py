@@ -15,7 +15,7 @@ from astropy.io import fits
 from tests.acceptance.command import DONE, Workplace, assert_same_rows
 from tests.conftest import shared, wait_for
 from worker.labels import LABEL_NAMES
-from worker.network.starter import NOTICE, STARTER_CORRECTIONS, STARTER_NAME
+from worker.starter import NOTICE, STARTER_CORRECTIONS, STARTER_NAME
 
 
 @pytest.fixture

@@ -18,17 +18,18 @@ from producer.dispatch import release
 from producer.reconcile import Reconciler
 from producer.register import Registered, register
 from producer.sources import find_files, spectra_of
-from worker.app import QUEUES, app, publish
-from worker.arrays import array_store
-from worker.broker import Broker, worker_broker, worker_client
-from worker.crashes import crash_guard
+from worker.app import app, publish
 from worker.database.session import opened, transaction
 from worker.database.tables import AstroNN, Job, Spectrum
+from worker.fingerprint import weights_sha256
 from worker.messages import InferSpectra, LoadSpectra, NoResult, RecordLabels, Setback
-from worker.network.checkpoint import weights_sha256
+from worker.queues import QUEUES
 from worker.settings import get_settings
 from worker.stages import load as load_stage
 from worker.stages import record as record_stage
+from worker.transport.arrays import array_store
+from worker.transport.broker import Broker, worker_broker, worker_client
+from worker.transport.crash_guard import crash_guard
 
 STAGES = {
     "load": (LoadSpectra, load_stage.load),

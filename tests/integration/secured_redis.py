@@ -14,7 +14,7 @@ from pathlib import Path
 import redis
 
 from tests.conftest import wait_for
-from worker.embedded import redis_server
+from worker.local.redis_server import redis_server
 
 
 @contextmanager

@@ -20,7 +20,7 @@ from tests.integration.test_database import count, entries, migrate, registered
 from tests.integration.test_tally import assert_true
 from worker.database.session import opened, transaction, upgrade
 from worker.database.tables import AstroNN, Job, JobState, Spectrum, now
-from worker.messages import Lane
+from worker.queues import Lane
 
 
 @pytest.fixture

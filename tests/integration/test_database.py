@@ -20,9 +20,9 @@ from worker.database import session as database_session
 from worker.database.session import opened, transaction, upgrade
 from worker.database.tables import AstroNN, Base, Job, JobState, Kind, Source, Spectrum
 from worker.errors import FatalError, TransientError
+from worker.flags import ResultFlag
 from worker.labels import LABEL_NAMES
 from worker.messages import Failure, RecordLabels, SpectrumLabels
-from worker.results.flags import ResultFlag
 from worker.results.noise_model import NoiseModel, identity
 from worker.results.record import record_failures, record_labels
 

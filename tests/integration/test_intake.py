@@ -21,7 +21,7 @@ from worker.database.session import opened, transaction
 from worker.database.tables import Job, JobState, Spectrum
 from worker.errors import UsageError
 from worker.settings import Settings, get_settings
-from worker.spectra.apstar import ABSENT
+from worker.spectra.versions import ABSENT
 
 OBJ = "2M00452143+1634446"
 REAL = f"apStar-r6-{OBJ}.fits"

@@ -18,7 +18,6 @@ from producer.dispatcher import Dispatcher
 from producer.reconcile import Reconciler
 from tests.integration.conftest import Stream
 from worker.app import publish
-from worker.broker import Broker
 from worker.database.session import transaction
 from worker.database.tables import AstroNN, Job, JobState, now
 from worker.errors import TransientError
@@ -27,6 +26,7 @@ from worker.settings import get_settings
 from worker.stages import infer as infer_stage
 from worker.stages import load as load_stage
 from worker.stages import record as record_stage
+from worker.transport.broker import Broker
 
 Configure = Callable[..., None]
 

@@ -21,8 +21,8 @@ from tests.conftest import wait_for
 from tests.integration.conftest import Stream
 from tests.integration.secured_redis import free_port, secured_redis
 from tests.integration.test_status import live
-from worker.messages import STAGES
-from worker.metrics import stream_registry
+from worker.monitoring.metrics import stream_registry
+from worker.queues import STAGES
 from worker.settings import get_settings
 from worker.stages import heartbeat
 from worker.stages import infer as infer_stage

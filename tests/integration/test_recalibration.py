@@ -15,15 +15,16 @@ from typer.testing import CliRunner, Result
 from producer.calibrate_cli import mount
 from tests.unit.repeat_database import WEIGHTS, fill
 from tests.unit.repeat_surveys import survey
+from worker.calibration import read_repeats
+from worker.calibration.read_repeats import choose_set, read_database, result_sets
 from worker.database.session import opened, transaction
 from worker.database.tables import AstroNN, Job, JobState, Spectrum, label_columns
 from worker.errors import FatalError, UsageError
+from worker.flags import ResultFlag, flag_uncertain
 from worker.labels import LABEL_NAMES
 from worker.messages import RecordLabels, SpectrumLabels
-from worker.results import read_repeats, recalibration
-from worker.results.flags import ResultFlag, flag_uncertain
+from worker.results import recalibration
 from worker.results.noise_model import NoiseModel, SnrFactors
-from worker.results.read_repeats import choose_set, read_database, result_sets
 from worker.results.recalibration import Recalibrated, concerned, recalibrate
 from worker.results.record import record_labels
 from worker.settings import PREFIX, get_settings

@@ -28,13 +28,13 @@ from tests.acceptance.command import Workplace
 from tests.conftest import wait_for
 from tests.integration.secured_redis import free_port, secured_redis, tls_before
 from tests.unit.apstar_files import write_apstar
-from worker.arrays import ArrayStore
 from worker.database.session import opened
-from worker.embedded import broker_answers, broker_client
 from worker.errors import FatalError, TransientError
 from worker.messages import NoResult
 from worker.settings import PREFIX, Settings, get_settings
 from worker.spectra.pixels import N_PIXELS
+from worker.transport.arrays import ArrayStore
+from worker.transport.client import broker_answers, broker_client
 
 #: What no log, no message and no answer may show, quoted or not.
 SECRET = "s3cret"  # noqa: S105

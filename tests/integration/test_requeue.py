@@ -10,10 +10,10 @@ from sqlalchemy import select
 
 from producer.requeue import Selection, read_ids, requeue, take_back
 from tests.integration.conftest import Stream
-from worker.app import QUEUES
 from worker.database.tables import AstroNN, JobState, now
 from worker.errors import UsageError
-from worker.network.checkpoint import weights_sha256
+from worker.fingerprint import weights_sha256
+from worker.queues import QUEUES
 
 
 def test_requeue_sends_spectra_without_labels_once_more(

@@ -14,8 +14,6 @@ from sqlalchemy import select
 import worker.spectra.load
 import worker.stages.infer as infer_stage
 from tests.integration.conftest import Stream
-from worker.arrays import Absent, ArrayStore
-from worker.crashes import CrashGuard
 from worker.database.session import transaction
 from worker.database.tables import AstroNN, Job, JobState
 from worker.errors import BusyError, SpectrumError, TransientError
@@ -24,6 +22,8 @@ from worker.settings import get_settings
 from worker.spectra.apstar import read_spectra
 from worker.spectra.pixels import N_PIXELS
 from worker.stages import load as load_stage
+from worker.transport.arrays import Absent, ArrayStore
+from worker.transport.crash_guard import CrashGuard
 
 
 def test_every_job_ends_as_one_row_with_labels(stream: Stream) -> None:

@@ -12,17 +12,17 @@ from producer.dispatcher import Dispatcher
 from producer.run import send_waiting
 from producer.stack import check_stack
 from tests.integration.conftest import Stream
+from worker import starter
 from worker.database.session import transaction
 from worker.database.tables import AstroNN, Job, JobState, Spectrum
 from worker.errors import TransientError, UsageError
 from worker.labels import LABEL_NAMES
-from worker.network import starter
-from worker.network.starter import STARTER_NAME
+from worker.monitoring.status import read_status
 from worker.results.noise_model import read_noise_model
-from worker.served import served_weights, tell_served
 from worker.settings import get_settings
 from worker.stages import record as record_stage
-from worker.status import read_status
+from worker.starter import STARTER_NAME
+from worker.transport.served_weights import served_weights, tell_served
 
 
 @pytest.fixture

@@ -13,21 +13,21 @@ import pytest
 import redis
 from sqlalchemy import event, text, update
 
-import worker.status
+import worker.monitoring.status
 from producer.dispatcher import Dispatcher
 from tests.conftest import wait_for
 from tests.integration.conftest import Stream
-from worker.app import QUEUES
 from worker.database.session import opened, transaction
 from worker.database.tables import Job, JobState, now
-from worker.embedded import broker_answers
-from worker.messages import STAGES, LoadSpectra, NoResult, Setback, failures_of
+from worker.messages import LoadSpectra, NoResult, Setback, failures_of
+from worker.monitoring.status import Reason, Status, Worker, _look_at_jobs, read_status
+from worker.queues import QUEUES, STAGES
 from worker.settings import get_settings
 from worker.stages import heartbeat
 from worker.stages import infer as infer_stage
 from worker.stages import load as load_stage
 from worker.stages import record as record_stage
-from worker.status import Reason, Status, Worker, _look_at_jobs, read_status
+from worker.transport.client import broker_answers
 
 
 def look() -> Status:
@@ -172,7 +172,7 @@ def test_a_database_without_tables_is_told(
 def test_a_database_that_is_locked_is_not_waited_for(
     stream: Stream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(worker.status, "_PATIENCE_SECONDS", 1)
+    monkeypatch.setattr(worker.monitoring.status, "_PATIENCE_SECONDS", 1)
     with transaction(stream.engine) as session:
         session.execute(text("LOCK TABLE job, tally"))
         status = look()

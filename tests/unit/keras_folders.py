@@ -13,7 +13,7 @@ import pytest
 
 from tests.conftest import shared
 from worker.errors import FatalError
-from worker.network.keras import convert
+from worker.network.keras.convert import convert
 
 DR17, DR16 = "keras_dr17_dev0", "keras_dr16_style"
 JSON = "astroNN_model_parameter.json"

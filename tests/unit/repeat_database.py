@@ -8,11 +8,11 @@ import numpy as np
 from sqlalchemy import Engine, insert
 
 from tests.unit.result_rows import MOMENT
+from worker.calibration.repeats import Visits
 from worker.database.session import transaction
 from worker.database.tables import AstroNN, Job, JobState, Source, Spectrum
+from worker.flags import flag_uncertain
 from worker.labels import LABEL_NAMES
-from worker.results.flags import flag_uncertain
-from worker.results.repeats import Visits
 
 WEIGHTS = "ab" * 32
 

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from worker.calibration.repeats import Visits
 from worker.labels import LABEL_NAMES
-from worker.results.repeats import Visits
 
 N_LABELS = len(LABEL_NAMES)
 #: What the network's uncertainties are to be multiplied by, and what is to be added, in units of

@@ -13,7 +13,7 @@ from sqlalchemy import Engine
 from worker import __version__
 from worker.database.session import opened, transaction
 from worker.database.tables import AstroNN, Job, JobState, Source, Spectrum, label_columns
-from worker.results.flags import ResultFlag
+from worker.flags import ResultFlag
 
 FILE = "r6/apStar-r6-2M00452143+1634446.fits"
 REASON = "No flux in Ångström’s chip – “blue”, and\na comma."

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from tests.unit.apstar_files import ERAS, WINDOWS, Era, Planes, write_apstar
 from worker.errors import SpectrumError
-from worker.spectra.apstar import Spectrum, file_version, read_header, read_spectra
+from worker.spectra.apstar import Spectrum, read_header, read_spectra
+from worker.spectra.versions import file_version
 
 IN_WINDOWS = np.concatenate([np.arange(8575)[window] for window in WINDOWS.values()])
 #: The rows in which DR12-16 keep these masks.

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from worker.network.batch_statistics import BatchStatistics, RecentBatches
-from worker.network.batching import Floats, MicroBatcher
+from worker.inference.batch_statistics import BatchStatistics, RecentBatches
+from worker.inference.batching import Floats, MicroBatcher
 
 Flux = NDArray[np.float32]
 

@@ -13,9 +13,9 @@ import pytest
 from numpy.typing import NDArray
 
 from worker.errors import FatalError, TransientError
-from worker.messages import Lane
-from worker.network import batching
-from worker.network.batching import InferredSpectrum, MicroBatcher
+from worker.inference import batching
+from worker.inference.batching import InferredSpectrum, MicroBatcher
+from worker.queues import Lane
 
 #: Longer than any machine needs; only a hanging test waits this long.
 LONG = 20.0

@@ -16,15 +16,15 @@ from producer.bench.plain_pipeline import RESULTS, PlainPipeline
 from producer.bench.spectra import make_up
 from worker.database.session import opened, reading
 from worker.database.tables import label_columns
+from worker.flags import flag_uncertain
 from worker.messages import SpectrumReference
 from worker.network.checkpoint import read_checkpoint
-from worker.network.engine import every_engine, open_engine
+from worker.network.engines.choose import every_engine, open_engine
 from worker.network.model import ApogeeBCNNCensored
-from worker.network.starter import STARTER_CORRECTIONS
-from worker.results.flags import flag_uncertain
 from worker.results.noise_model import read_noise_model
 from worker.settings import Settings
 from worker.spectra.load import load_spectra
+from worker.starter import STARTER_CORRECTIONS
 
 Files = tuple[Path, list[SpectrumReference]]
 

@@ -15,14 +15,14 @@ from typer.testing import CliRunner, Result
 from producer.calibrate_cli import mount
 from tests.unit.repeat_database import WEIGHTS, fill
 from tests.unit.repeat_surveys import SCALES, offsets, survey
+from worker.calibration import read_repeats
+from worker.calibration.read_repeats import read_database, read_results_table, result_sets
 from worker.database.session import opened
 from worker.errors import FatalError, UsageError
 from worker.labels import LABEL_NAMES
-from worker.results import read_repeats
-from worker.results.export import write_table
 from worker.results.read import read_table
-from worker.results.read_repeats import read_database, read_results_table, result_sets
 from worker.settings import PREFIX, get_settings
+from worker.tables.export import write_table
 
 
 @pytest.fixture
@@ -205,8 +205,8 @@ def test_what_cannot_be_used_is_one_sentence(
 @pytest.mark.parametrize(
     ("busy_with", "said"),
     [
-        ("calibration.calibrate", "nothing was written"),
-        ("calibration_report.draw_pulls", "the noise model is written"),
+        ("calibration.calibration.calibrate", "nothing was written"),
+        ("reports.calibration.draw_pulls", "the noise model is written"),
     ],
 )
 def test_an_interruption_says_what_was_written(
@@ -215,7 +215,7 @@ def test_an_interruption_says_what_was_written(
     def interrupted(*_: Any, **__: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(f"worker.results.{busy_with}", interrupted)
+    monkeypatch.setattr(f"worker.{busy_with}", interrupted)
     result = command("calibrate", "--report", "report", "--bootstrap", 20)
     assert result.exit_code == 130
     assert f"interrupted; {said}" in result.stderr

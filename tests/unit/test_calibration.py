@@ -7,16 +7,11 @@ import pytest
 from numpy.typing import NDArray
 
 from tests.unit.repeat_surveys import SCALES, offsets, survey, typical
+from worker.calibration.calibration import LabelCalibration, calibrate, noise_model_of, width
+from worker.calibration.pair_fit import Differences, fit
+from worker.calibration.repeats import Pairs, Visits, comparable, pairs_of
+from worker.calibration.widths import all_pulls
 from worker.labels import LABELS
-from worker.results.calibration import (
-    LabelCalibration,
-    calibrate,
-    noise_model_of,
-    width,
-)
-from worker.results.calibration_widths import all_pulls
-from worker.results.pair_fit import Differences, fit
-from worker.results.repeats import Pairs, Visits, comparable, pairs_of
 
 Floats = NDArray[np.float64]
 

@@ -12,13 +12,13 @@ import pytest
 from tests.conftest import shared
 from tests.unit.corrections_files import refusal
 from tests.unit.repeat_surveys import survey
+from worker.calibration.calibration import LabelCalibration, calibrate, noise_model_of
+from worker.calibration.files import corrections_json, corrections_pickle
+from worker.calibration.repeats import comparable, pairs_of
+from worker.calibration.widths import LabelPulls, all_pulls
 from worker.labels import LABEL_NAMES
-from worker.results.calibration import LabelCalibration, calibrate, noise_model_of
-from worker.results.calibration_files import corrections_json, corrections_pickle
-from worker.results.calibration_report import PAGE, write_report
-from worker.results.calibration_widths import LabelPulls, all_pulls
+from worker.reports.calibration import PAGE, write_report
 from worker.results.noise_model import NoiseModel, SnrFactors, read_noise_model
-from worker.results.repeats import comparable, pairs_of
 
 ABOUT = {"weights_name": "own.pt", "tag": ""}
 

@@ -14,8 +14,9 @@ import torch
 from torch import Tensor
 
 from worker.errors import FatalError
+from worker.fingerprint import weights_sha256
 from worker.network import checkpoint
-from worker.network.checkpoint import read_checkpoint, weights_sha256
+from worker.network.checkpoint import read_checkpoint
 from worker.network.model import ApogeeBCNNCensored
 
 State = dict[str, Tensor]

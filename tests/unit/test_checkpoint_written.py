@@ -12,12 +12,7 @@ from torch import Tensor
 
 from tests.unit.test_checkpoint import Intruder
 from worker.errors import FatalError
-from worker.network.checkpoint import (
-    read_checkpoint,
-    read_metadata,
-    stored_type,
-    write_checkpoint,
-)
+from worker.network.checkpoint import read_checkpoint, read_metadata, stored_type, write_checkpoint
 from worker.network.model import ApogeeBCNNCensored
 
 State = dict[str, Tensor]

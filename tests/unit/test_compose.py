@@ -16,7 +16,7 @@ from jsonschema import Draft202012Validator
 import producer.command
 from tests.commands import parsed
 from tests.compose import DOCKERFILE, LEFT_OUT, ROOT, SERVICES, TEXT, filled, seconds, variables
-from worker.embedded import COMMANDS, DISPATCHER, FLOWER, LIVE_LOADER
+from worker.local.stack import COMMANDS, DISPATCHER, FLOWER, LIVE_LOADER
 from worker.settings import PREFIX, Settings
 
 SERVERS = ["redis", "arrays", "postgres"]

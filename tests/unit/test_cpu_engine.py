@@ -9,16 +9,16 @@ from numpy.typing import NDArray
 from torch import nn
 from torch.nn import functional
 
-from worker.network.cpu_engine import CpuEngine
-from worker.network.cpu_kernels import drop, elements_first, multiply, pool_passes
-from worker.network.cpu_layers import bits, paired_convolution, pooled_to_hidden, windows
-from worker.network.cpu_products import GROUP, ROWS, WINDOW_TILE
-from worker.network.cpu_steps import MARGIN, N_PAIRED, N_PLANES, PLANE, POSITIONS
-from worker.network.cpu_vectors import LANES
+from worker.network.engines.cpu.engine import CpuEngine
+from worker.network.engines.cpu.kernels import drop, elements_first, multiply, pool_passes
+from worker.network.engines.cpu.layers import bits, paired_convolution, pooled_to_hidden, windows
+from worker.network.engines.cpu.products import GROUP, ROWS, WINDOW_TILE
+from worker.network.engines.cpu.steps import MARGIN, N_PAIRED, N_PLANES, PLANE, POSITIONS
+from worker.network.engines.cpu.vectors import LANES
+from worker.network.engines.reference import ReferenceEngine
 from worker.network.masks import KEEP_SCALE, dropout_masks
 from worker.network.model import N_ELEMENTS, PADDING, POOL, ApogeeBCNNCensored, Architecture
 from worker.network.philox import philox_key
-from worker.network.reference_engine import ReferenceEngine
 from worker.spectra.pixels import N_PIXELS
 
 Singles = NDArray[np.float32]

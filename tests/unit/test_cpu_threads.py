@@ -10,7 +10,7 @@ import threading
 import pytest
 
 from tests.conftest import wait_for
-from worker.network.cpu_threads import Threads
+from worker.network.engines.cpu.threads import Threads
 
 #: A task of a worker's pool that is finished while the interpreter ends, as after SIGQUIT.
 AT_THE_END = """

@@ -14,8 +14,8 @@ from tests.unit.result_rows import job, result, spectrum
 from worker.database.session import opened, transaction
 from worker.database.tables import AstroNN, Source, Spectrum
 from worker.errors import FatalError
+from worker.flags import ResultFlag
 from worker.labels import LABEL_NAMES, LABELS
-from worker.results.flags import ResultFlag
 from worker.results.read import read_table
 
 #: Stars 0 to 19 are bright; 20 to 23 are faint and their labels far off; 24 has none.

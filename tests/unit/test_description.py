@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from worker.description import describe
 from worker.messages import Failure, SpectrumReference, Ticket
+from worker.task_text import describe
 
 
 def reference(number: int, path: str = "a/apStar-r13-2M1.fits", member: str = "coadd") -> Ticket:

@@ -11,11 +11,12 @@ import torch
 from numpy.typing import NDArray
 
 from worker.errors import FatalError
-from worker.network.cpu_engine import CpuEngine
-from worker.network.engine import Engine, choose_device, open_engine, summarise
+from worker.network.engines.choose import choose_device, open_engine
+from worker.network.engines.cpu.engine import CpuEngine
+from worker.network.engines.engine import Engine, summarise
+from worker.network.engines.reference import ReferenceEngine
+from worker.network.engines.torch_engine import TorchEngine
 from worker.network.model import ApogeeBCNNCensored
-from worker.network.reference_engine import ReferenceEngine
-from worker.network.torch_engine import TorchEngine
 
 Reference = dict[str, NDArray[np.generic]]
 Open = Callable[..., Engine]
@@ -107,7 +108,7 @@ def test_flux_that_cannot_be_computed_with_gives_no_number(
 def test_without_numba_torch_does_it(
     model: ApogeeBCNNCensored, reference: Reference, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(sys.modules, "worker.network.cpu_engine", None)  # its import fails
+    monkeypatch.setitem(sys.modules, "worker.network.engines.cpu.engine", None)  # its import fails
     engine = open_engine(model, mc_samples=10, seed=SEED)
     assert isinstance(engine, TorchEngine)
     monkeypatch.undo()

@@ -18,7 +18,7 @@ from worker.labels import LABEL_NAMES
 from worker.network.checkpoint import write_checkpoint
 from worker.results.noise_model import read_noise_model
 from worker.settings import PREFIX, get_settings
-from worker.training.network import new_network
+from worker.training.new_network import new_network
 
 KNOWN = ("teff", "fe_h")
 

@@ -17,9 +17,9 @@ from producer.explorer.page import check_report, page
 from producer.explorer.rows import listed
 from producer.report_cli import mount
 from worker.errors import UsageError
+from worker.flags import ResultFlag
 from worker.pictures import gallery
 from worker.pictures.gallery import GALLERY
-from worker.results.flags import ResultFlag
 from worker.settings import PREFIX, get_settings
 
 HOSTILE = "<script>document.title='owned'</script><img src=x onerror=alert(1)> \x1b[2J & \"quoted\""

@@ -22,10 +22,11 @@ from typer.testing import CliRunner
 
 from worker.cli import mount
 from worker.errors import FatalError, UsageError
-from worker.results import export, load_results, packing, read
-from worker.results.export import SURVEY_FILES, write_results, write_survey, write_table
+from worker.results import load_results, read
 from worker.results.read import Wanted, read_table
 from worker.settings import PREFIX, get_settings
+from worker.tables import export, packing
+from worker.tables.export import SURVEY_FILES, write_results, write_survey, write_table
 
 FORMATS = (".fits", ".parquet", ".csv", ".ecsv", ".vot")
 

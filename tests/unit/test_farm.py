@@ -16,7 +16,7 @@ from jsonschema import Draft202012Validator
 
 from tests.commands import parsed
 from tests.compose import ROOT, SERVICES, filled, seconds
-from worker.app import QUEUES
+from worker.queues import QUEUES
 from worker.settings import PREFIX, Settings
 
 FARM = ROOT / "docs" / "farm"

@@ -8,8 +8,8 @@ from sqlalchemy import create_engine, select
 from sqlalchemy.orm import Session
 
 from worker.database.tables import AstroNN, Base, now
+from worker.flags import BAD, DESCRIPTIONS, ResultFlag, flag_uncertain
 from worker.labels import LABEL_NAMES
-from worker.results.flags import BAD, DESCRIPTIONS, ResultFlag, flag_uncertain
 
 LOGG, TEFF, FE_H = ResultFlag.UNCERTAIN_LOGG, ResultFlag.UNCERTAIN_TEFF, ResultFlag.UNCERTAIN_FE_H
 NONE = ResultFlag(0)

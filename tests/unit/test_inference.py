@@ -14,11 +14,12 @@ import torch
 from numpy.typing import NDArray
 
 from worker.errors import FatalError, TransientError
+from worker.inference import inference
+from worker.inference.batching import Floats
+from worker.inference.inference import Inference
 from worker.labels import LABEL_NAMES
 from worker.messages import InferSpectra, SpectrumReference
-from worker.network import engine, inference
-from worker.network.batching import Floats
-from worker.network.inference import Inference
+from worker.network.engines import choose
 from worker.settings import Settings
 
 LONG = 20.0
@@ -68,7 +69,7 @@ def opened(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Open]:
     opened: list[tuple[Inference, Network]] = []
 
     def open_inference(network: Network, **settings: Any) -> Inference:
-        monkeypatch.setattr(engine, "open_engine", lambda *_, **__: network)
+        monkeypatch.setattr(choose, "open_engine", lambda *_, **__: network)
         opened.append((Inference(Settings(model=weights, device="cpu", **settings)), network))
         return opened[-1][0]
 

@@ -19,7 +19,7 @@ from tests.unit.keras_folders import (
     set_inputs,
 )
 from worker.errors import FatalError, UsageError
-from worker.network.keras import convert
+from worker.network.keras.convert import convert
 
 Edit = Callable[[Layers], Any]
 

@@ -9,10 +9,10 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
+from worker.network.engines.torch_masks import TorchMasks
 from worker.network.masks import Masks, dropout_masks, mask_sites, site_blocks
 from worker.network.model import Architecture
 from worker.network.philox import philox, philox_key
-from worker.network.torch_masks import TorchMasks
 
 SEED = 20240607
 KEY = "apStar-r6-2M00452143+1634446/apVisit-r6-6561-56587-131"

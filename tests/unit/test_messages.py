@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
+from worker.identity import natural_key, stem
 from worker.messages import (
     Failure,
     InferSpectra,
@@ -21,8 +22,6 @@ from worker.messages import (
     SpectrumLabels,
     SpectrumReference,
     failure_of,
-    natural_key,
-    stem,
 )
 
 COADD = SpectrumReference(

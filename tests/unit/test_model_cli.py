@@ -15,7 +15,7 @@ from tests.unit.keras_folders import DR17, KerasFolder, peer_folder
 from worker.errors import FatalError, UsageError
 from worker.labels import LABEL_NAMES
 from worker.network.checkpoint import read_checkpoint, read_metadata, write_checkpoint
-from worker.network.keras import convert
+from worker.network.keras.convert import convert
 from worker.network.published import PUBLISHED
 from worker.settings import PREFIX, get_settings
 

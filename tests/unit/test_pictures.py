@@ -13,16 +13,16 @@ from matplotlib.figure import Figure
 from sqlalchemy import Engine
 
 from tests.unit.drawn import NOISE, overlapping, sample, values
+from worker.flags import BAD, ResultFlag
 from worker.labels import LABELS
-from worker.pictures.flags import flags
+from worker.pictures.flag_table import flags
 from worker.pictures.gallery import GALLERY
 from worker.pictures.planes import kiel, magnesium, planes
 from worker.pictures.sample import Sample
 from worker.pictures.scatter import repeats, uncertainties
 from worker.pictures.style import DARK, LIGHT, NothingToDrawError, Theme, rendered, save
-from worker.results.export import write_table
-from worker.results.flags import BAD, ResultFlag
 from worker.results.read import Wanted, read_table
+from worker.tables.export import write_table
 
 Draw = Callable[[Sample, Theme], Figure]
 

@@ -13,9 +13,9 @@ from tests.unit.apstar_files import visit_name, write_apstar
 from worker.errors import FatalError, UsageError
 from worker.pictures import gallery
 from worker.pictures.gallery import GALLERY
-from worker.results.export import write_results, write_survey, write_table
 from worker.results.read import Wanted, read_table
 from worker.settings import PREFIX, get_settings
+from worker.tables.export import write_results, write_survey, write_table
 
 
 @pytest.fixture

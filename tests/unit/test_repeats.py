@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from tests.unit.repeat_surveys import N_LABELS, survey
+from worker.calibration.calibration import chosen, pulls
+from worker.calibration.repeats import EDGES, Visits, comparable, pairs_of
+from worker.flags import ResultFlag
 from worker.labels import LABEL_NAMES
-from worker.results.calibration import chosen, pulls
-from worker.results.flags import ResultFlag
-from worker.results.repeats import EDGES, Visits, comparable, pairs_of
 
 FE_H = LABEL_NAMES.index("fe_h")
 

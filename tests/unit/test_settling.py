@@ -8,7 +8,7 @@ import pytest
 
 from producer.settling import PATIENCE_SECONDS, Settling
 from tests.unit.apstar_files import write_apstar
-from worker.spectra.apstar import file_version
+from worker.spectra.versions import file_version
 
 SECONDS = 0.3
 

@@ -12,7 +12,7 @@ from tests.conftest import shared
 from tests.unit.apstar_files import Era, apstar_name, object_name, write_apstar
 from worker.database.tables import Kind
 from worker.errors import UsageError
-from worker.spectra.apstar import file_version
+from worker.spectra.versions import file_version
 
 
 def touch(root: Path, *names: str) -> None:

@@ -9,10 +9,10 @@ import pytest
 from tests.unit.apstar_files import write_apstar
 from tests.unit.drawn import overlapping
 from worker.errors import SpectrumError
+from worker.flags import ResultFlag
 from worker.labels import LABEL_NAMES, LABELS
 from worker.pictures.spectrum import Seen, read_seen, spectrum_page
 from worker.pictures.style import DARK, LIGHT, rendered
-from worker.results.flags import ResultFlag
 from worker.spectra.apstar import Spectrum, read_spectra
 from worker.spectra.pixels import CHIPS, MASKED_BITS
 from worker.spectra.windows import element_window

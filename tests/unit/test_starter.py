@@ -15,18 +15,19 @@ from pyarrow import parquet
 from sqlalchemy import Engine, update
 
 from producer.run import Plan
+from worker import starter
 from worker.database.session import transaction
 from worker.database.tables import AstroNN
 from worker.errors import FatalError
+from worker.fingerprint import weights_sha256
 from worker.labels import LABEL_NAMES
-from worker.network import starter
-from worker.network.checkpoint import read_checkpoint, weights_sha256
-from worker.network.starter import STARTER_CORRECTIONS, STARTER_NAME, is_starter, weights_name
-from worker.results.export import write_table
+from worker.network.checkpoint import read_checkpoint
 from worker.results.noise_model import read_noise_model
 from worker.results.read import read_table
 from worker.settings import Settings
 from worker.spectra.pixels import N_PIXELS
+from worker.starter import STARTER_CORRECTIONS, STARTER_NAME, is_starter, weights_name
+from worker.tables.export import write_table
 
 
 @pytest.fixture

@@ -7,8 +7,8 @@ from typing import Any
 
 from rich.console import Console
 
-from worker.status import Reason, Status, Worker
-from worker.status_view import draw
+from worker.monitoring.status import Reason, Status, Worker
+from worker.monitoring.status_view import draw
 
 BUSY: dict[str, Any] = {
     "redis": True,

@@ -17,17 +17,12 @@ from producer.simulation.truth import Truth
 from producer.sources import CatalogueEntry, Wanted, find_files, spectra_of
 from producer.summary_table import SummaryTable
 from tests.unit.apstar_files import write_apstar
-from tests.unit.summary_files import (
-    DR17_STAR,
-    DR17_VISIT,
-    SDSS5_STAR,
-    SDSS5_VISIT,
-    write_table,
-)
+from tests.unit.summary_files import DR17_STAR, DR17_VISIT, SDSS5_STAR, SDSS5_VISIT, write_table
 from worker.database.tables import Kind
 from worker.errors import SpectrumError, UsageError
-from worker.spectra.apstar import ABSENT, read_header
+from worker.spectra.apstar import read_header
 from worker.spectra.load import resolve_inside
+from worker.spectra.versions import ABSENT
 
 Rows = list[dict[str, Any]]
 

@@ -24,7 +24,7 @@ from worker.training.data import (
 )
 from worker.training.forward import training_pass
 from worker.training.masks import training_masks
-from worker.training.network import new_network
+from worker.training.new_network import new_network
 from worker.training.state import read_state
 from worker.training.trainer import Trained, TrainingSettings, learning_rate, train
 

@@ -9,12 +9,12 @@ import pytest
 from numpy.typing import NDArray
 
 from tests.unit.training_data import gaussian_residuals
+from worker.calibration.calibration import ONE_SIGMA
 from worker.labels import LABEL_NAMES, LABELS
-from worker.results.calibration import LEAST_FREEDOM, ONE_SIGMA, SNR_PLACES
 from worker.results.noise_model import read_noise_model
+from worker.snr import LEAST_FREEDOM, SNR_PLACES, snr_bins
 from worker.training.evaluation import Evaluated
 from worker.training.noise import fit_noise_model, write_noise_model
-from worker.training.snr import snr_bins
 from worker.training.statistics import label_numbers
 
 Floats = NDArray[np.float64]

@@ -20,19 +20,15 @@ from worker import __version__
 from worker.errors import UsageError
 from worker.labels import LABEL_NAMES, LABELS
 from worker.network.checkpoint import read_checkpoint, read_metadata
-from worker.network.engine import open_engine
+from worker.network.engines.choose import open_engine
+from worker.reports.training import Account, write_report
 from worker.results.noise_model import SnrFactors, identity, read_noise_model
 from worker.settings import PREFIX, get_settings
-from worker.training.evaluation import (
-    MOST_EVALUATED,
-    evaluate,
-    sample,
-)
-from worker.training.network import new_network
+from worker.snr import snr_bins
+from worker.training.evaluation import MOST_EVALUATED, evaluate, sample
+from worker.training.new_network import new_network
 from worker.training.noise import fit_noise_model
 from worker.training.provenance import command_line
-from worker.training.report import Account, write_report
-from worker.training.snr import snr_bins
 from worker.training.statistics import label_numbers
 
 PICTURES = ("predicted.png", "residuals.png", "calibration.png", "losses.png")

@@ -18,7 +18,7 @@ import torch
 
 from tests.unit.gpu.odd_network import odd_network
 from worker.errors import FatalError
-from worker.network import engine, torch_engine
+from worker.network.engines import choose, engine, torch_engine
 
 REPOSITORY = Path(__file__).parents[2]
 KERNELS = {
@@ -97,7 +97,7 @@ def test_each_kernel_compiles_once_for_all_batches_and_spills_no_register(
 ) -> None:
     from triton import backends
 
-    from worker.network.triton_engine import TritonEngine
+    from worker.network.engines.triton.engine import TritonEngine
 
     for mc_samples, rows in ((2, 64), (100, 1000)):
         few = TritonEngine(
@@ -124,7 +124,7 @@ def test_each_kernel_compiles_once_for_all_batches_and_spills_no_register(
 def test_without_a_gpu_cuda_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(FatalError, match="no such GPU"):
-        engine.open_engine(odd_network(), mc_samples=2, seed=0, device="cuda")
+        choose.open_engine(odd_network(), mc_samples=2, seed=0, device="cuda")
 
 
 def test_without_triton_torch_serves_the_gpu(
@@ -136,9 +136,11 @@ def test_without_triton_torch_serves_the_gpu(
             super().__init__(*arguments, **named)
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setitem(sys.modules, "worker.network.triton_engine", None)  # its import fails
+    monkeypatch.setitem(
+        sys.modules, "worker.network.engines.triton.engine", None
+    )  # its import fails
     monkeypatch.setattr(torch_engine, "TorchEngine", OnTheCpu)
     with caplog.at_level(logging.WARNING):
-        opened = engine.open_engine(odd_network(), mc_samples=2, seed=0, device="cuda")
+        opened = choose.open_engine(odd_network(), mc_samples=2, seed=0, device="cuda")
     assert opened.name == "torch"
     assert [record.message for record in caplog.records if "triton cannot" in record.message]

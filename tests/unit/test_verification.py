@@ -11,15 +11,16 @@ import torch
 from tests.unit.keras_folders import DR16, DR17, peer_folder
 from worker.errors import FatalError, UsageError
 from worker.labels import LABELS
-from worker.network import engine, published
+from worker.network import published
 from worker.network.checkpoint import read_checkpoint, write_checkpoint
-from worker.network.description import describe, normalisation_warning
-from worker.network.engine import Engine
-from worker.network.keras import convert
+from worker.network.engines import choose
+from worker.network.engines.engine import Engine
+from worker.network.keras.convert import convert
 from worker.network.model import ApogeeBCNNCensored
 from worker.network.published import PUBLISHED, PublishedNetwork
-from worker.network.verification import Check, made_up_spectrum, verify
-from worker.network.weights import read_weights
+from worker.network.weights.description import describe, normalisation_warning
+from worker.network.weights.read import read_weights
+from worker.network.weights.verification import Check, made_up_spectrum, verify
 
 BLOB = "model_weights_git_blob_sha1"
 
@@ -148,7 +149,7 @@ def test_uncertainties_that_are_not_positive_are_named(
 def test_runs_that_differ_in_the_last_bit_fail(
     astra_weights: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    original, calls = engine.open_engine, []
+    original, calls = choose.open_engine, []
 
     def open_drifting(*arguments: Any, **named: Any) -> Engine:
         opened = original(*arguments, **named)
@@ -161,7 +162,7 @@ def test_runs_that_differ_in_the_last_bit_fail(
         monkeypatch.setattr(opened, "_infer", drifting)
         return opened
 
-    monkeypatch.setattr(engine, "open_engine", open_drifting)
+    monkeypatch.setattr(choose, "open_engine", open_drifting)
     checks = checks_of(astra_weights)
     assert not checks["made-up spectrum, repeated"].passed
     assert checks["made-up spectrum, 3 passes"].passed

@@ -25,8 +25,8 @@ from sqlalchemy import (
 from sqlalchemy.ext.hybrid import hybrid_property
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
+from worker.flags import BAD, ResultFlag
 from worker.labels import LABELS
-from worker.results.flags import BAD, ResultFlag
 
 #: SQLite numbers rows by itself only where the key is a plain INTEGER.
 _Key = BigInteger().with_variant(Integer, "sqlite")

@@ -8,19 +8,17 @@ What we write has ``"metadata"`` beside the weights, which others need not know.
 
 from __future__ import annotations
 
-import hashlib
 import io
 import json
 import math
 import re
 import zipfile
 from collections.abc import Iterable
-from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from worker.atomic_file import replacing
 from worker.errors import FatalError
-from worker.replacement import replacing
 from worker.spectra.pixels import N_PIXELS
 
 if TYPE_CHECKING:
@@ -43,22 +41,6 @@ _MOST_PROBLEMS = 10
 
 #: Plain values of JSON by name: where weights come from and what they were trained on.
 Metadata = dict[str, Any]
-
-
-@lru_cache(maxsize=8)
-def weights_sha256(path: Path) -> str:
-    """The SHA-256 of a weights file, which names its weights in every row; needs no torch.
-
-    Raises
-    ------
-    FatalError
-        The file cannot be read.
-    """
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise FatalError(f"The weights {path} cannot be read: {error.strerror}.") from error
 
 
 def read_checkpoint(path: Path) -> ApogeeBCNNCensored:

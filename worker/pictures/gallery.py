@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from worker.pictures.flags import flags
+from worker.pictures.flag_table import flags
 from worker.pictures.planes import kiel, magnesium, planes
 from worker.pictures.sample import Sample
 from worker.pictures.scatter import repeats, uncertainties

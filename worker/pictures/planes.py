@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from worker.flags import BAD
 from worker.labels import LABELS, Label
 from worker.pictures.points import Points, draw_coloured, draw_plain
 from worker.pictures.sample import Sample
 from worker.pictures.style import NothingToDrawError, Theme, label_panels, new_figure, symbol
-from worker.results.flags import BAD
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -12,12 +12,12 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from sqlalchemy import Engine
 
+from worker.flags import ResultFlag
+from worker.identity import COADD
 from worker.labels import LABEL_NAMES
-from worker.messages import COADD
-from worker.results.flags import ResultFlag
 from worker.results.read import Wanted, read_batches, table_schema
-from worker.results.results_file import results_file
-from worker.training.label_table import numbers
+from worker.tables.columns_of_file import numbers
+from worker.tables.results_file import results_file
 
 _ONCE = ("kind", "snr", "result_flags", "source_pk", "mjd", "fiber")
 #: The columns that pictures are drawn from.
@@ -39,7 +39,7 @@ class Sample:
     snr
         ``(n,)`` S/N per pixel; NaN where not known.
     flags
-        ``(n,)`` bits of :class:`worker.results.flags.ResultFlag`.
+        ``(n,)`` bits of :class:`worker.flags.ResultFlag`.
     star, mjd, fiber
         ``(n,)``: what tells observations apart; -1 where not known.
     labels, errors

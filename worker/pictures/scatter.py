@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from worker.calibration.repeats import Visits, comparable
 from worker.labels import LABELS
 from worker.pictures.points import DENSE, draw_density, running, size
 from worker.pictures.sample import Sample
@@ -21,7 +22,6 @@ from worker.pictures.style import (
     snr_axis,
     title,
 )
-from worker.results.repeats import Visits, comparable
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -113,7 +113,7 @@ def repeats(sample: Sample, theme: Theme) -> Figure:
     """How far visits lie from the mean of their star, beside what their uncertainties say.
 
     A deviation from the mean of n visits is held back by having made it, and is drawn
-    sqrt(n / (n - 1)) times as large. Which visits count says :mod:`worker.results.repeats`.
+    sqrt(n / (n - 1)) times as large. Which visits count says :mod:`worker.calibration.repeats`.
 
     Raises
     ------

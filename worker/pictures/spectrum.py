@@ -11,15 +11,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from worker.errors import SpectrumError
+from worker.flags import DESCRIPTIONS
 from worker.labels import LABELS
 from worker.messages import SpectrumReference
 from worker.pictures.style import Theme, new_figure, symbol
-from worker.printable import printable
-from worker.results.flags import DESCRIPTIONS
-from worker.spectra.apstar import file_version, read_spectra
+from worker.spectra.apstar import read_spectra
 from worker.spectra.load import load_spectra, resolve_inside
 from worker.spectra.pixels import CUT_CHIPS, MASKED_BITS, N_PIXELS, cut_gaps, wavelength
+from worker.spectra.versions import file_version
 from worker.spectra.windows import element_window
+from worker.text import printable
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

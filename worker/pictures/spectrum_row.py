@@ -13,7 +13,7 @@ from sqlalchemy import Engine, and_
 from worker.database.tables import Spectrum
 from worker.labels import LABEL_NAMES
 from worker.results.read import read_table
-from worker.results.results_file import results_file
+from worker.tables.results_file import results_file
 
 #: What a page and its heading tell of a row.
 _NEEDED = (

@@ -15,7 +15,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from worker.labels import Label
+from worker.labels import LABELS, Label
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -194,3 +199,14 @@ def snr_axis(axis: Axes, snr: Floats) -> None:
     axis.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
     axis.set_xticks([], minor=True)
     axis.set_xlim(low, high)
+
+
+_COLUMNS = 6
+
+
+@contextmanager
+def panels(path: Path, x: str, y: str) -> Iterator[tuple[Figure, list[Axes], Axes]]:
+    """A panel for each label, titled, and a spare place for what explains them."""
+    with figure_at(path, (12.0, 8.6)) as figure:
+        axes, spare = label_panels(figure, [title(label) for label in LABELS], _COLUMNS, x, y)
+        yield figure, axes, spare

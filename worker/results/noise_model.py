@@ -13,20 +13,19 @@ hundred bytes can also make a key whose hash takes for ever (tuples of tuples), 
 from __future__ import annotations
 
 import hashlib
-import io
 import json
-import pickle
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from worker.errors import FatalError
 from worker.labels import LABELS
+from worker.results.peer_pickle import RefusedError, read_pickle
 
 #: The peers' files are 70 kB; no list of 22 pairs of factors needs more than this.
 _LARGEST_FILE = 1 << 20
@@ -115,7 +114,7 @@ def read_noise_model(path: Path | None) -> NoiseModel:
 
 def _parse(path: Path, content: bytes) -> Mapping[str, Any]:
     readers: dict[str, Callable[[bytes], Any]] = {
-        ".pkl": _read_pickle,
+        ".pkl": read_pickle,
         ".json": json.loads,
         ".toml": lambda text: tomllib.loads(text.decode()),
     }
@@ -123,7 +122,7 @@ def _parse(path: Path, content: bytes) -> Mapping[str, Any]:
         raise FatalError(f"The corrections {path.name} are no .pkl, .json or .toml file.")
     try:
         factors = readers[path.suffix](content)
-    except _RefusedError as error:
+    except RefusedError as error:
         raise FatalError(
             f"The corrections {path.name} are refused: the pickle asks for {error}, which no "
             "corrections file needs. Nothing of it was run."
@@ -172,103 +171,7 @@ def _snr_factors(path: Path, factors: Mapping[str, Any], *names: str) -> SnrFact
     return SnrFactors(snr, factor)
 
 
-class _RefusedError(Exception):
-    """The pickle asks for a name that is not on the list."""
-
-
-class _Number(float):
-    """Stands in for ``scalar`` of numpy: one plain number out of its bytes."""
-
-    def __new__(cls, dtype: _Dtype, content: bytes) -> _Number:
-        if len(content) != dtype.plain.itemsize:
-            raise _RefusedError("a number of another size")
-        return super().__new__(cls, float(np.frombuffer(content, dtype.plain)[0]))
-
-    def __setstate__(self, state: object) -> None:
-        raise _RefusedError("a state for a number")
-
-
-class _Dtype:
-    """Stands in for ``numpy.dtype``: integers and floats alone."""
-
-    def __init__(self, code: str, *_: object) -> None:
-        if code not in _PLAIN_TYPES:
-            raise _RefusedError("a type that is no plain number")
-        self.plain = np.dtype(code)
-
-    def __setstate__(self, state: Sequence[object]) -> None:
-        order, *rest = state[1:5]
-        if order not in ("<", ">", "|", "=") or rest != [None, None, None]:
-            raise _RefusedError("a type that is no plain number")
-        self.plain = self.plain.newbyteorder(order)
-
-
-class _Array:
-    """Stands in for ``numpy.ndarray`` and its reconstruction; no factor is an array."""
-
-    def __init__(self, *_: object) -> None: ...
-
-    def __setstate__(self, state: object) -> None: ...
-
-
-_PLAIN_TYPES = ("f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8")
-_STAND_INS: dict[tuple[str, str], type] = {
-    ("numpy", "dtype"): _Dtype,
-    ("numpy", "ndarray"): _Array,
-    ("numpy.core.multiarray", "scalar"): _Number,  # written by numpy 1
-    ("numpy.core.multiarray", "_reconstruct"): _Array,
-    ("numpy._core.multiarray", "scalar"): _Number,  # written by numpy 2
-    ("numpy._core.multiarray", "_reconstruct"): _Array,
-    ("numpy.core.numeric", "_frombuffer"): _Array,  # by pickle's protocol 5
-    ("numpy._core.numeric", "_frombuffer"): _Array,
-}
-
-
-def _refusing(what: str) -> Callable[[Any], None]:
-    def step(_unpickler: Any) -> None:
-        raise _RefusedError(what)
-
-    return step
-
-
-def _with_text_keys(
-    step: Callable[[Any], None], keys: slice = slice(None, None, 2)
-) -> Callable[[Any], None]:
-    """A step of the unpickler that makes entries of a dict of what lies on its stack."""
-
-    def checked(unpickler: Any) -> None:
-        if any(type(key) is not str for key in unpickler.stack[keys]):
-            raise _RefusedError("a key that is no text")
-        step(unpickler)
-
-    return checked
-
-
-# The unpickler that is written in Python, for its steps can be replaced one by one.
-_STEPS: dict[int, Callable[[Any], None]] = pickle._Unpickler.dispatch
-
-
-class _Unpickler(pickle._Unpickler):
-    dispatch: ClassVar[dict[int, Callable[[Any], None]]] = {
-        **_STEPS,
-        pickle.DICT[0]: _with_text_keys(_STEPS[pickle.DICT[0]]),
-        pickle.SETITEMS[0]: _with_text_keys(_STEPS[pickle.SETITEMS[0]]),
-        pickle.SETITEM[0]: _with_text_keys(_STEPS[pickle.SETITEM[0]], slice(-2, None, 2)),
-        pickle.ADDITEMS[0]: _refusing("a set"),  # its members are hashed too
-        pickle.FROZENSET[0]: _refusing("a set"),
-        pickle.BYTEARRAY8[0]: _refusing("a bytearray"),  # made in the size that the file claims
-    }
-
-    def find_class(self, module: str, name: str) -> Any:
-        try:
-            return _STAND_INS[module, name]
-        except KeyError:
-            raise _RefusedError(f"{module}.{name}") from None
-
-    def persistent_load(self, pid: Any) -> Any:  # noqa: ARG002 - even its repr may have no end
-        raise _RefusedError("a persistent object")
-
-
-def _read_pickle(content: bytes) -> Any:
-    corrections, _meta = _Unpickler(io.BytesIO(content)).load()
-    return corrections
+def by_snr_entry(factors: SnrFactors) -> dict[str, Any]:
+    """Factors by S/N as the file has them."""
+    error = {} if factors.error is None else {"error": factors.error.tolist()}
+    return {"snr": factors.snr.tolist(), "factor": factors.factor.tolist(), **error}

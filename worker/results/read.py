@@ -16,9 +16,9 @@ from worker import __version__
 from worker.database.session import reading
 from worker.database.tables import AstroNN, Source, Spectrum
 from worker.errors import UsageError
-from worker.network.starter import STARTER_NAME
+from worker.flags import DESCRIPTIONS
 from worker.results.columns import TableColumn, table_columns
-from worker.results.flags import DESCRIPTIONS
+from worker.starter import STARTER_NAME
 
 if TYPE_CHECKING:
     from astropy.table import Column, Table

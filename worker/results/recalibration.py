@@ -14,8 +14,8 @@ from sqlalchemy.orm import Session
 from worker.database.session import reading, transaction
 from worker.database.tables import AstroNN, Spectrum, now
 from worker.errors import FatalError
+from worker.flags import DESCRIPTIONS, ResultFlag, flag_uncertain
 from worker.labels import LABEL_NAMES
-from worker.results.flags import DESCRIPTIONS, ResultFlag, flag_uncertain
 from worker.results.noise_model import NoiseModel
 
 _ROWS_AT_ONCE = 5000

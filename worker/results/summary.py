@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from astropy.table import Table
 
-from worker.results.flags import DESCRIPTIONS, ResultFlag
+from worker.flags import DESCRIPTIONS, ResultFlag
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from astropy.io import fits
 from numpy.typing import NDArray
 
 from worker.errors import SpectrumError
-from worker.messages import COADD
+from worker.identity import COADD
 from worker.spectra.readers import ERROR, FLUX, MASK, ApStarReader, Header, read_with
 
 _VISITS_FROM_ROW = 2
@@ -30,8 +30,6 @@ _VISITS_FROM_ROW = 2
 _LARGEST_FILE = 256 << 20
 #: What every database holds in an integer.
 _LARGEST_INTEGER = 2**31
-#: The version of a file that is not there.
-ABSENT = "absent"
 
 T = TypeVar("T")
 
@@ -243,12 +241,3 @@ def _integer(header: Header, key: str) -> int | None:
 def storable_integer(value: float | None) -> int | None:
     """A number as an integer that every database takes, or None."""
     return int(value) if value is not None and abs(value) < _LARGEST_INTEGER else None
-
-
-def file_version(path: Path) -> str:
-    """Size and modification time: what changes when a reduction rewrites a file."""
-    try:
-        status = path.stat()
-    except OSError:
-        return ABSENT
-    return f"{status.st_size}-{status.st_mtime_ns}"

@@ -8,9 +8,9 @@ from typing import Any
 
 from celery.signals import heartbeat_sent
 
-from worker.broker import worker_client
 from worker.errors import TransientError
-from worker.vitals import count_spectra, tell_worker
+from worker.transport.broker import worker_client
+from worker.transport.vitals import count_spectra, tell_worker
 
 Vitals = Callable[[], dict[str, Any]]
 _tellers: list[Vitals] = []

@@ -7,15 +7,16 @@ import threading
 from functools import lru_cache
 from typing import Any
 
-from worker.app import lane_queue, publish
-from worker.arrays import Absent, array_store
-from worker.broker import worker_broker
+from worker.app import publish
+from worker.inference.inference import Inference
 from worker.messages import InferSpectra
-from worker.network.inference import Inference
+from worker.queues import lane_queue
 from worker.settings import get_settings
 from worker.stages.adapter import task
 from worker.stages.admission import Admission
 from worker.stages.heartbeat import also_tell
+from worker.transport.arrays import Absent, array_store
+from worker.transport.broker import worker_broker
 
 logger = logging.getLogger(__name__)
 

@@ -5,15 +5,16 @@ from __future__ import annotations
 import logging
 import time
 
-from worker.app import lane_queue, publish
-from worker.arrays import array_store
-from worker.broker import worker_broker
-from worker.crashes import crash_guard
+from worker.app import publish
 from worker.errors import BusyError
-from worker.messages import Lane, LoadSpectra, NoResult
+from worker.messages import LoadSpectra, NoResult
+from worker.queues import Lane, lane_queue
 from worker.settings import get_settings
 from worker.spectra.load import load_spectra
 from worker.stages.adapter import task
+from worker.transport.arrays import array_store
+from worker.transport.broker import worker_broker
+from worker.transport.crash_guard import crash_guard
 
 logger = logging.getLogger(__name__)
 

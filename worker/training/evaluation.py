@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from worker.network.engine import Engine
+from worker.network.engines.engine import Engine
 from worker.training.data import Indices, TrainingSet, chunks
 
 #: With 100 passes each takes a millisecond or two on two cores.

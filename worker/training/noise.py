@@ -1,7 +1,7 @@
 """The noise model of a network: how far its labels are from known ones, in its uncertainties.
 
-It has the form of a calibration (``worker.results.calibration``), fitted to another thing: not to
-how far repeat visits differ, but to residuals from the truth. What it makes of an uncertainty
+It has the form of a calibration (``worker.calibration``), fitted to another thing: not to how far
+repeat visits differ, but to residuals from the truth. What it makes of an uncertainty
 is an accuracy.
 """
 
@@ -12,13 +12,12 @@ from pathlib import Path
 
 import numpy as np
 
+from worker.calibration.calibration import width
 from worker.errors import FatalError
 from worker.labels import LABEL_NAMES, LABELS
-from worker.results.calibration import hats, supported_places, width
-from worker.results.calibration_files import by_snr_entry
-from worker.results.noise_model import NoiseModel, SnrFactors
+from worker.results.noise_model import NoiseModel, SnrFactors, by_snr_entry
+from worker.snr import hats, snr_bins, supported_places
 from worker.training.evaluation import Evaluated, Floats
-from worker.training.snr import snr_bins
 
 #: Fewer residuals than this say nothing about their percentiles.
 _LEAST_RESIDUALS = 5

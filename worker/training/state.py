@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
+from worker.atomic_file import replacing
 from worker.errors import FatalError
-from worker.replacement import replacing
 
 Losses = list[dict[str, float]]
 

@@ -8,10 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from worker.labels import LABELS
-from worker.results.calibration_files import by_snr_entry
-from worker.results.noise_model import NoiseModel
+from worker.results.noise_model import NoiseModel, by_snr_entry
+from worker.snr import snr_bins
 from worker.training.evaluation import Evaluated
-from worker.training.snr import snr_bins
 
 #: Parts of a Gaussian within 1, 2 and 3 sigma.
 GAUSSIAN = (0.6827, 0.9545, 0.9973)

@@ -26,7 +26,7 @@ from worker.training.data import (
 from worker.training.forward import training_pass
 from worker.training.loss import robust_loss
 from worker.training.masks import training_masks
-from worker.training.network import new_network
+from worker.training.new_network import new_network
 from worker.training.state import Losses, TrainingState, read_state, write_state
 
 #: The rate rises to its peak over this part of the steps, then falls along half a cosine.

@@ -16,4 +16,4 @@ collect_ignore_glob = (
 def _one_block_of_positions(monkeypatch: pytest.MonkeyPatch) -> None:
     """The interpreter's time is that of its steps, however many numbers each has."""
     if not torch.cuda.is_available():
-        monkeypatch.setattr("worker.network.triton_engine._POSITIONS", 2048)
+        monkeypatch.setattr("worker.network.engines.triton.engine._POSITIONS", 2048)

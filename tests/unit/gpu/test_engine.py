@@ -8,9 +8,9 @@ import torch
 from numpy.typing import NDArray
 
 from tests.unit.gpu.odd_network import DEVICE, odd_network
+from worker.network.engines.reference import ReferenceEngine
+from worker.network.engines.triton.engine import TritonEngine
 from worker.network.model import ApogeeBCNNCensored
-from worker.network.reference_engine import ReferenceEngine
-from worker.network.triton_engine import TritonEngine
 
 SEED = 20240607
 KEYS = [f"star {n}" for n in range(5)]

@@ -11,19 +11,19 @@ from numpy.typing import NDArray
 from torch.nn import functional
 
 from tests.unit.gpu.odd_network import ARCHITECTURE, DEVICE, odd_network
-from worker.network.dense_layers import window_layers, window_pixels
-from worker.network.masks import CONV1, KEEP_SCALE, POOLED, Masks, dropout_masks, mask_sites
-from worker.network.model import PADDING, POOL
-from worker.network.philox import philox, philox_key
-from worker.network.triton_convolutions import (
+from worker.network.engines.dense_layers import window_layers, window_pixels
+from worker.network.engines.triton.convolutions import (
     CONVOLVED_PITCH,
     MARGIN,
     convolve_spectra,
     pool_passes,
 )
-from worker.network.triton_dense import first_elements
-from worker.network.triton_layers import MaskRow, convolution, mask_row, tiles
-from worker.network.triton_masks import draw_masks, philox_words
+from worker.network.engines.triton.dense import first_elements
+from worker.network.engines.triton.layers import MaskRow, convolution, mask_row, tiles
+from worker.network.engines.triton.masks import draw_masks, philox_words
+from worker.network.masks import CONV1, KEEP_SCALE, POOLED, Masks, dropout_masks, mask_sites
+from worker.network.model import PADDING, POOL
+from worker.network.philox import philox, philox_key
 
 GENERATOR = np.random.default_rng(1)
 KEYS = [(int(GENERATOR.integers(2**63)), f"star {n}") for n in range(3)]

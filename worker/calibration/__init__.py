@@ -1,0 +1,1 @@
+"""Calibration: the noise model that repeat visits ask for."""

@@ -1,0 +1,31 @@
+"""What a spectrum is called: its member of a file, and its natural key."""
+
+from __future__ import annotations
+
+#: The member of a file that is the coadd; a visit's is the name of its apVisit file.
+COADD = "coadd"
+
+
+def natural_key(path: str, member: str) -> str:
+    """The name of a spectrum that does not depend on where its file lies.
+
+    It keys the dropout masks, so a copied or moved file gives the same labels.
+
+    Parameters
+    ----------
+    path
+        The apStar file; only its name without ``.fits`` or ``.fits.gz`` counts.
+    member
+        ``coadd``, or the name of the visit's apVisit file.
+
+    Returns
+    -------
+    str
+        For example ``apStar-r6-2M00452143+1634446/apVisit-r6-6561-56587-131``.
+    """
+    return f"{stem(path)}/{stem(member)}"
+
+
+def stem(name: str) -> str:
+    """The name of a FITS file without its folder and endings."""
+    return name.rpartition("/")[2].removesuffix(".gz").removesuffix(".fits")

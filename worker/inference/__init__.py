@@ -1,0 +1,1 @@
+"""Inference: spectra gathered into batches for the engine."""

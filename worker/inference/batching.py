@@ -1,0 +1,246 @@
+"""Micro-batching: requests from many threads become batches for one device.
+
+A batch starts as soon as the device is idle, with whatever waits by then, live spectra first;
+while the device is busy, requests gather up to ``batch_size``. ``batch_wait`` lets an idle
+device wait that long for a batch to fill.
+
+Whose fault an error is, its type says. ``FatalError``, and whatever is no ``Exception``: the
+device's, which serves nobody any more. ``MemoryError``: nobody's, to be tried again. Any other:
+a spectrum's, found by halving the batch.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import logging
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, InvalidStateError, wait
+from contextlib import suppress
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from worker.errors import FatalError, TransientError
+from worker.inference.batch_statistics import BatchStatistics
+from worker.queues import Lane
+
+logger = logging.getLogger(__name__)
+
+_PRIORITY: dict[Lane, int] = {"live": 0, "bulk": 1}
+#: How the text of a fault ends.
+PROCESS_STOPS = "this process stops, since only a new one can use the device again"
+
+Floats = NDArray[np.float64]
+#: Flux ``(n, 7514)`` and natural keys to raw labels and uncertainties, ``(n, 22)`` each.
+Infer = Callable[[NDArray[np.float32], Sequence[str]], tuple[Floats, Floats]]
+
+
+@dataclass(frozen=True)
+class InferredSpectrum:
+    """Raw labels and uncertainties ``(22,)`` of one spectrum, and its share of the batch's time."""
+
+    raw_labels: Floats
+    raw_e_labels: Floats
+    seconds: float
+
+
+@dataclass(order=True)
+class _Request:
+    priority: int
+    number: int
+    flux: NDArray[np.float32] = field(compare=False)
+    natural_key: str = field(compare=False)
+    submitted: float = field(compare=False)
+    outcome: Future[InferredSpectrum] = field(compare=False, default_factory=Future)
+
+
+class MicroBatcher:
+    """Runs ``infer`` on one thread, on batches gathered from many.
+
+    Parameters
+    ----------
+    infer
+        The engine. When it raises, the batch is halved until the spectra that make it raise
+        stand alone; only those fail. Spectra that do not fit into memory even alone get a
+        ``TransientError``. After a ``FatalError`` it is not called again, and all that run,
+        wait or come later get that error.
+    batch_size
+        Most spectra in a batch.
+    batch_wait
+        Seconds that an idle device waits for a batch to fill.
+    longest_call
+        Seconds after which a call of ``infer`` will never return.
+    """
+
+    def __init__(
+        self, infer: Infer, *, batch_size: int, batch_wait: float, longest_call: float
+    ) -> None:
+        self._infer = infer
+        self._batch_size = batch_size
+        self._batch_wait = batch_wait
+        self._longest_call = longest_call
+        self._waiting: list[_Request] = []
+        self._running: list[_Request] = []
+        self._numbers = itertools.count()
+        self._calls = 0
+        self.statistics = BatchStatistics()
+        self._changed = threading.Condition()
+        self._closed = False
+        self._fault: str | None = None
+        self._thread = threading.Thread(target=self._run, name="device", daemon=True)
+        self._thread.start()
+
+    def submit(
+        self, flux: NDArray[np.float32], natural_keys: Sequence[str], lane: Lane
+    ) -> list[Future[InferredSpectrum]]:
+        """Queue spectra for inference; one future for each, in order.
+
+        Raises
+        ------
+        FatalError
+            The device serves nobody any more; the text says why.
+        """
+        moment = time.perf_counter()
+        requests = [
+            _Request(_PRIORITY[lane], next(self._numbers), row, key, moment)
+            for row, key in zip(flux, natural_keys, strict=True)
+        ]
+        with self._changed:
+            if self._fault is not None:
+                raise FatalError(self._fault)
+            if self._closed:
+                raise RuntimeError("the micro-batcher is closed")
+            for request in requests:
+                heapq.heappush(self._waiting, request)
+            self._changed.notify()
+        return [request.outcome for request in requests]
+
+    def wait_for(self, futures: Sequence[Future[InferredSpectrum]]) -> None:
+        """Return when all these futures have their outcome.
+
+        Raises
+        ------
+        FatalError
+            The device is stuck: no call ended for ``longest_call`` seconds. It may be slow,
+            and one future may wait for much longer, as long as calls end.
+        """
+        patience = self._batch_wait + self._longest_call
+        calls = self._calls
+        while wait(futures, timeout=patience).not_done:
+            if self._calls == calls:
+                fault = f"The device did not answer in {patience:g} s: {PROCESS_STOPS}."
+                self._end(fault)
+                raise FatalError(fault)
+            calls = self._calls
+
+    def close(self) -> None:
+        """Finish what waits, then stop the thread; one that is stuck is left behind."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify()
+        if self._fault is None:
+            self._thread.join()
+
+    def _run(self) -> None:
+        try:
+            while batch := self._next_batch():
+                # Nobody waits any more for a request that was cancelled.
+                wanted = [each for each in batch if each.outcome.set_running_or_notify_cancel()]
+                if wanted:
+                    self._serve(wanted)
+        except FatalError as error:
+            self._end(str(error))
+        except BaseException as error:
+            logger.critical("action=infer: the device's thread ended", exc_info=error)
+            self._end(f"The device's thread ended by {error!r}: {PROCESS_STOPS}.")
+
+    def _end(self, fault: str) -> None:
+        """Leave nobody waiting for a device that will not answer; the first fault counts."""
+        with self._changed:
+            if self._fault is None:
+                self._fault = fault
+            lost = self._running + self._waiting
+            self._waiting.clear()
+        for request in lost:
+            with suppress(InvalidStateError):  # it has its outcome, or was cancelled
+                # An error for each: threads that raise one together would mix its tracebacks.
+                request.outcome.set_exception(FatalError(self._fault))
+
+    def _next_batch(self) -> list[_Request]:
+        with self._changed:
+            self._changed.wait_for(lambda: self._waiting or self._closed)
+            if self._batch_wait > 0 and not self._closed:
+                self._changed.wait_for(self._is_full, timeout=self._batch_wait)
+            size = min(self._batch_size, len(self._waiting))
+            self._running = [heapq.heappop(self._waiting) for _ in range(size)]
+            return self._running
+
+    def _is_full(self) -> bool:
+        return len(self._waiting) >= self._batch_size or self._closed
+
+    def _serve(self, batch: list[_Request]) -> None:
+        """Answer a batch; when it fails, its halves, the more urgent first."""
+        failure = self._answer(batch)
+        if failure is None:
+            return
+        if len(batch) == 1:
+            batch[0].outcome.set_exception(failure)
+            return
+        middle = len(batch) // 2
+        self._serve(batch[:middle])
+        self._serve(batch[middle:])
+
+    def _answer(self, batch: list[_Request]) -> Exception | None:
+        """Answer a batch, or return what a spectrum gets if this was it alone."""
+        try:
+            outcomes = self._run_batch(batch)
+        except FatalError:
+            raise
+        except Exception as error:  # noqa: BLE001 - whatever it is, these spectra get to know
+            return _failure(error, batch)
+        for request, outcome in zip(batch, outcomes, strict=True):
+            request.outcome.set_result(outcome)
+        return None
+
+    def _run_batch(self, batch: list[_Request]) -> list[InferredSpectrum]:
+        started = time.perf_counter()
+        self.statistics.begin([request.submitted for request in batch])
+        try:
+            labels, e_labels = self._infer(
+                np.stack([request.flux for request in batch]),
+                [request.natural_key for request in batch],
+            )
+        finally:
+            self.statistics.end()
+            self._calls += 1
+        if not len(labels) == len(e_labels) == len(batch):
+            raise RuntimeError(f"{len(labels)} outputs for {len(batch)} spectra")
+        share = (time.perf_counter() - started) / len(batch)
+        return [
+            InferredSpectrum(row, e_row, share) for row, e_row in zip(labels, e_labels, strict=True)
+        ]
+
+
+def _failure(error: Exception, batch: list[_Request]) -> Exception:
+    """What the log and a spectrum alone are told of an error; it is all that is kept of it.
+
+    Its traceback would keep the memory of the failed call in use.
+    """
+    if isinstance(error, MemoryError):
+        logger.info("action=infer spectra=%d: out of memory: %s", len(batch), error)
+        return TransientError(
+            "There is not enough free memory to infer even one spectrum; end what else uses this "
+            "device or machine."
+        )
+    logger.warning(
+        "action=infer spectra=%d first=%s: the network failed: %r",
+        len(batch),
+        batch[0].natural_key,
+        error,
+        exc_info=len(batch) == 1,
+    )
+    return error.with_traceback(None)

@@ -1,0 +1,1 @@
+"""A stack on this host: its redis-server and its workers as child processes."""

@@ -1,0 +1,1 @@
+"""Engines: Monte Carlo dropout of the network on a device."""

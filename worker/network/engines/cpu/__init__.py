@@ -1,0 +1,1 @@
+"""The CPU's engine: kernels that numba compiles."""

@@ -1,0 +1,1 @@
+"""astroNN's own folders of Keras weights, and their conversion."""

@@ -1,0 +1,132 @@
+"""The pictures of a training's report; matplotlib is imported when one is drawn."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from worker.labels import LABELS
+from worker.pictures.points import running
+from worker.pictures.style import (
+    BLUE,
+    GREY,
+    ORANGE,
+    SNR_TICKS,
+    figure_at,
+    limits,
+    panels,
+    snr_axis,
+    symbol,
+)
+from worker.training.evaluation import Evaluated
+from worker.training.statistics import GAUSSIAN, Numbers, spread
+
+if TYPE_CHECKING:
+    pass
+
+
+Floats = NDArray[np.float64]
+
+
+def draw_predicted(path: Path, evaluated: Evaluated) -> None:
+    """Predicted against known, a panel for each label, coloured by S/N."""
+    with panels(path, "known", "predicted") as (figure, axes, spare):
+        colours = np.log10(np.where(np.isfinite(evaluated.snr), evaluated.snr, 1.0))
+        points = None
+        for position, axis in enumerate(axes):
+            known, predicted = evaluated.known[:, position], evaluated.predicted[:, position]
+            valid = np.isfinite(known)
+            if not valid.any():
+                continue
+            low, high = limits(np.concatenate([known[valid], predicted[valid]]))
+            order = np.flatnonzero(valid)[np.argsort(colours[valid])]
+            points = axis.scatter(
+                known[order], predicted[order], c=colours[order], s=3, linewidths=0,
+                cmap="viridis", vmin=1.0, vmax=2.5, rasterized=True,
+            )  # fmt: skip
+            axis.plot([low, high], [low, high], color=ORANGE, linewidth=0.9)
+            axis.set(xlim=(low, high), ylim=(low, high), aspect="equal")
+            scatter = spread((predicted - known)[valid])["scatter"]
+            axis.text(
+                0.04, 0.95, f"scatter {_short(scatter)}", transform=axis.transAxes, va="top",
+                fontsize=7,
+            )  # fmt: skip
+        if points is not None:
+            place = spare.inset_axes((0.05, 0.45, 0.9, 0.09))
+            bar = figure.colorbar(points, cax=place, orientation="horizontal")
+            bar.set_label("S/N per pixel")
+            bar.set_ticks(np.log10(SNR_TICKS).tolist(), labels=[str(tick) for tick in SNR_TICKS])
+
+
+def draw_residuals(path: Path, evaluated: Evaluated) -> None:
+    """Residuals against S/N, with their running median and the middle 68 per cent."""
+    with panels(path, "S/N per pixel", "predicted − known") as (_figure, axes, spare):
+        for position, axis in enumerate(axes):
+            residual = evaluated.residuals[:, position]
+            valid = np.isfinite(residual) & (evaluated.snr > 0)
+            if not valid.any():
+                continue
+            snr, residual = evaluated.snr[valid], residual[valid]
+            axis.scatter(snr, residual, s=2.5, color=GREY, alpha=0.45, linewidths=0)
+            axis.axhline(0, color="black", linewidth=0.7)
+            place, low, middle, high = running(snr, residual)
+            axis.fill_between(place, low, high, color=BLUE, alpha=0.3, linewidth=0)
+            axis.plot(place, middle, color=BLUE, linewidth=1.2)
+            end = max(np.abs(limits(residual)))
+            axis.set_ylim(-end, end)
+            snr_axis(axis, snr)
+        handles = [
+            spare.plot([], [], "o", color=GREY, markersize=3, label="a spectrum")[0],
+            spare.plot([], [], color=BLUE, linewidth=1.2, label="running median")[0],
+            spare.fill_between([], [], color=BLUE, alpha=0.3, label="16th to 84th percentile"),
+        ]
+        spare.legend(handles=handles, loc="center", frameon=False, fontsize=8)
+
+
+def draw_calibration(path: Path, numbers: dict[str, Numbers]) -> None:
+    """Parts of the residuals within 1, 2 and 3 sigma, label by label, before and after."""
+    with figure_at(path, (9.0, 6.0)) as figure:
+        axes = figure.subplots(3, 1, sharex=True, gridspec_kw={"height_ratios": [1.6, 1, 1]})
+        places = np.arange(len(LABELS))
+        for index, (axis, expected) in enumerate(zip(axes, GAUSSIAN, strict=True)):
+            for state, colour, face in (("before", GREY, "white"), ("after", BLUE, BLUE)):
+                fractions = [
+                    (numbers[label.name]["by_snr"]["all"][f"within_{state}"] or [np.nan] * 3)[index]
+                    for label in LABELS
+                ]
+                axis.plot(
+                    places, fractions, "o", color=colour, markerfacecolor=face, markersize=5,
+                    label=f"{state} the noise model",
+                )  # fmt: skip
+            axis.axhline(expected, color=ORANGE, linewidth=1.0, label="Gaussian")
+            axis.set_ylabel(f"within {index + 1}σ")
+            axis.grid(axis="x", color="#e5e5e5", linewidth=0.6)
+            axis.set_axisbelow(True)
+        names = [symbol(label) for label in LABELS]
+        axes[-1].set_xticks(places, names, rotation=60, ha="right", rotation_mode="anchor")
+        axes[0].legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=3, frameon=False)
+        figure.suptitle("Fraction of held-out residuals within 1, 2 and 3 of their uncertainties")
+
+
+def draw_losses(path: Path, losses: list[dict[str, float]], best_epoch: int) -> None:
+    """Training and validation loss, and the learning rate, by epoch."""
+    with figure_at(path, (6.0, 4.5)) as figure:
+        top, bottom = figure.subplots(2, 1, sharex=True, gridspec_kw={"height_ratios": [3, 1]})
+        epochs = np.arange(1, len(losses) + 1)
+        top.plot(epochs, [row["training"] for row in losses], "o-", color=ORANGE, markersize=3,
+                 label="training")  # fmt: skip
+        top.plot(epochs, [row["validation"] for row in losses], "s-", color=BLUE, markersize=3,
+                 label="validation")  # fmt: skip
+        top.axvline(best_epoch, color=GREY, linewidth=0.8, linestyle=":", label="best epoch")
+        top.set_ylabel("robust loss")
+        top.legend(frameon=False)
+        bottom.plot(epochs, [row["learning_rate"] for row in losses], color="black", linewidth=1)
+        bottom.set(xlabel="epoch", ylabel="learning rate", yscale="log")
+        bottom.xaxis.get_major_locator().set_params(integer=True)
+
+
+def _short(value: float) -> str:
+    return f"{value:.0f}" if abs(value) >= 10 else f"{value:.3f}"

@@ -1,0 +1,120 @@
+"""The peers' pickle of a noise model, read without running what it may hold."""
+
+from __future__ import annotations
+
+import io
+import pickle
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+
+
+class RefusedError(Exception):
+    """The pickle asks for a name that is not on the list."""
+
+
+class _Number(float):
+    """Stands in for ``scalar`` of numpy: one plain number out of its bytes."""
+
+    def __new__(cls, dtype: _Dtype, content: bytes) -> _Number:
+        if len(content) != dtype.plain.itemsize:
+            raise RefusedError("a number of another size")
+        return super().__new__(cls, float(np.frombuffer(content, dtype.plain)[0]))
+
+    def __setstate__(self, state: object) -> None:
+        raise RefusedError("a state for a number")
+
+
+class _Dtype:
+    """Stands in for ``numpy.dtype``: integers and floats alone."""
+
+    def __init__(self, code: str, *_: object) -> None:
+        if code not in _PLAIN_TYPES:
+            raise RefusedError("a type that is no plain number")
+        self.plain = np.dtype(code)
+
+    def __setstate__(self, state: Sequence[object]) -> None:
+        order, *rest = state[1:5]
+        if order not in ("<", ">", "|", "=") or rest != [None, None, None]:
+            raise RefusedError("a type that is no plain number")
+        self.plain = self.plain.newbyteorder(order)
+
+
+class _Array:
+    """Stands in for ``numpy.ndarray`` and its reconstruction; no factor is an array."""
+
+    def __init__(self, *_: object) -> None: ...
+
+    def __setstate__(self, state: object) -> None: ...
+
+
+_PLAIN_TYPES = ("f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8")
+
+_STAND_INS: dict[tuple[str, str], type] = {
+    ("numpy", "dtype"): _Dtype,
+    ("numpy", "ndarray"): _Array,
+    ("numpy.core.multiarray", "scalar"): _Number,  # written by numpy 1
+    ("numpy.core.multiarray", "_reconstruct"): _Array,
+    ("numpy._core.multiarray", "scalar"): _Number,  # written by numpy 2
+    ("numpy._core.multiarray", "_reconstruct"): _Array,
+    ("numpy.core.numeric", "_frombuffer"): _Array,  # by pickle's protocol 5
+    ("numpy._core.numeric", "_frombuffer"): _Array,
+}
+
+
+def _refusing(what: str) -> Callable[[Any], None]:
+    def step(_unpickler: Any) -> None:
+        raise RefusedError(what)
+
+    return step
+
+
+def _with_text_keys(
+    step: Callable[[Any], None], keys: slice = slice(None, None, 2)
+) -> Callable[[Any], None]:
+    """A step of the unpickler that makes entries of a dict of what lies on its stack."""
+
+    def checked(unpickler: Any) -> None:
+        if any(type(key) is not str for key in unpickler.stack[keys]):
+            raise RefusedError("a key that is no text")
+        step(unpickler)
+
+    return checked
+
+
+# The unpickler that is written in Python, for its steps can be replaced one by one.
+_STEPS: dict[int, Callable[[Any], None]] = pickle._Unpickler.dispatch
+
+
+class _Unpickler(pickle._Unpickler):
+    dispatch: ClassVar[dict[int, Callable[[Any], None]]] = {
+        **_STEPS,
+        pickle.DICT[0]: _with_text_keys(_STEPS[pickle.DICT[0]]),
+        pickle.SETITEMS[0]: _with_text_keys(_STEPS[pickle.SETITEMS[0]]),
+        pickle.SETITEM[0]: _with_text_keys(_STEPS[pickle.SETITEM[0]], slice(-2, None, 2)),
+        pickle.ADDITEMS[0]: _refusing("a set"),  # its members are hashed too
+        pickle.FROZENSET[0]: _refusing("a set"),
+        pickle.BYTEARRAY8[0]: _refusing("a bytearray"),  # made in the size that the file claims
+    }
+
+    def find_class(self, module: str, name: str) -> Any:
+        try:
+            return _STAND_INS[module, name]
+        except KeyError:
+            raise RefusedError(f"{module}.{name}") from None
+
+    def persistent_load(self, pid: Any) -> Any:  # noqa: ARG002 - even its repr may have no end
+        raise RefusedError("a persistent object")
+
+
+def read_pickle(content: bytes) -> Any:
+    """The corrections in a pickle of the peers: plain numbers and texts, by label.
+
+    Raises
+    ------
+    RefusedError
+        It holds what no such file needs.
+    """
+    corrections, _meta = _Unpickler(io.BytesIO(content)).load()
+    return corrections

@@ -1,0 +1,29 @@
+"""Signals to stop, and children that end with their parent."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import signal
+import sys
+from collections.abc import Iterator
+from types import FrameType
+
+
+def die_with_parent() -> None:
+    """On Linux, ask the kernel for SIGTERM when the parent dies, however it dies."""
+    if sys.platform == "linux":
+        pr_set_pdeathsig = 1
+        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGTERM)
+
+
+@contextlib.contextmanager
+def stopping_on_signals() -> Iterator[None]:
+    """Turn SIGTERM and SIGHUP into the exception that Ctrl-C raises."""
+
+    def interrupt(number: int, frame: FrameType | None) -> None:  # noqa: ARG001 - the form of a handler
+        raise KeyboardInterrupt
+
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, interrupt)
+    yield

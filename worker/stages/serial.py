@@ -1,0 +1,58 @@
+"""Serial mode: load, infer and record in one process, without Redis and Celery."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+from sqlalchemy import Engine
+
+from worker.database.session import transaction
+from worker.inference.inference import Inference
+from worker.messages import LoadSpectra
+from worker.results.noise_model import NoiseModel, read_noise_model
+from worker.results.record import record_failures, record_labels
+from worker.settings import Settings
+from worker.spectra.load import load_spectra
+
+
+def process(
+    messages: Iterable[LoadSpectra],
+    engine: Engine,
+    settings: Settings,
+    finished: Callable[[int], None],
+) -> None:
+    """Process messages one after the other with the functions that the workers call.
+
+    Parameters
+    ----------
+    finished
+        Called after each message with the number of spectra that got their row.
+
+    Raises
+    ------
+    FatalError
+        The weights or the corrections cannot be used.
+    """
+    inference = Inference(settings)
+    try:
+        noise_model = read_noise_model(settings.corrections_file(inference.weights))
+        for message in messages:
+            finished(_process(message, engine, settings, inference, noise_model))
+    finally:
+        inference.close()
+
+
+def _process(
+    message: LoadSpectra,
+    engine: Engine,
+    settings: Settings,
+    inference: Inference,
+    noise_model: NoiseModel,
+) -> int:
+    loaded = load_spectra(message.spectra, settings.data_root, settings.coadd_mask)
+    labels, failed = inference.infer(message.loaded(loaded.spectra, loaded.seconds), loaded.flux)
+    with transaction(engine) as session:
+        done = record_failures(session, loaded.failures + failed.failures)
+        if labels.results:
+            done += record_labels(session, labels, noise_model)
+    return done

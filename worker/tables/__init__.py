@@ -1,0 +1,1 @@
+"""Files of tables: results written, and tables of others read."""

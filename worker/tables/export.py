@@ -1,0 +1,186 @@
+"""Tables of results as files, with units and descriptions, whatever their size.
+
+Rows come from the database once, into a Parquet file beside the output; the other formats are
+made from that, a few thousand rows at a time. So every format has the same rows, and the widths
+of texts, which FITS has to know first, are known.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from pyarrow.parquet import ParquetFile, ParquetWriter
+from sqlalchemy import Engine
+
+from worker import __version__
+from worker.atomic_file import replacing
+from worker.errors import UsageError
+from worker.results.read import Wanted, read_batches, table_meta, table_schema
+from worker.starter import STARTER_NAME
+from worker.tables.fits import empty_table, write_fits
+from worker.tables.text import write_csv, write_ecsv
+from worker.tables.votable import write_votable
+
+if TYPE_CHECKING:
+    from astropy.table import Table
+
+#: The key of what a table says about itself, in the metadata of a Parquet file.
+_META = b"astronn-stream"
+
+Writer = Callable[[ParquetFile, Mapping[str, Any], Path], None]
+
+
+def _write_parquet(rows: ParquetFile, meta: Mapping[str, Any], path: Path) -> None:
+    schema = rows.schema_arrow.with_metadata({_META: json.dumps(dict(meta))})
+    with ParquetWriter(path, schema) as file:
+        for group in range(rows.num_row_groups):
+            file.write_table(rows.read_row_group(group))
+
+
+_WRITERS: dict[str, Writer] = {
+    ".fits": write_fits,
+    ".parquet": _write_parquet,
+    ".csv": write_csv,
+    ".ecsv": write_ecsv,
+    ".vot": write_votable,
+}
+#: The files of the survey's layout, by kind of spectrum.
+SURVEY_FILES = {
+    "coadd": f"astraAllStarAstroNN-{__version__}.fits",
+    "visit": f"astraAllVisitAstroNN-{__version__}.fits",
+}
+
+
+def check_output(path: Path) -> None:
+    """Make sure, before the work is done, that a table can be written here.
+
+    Raises
+    ------
+    UsageError
+        The ending is none of the formats, or the folder is not there or cannot be written.
+    """
+    if path.suffix not in _WRITERS:
+        raise UsageError(f"{path.name} must end in one of {', '.join(_WRITERS)}.")
+    check_place(path)
+
+
+def check_place(path: Path) -> None:
+    """Make sure that a file can be written here.
+
+    Raises
+    ------
+    UsageError
+        The folder is not there or cannot be written.
+    """
+    folder = path.absolute().parent
+    if path.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
+        raise UsageError(f"{path} cannot be written: its folder is missing or read-only.")
+
+
+@dataclass(frozen=True)
+class Written:
+    """A file, how many rows it has, and its notice where they come from made-up weights."""
+
+    path: Path
+    rows: int
+    notice: str | None
+
+
+def write_results(engine: Engine, wanted: Wanted, path: Path) -> Written:
+    """Write results from the database in the format of the file's ending, in bounded memory.
+
+    The file is replaced in one step.
+
+    Raises
+    ------
+    UsageError
+        See :func:`check_output`.
+    FatalError
+        The disk is full, or does not work.
+    TransientError
+        The database is away.
+    """
+    check_output(path)
+    return _write(path, read_batches(engine, wanted), _WRITERS[path.suffix])
+
+
+def write_survey(engine: Engine, wanted: Wanted, folder: Path) -> list[Written]:
+    """Write coadds and visits apart, as the survey's own files of these results are laid out.
+
+    Behind the primary HDU come BOSS, without rows, and APOGEE with the results. The folder is made
+    where there is none.
+
+    Raises
+    ------
+    UsageError
+        The folder cannot be made or written.
+    FatalError
+        The disk is full, or does not work.
+    TransientError
+        The database is away.
+    """
+
+    def write(rows: ParquetFile, meta: Mapping[str, Any], path: Path) -> None:
+        write_fits(rows, meta, path, name="APOGEE", before=[empty_table(rows, "BOSS")])
+
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"The folder {folder} cannot be made: {error.strerror}.") from error
+    for name in SURVEY_FILES.values():
+        check_output(folder / name)
+    return [
+        _write(folder / name, read_batches(engine, replace(wanted, kind=kind)), write)
+        for kind, name in SURVEY_FILES.items()
+        if wanted.kind in (None, kind)
+    ]
+
+
+def write_table(table: Table, path: Path) -> None:
+    """Write a table of :func:`worker.results.read.read_table`, or some of its rows.
+
+    Raises
+    ------
+    UsageError
+        See :func:`check_output`.
+    FatalError
+        The disk is full, or does not work.
+    """
+    check_output(path)
+    _write(path, [_arrow(table)], _WRITERS[path.suffix])
+
+
+def _write(path: Path, batches: Iterable[pa.RecordBatch | pa.Table], writer: Writer) -> Written:
+    """Store rows beside ``path``, make the file from them, and let it take its place."""
+    starter_rows = 0
+    with replacing(path) as temporary:
+        stored = temporary.with_name("rows")
+        with ParquetWriter(stored, table_schema()) as file:
+            for batch in batches:
+                file.write(batch)
+                starter = pc.equal(batch["weights_name"], STARTER_NAME)
+                starter_rows += pc.sum(starter).as_py() or 0
+        # What it buffers ahead it keeps to the end.
+        with ParquetFile(stored, pre_buffer=False) as rows:
+            number: int = rows.metadata.num_rows
+            meta = table_meta(number, starter_rows)
+            writer(rows, meta, temporary)
+    return Written(path, number, meta.get("notice"))
+
+
+def _arrow(table: Table) -> pa.Table:
+    """A table of astropy's as arrow has it, without units and descriptions."""
+    columns = []
+    for field in table_schema():
+        column = table[field.name]
+        mask = np.asarray(column.mask) if hasattr(column, "mask") else None
+        columns.append(pa.array(np.asarray(column), field.type, mask=mask))
+    return pa.table(columns, names=table.colnames)

@@ -1,0 +1,1 @@
+"""Redis: what lies in it and how it is reached."""

@@ -1,0 +1,41 @@
+"""What a stack serves: its dispatcher says in Redis which weights it feeds.
+
+So a command in another terminal need not be told, and does not open jobs that nobody serves.
+"""
+
+from __future__ import annotations
+
+from typing import cast
+
+import redis
+
+from worker.transport.connection import reachable
+
+_SERVED = "astronn-stream:weights"
+#: The dispatcher repeats it every few seconds.
+_SECONDS = 15
+
+
+def tell_served(client: redis.Redis, weights: str) -> None:
+    """Say that the stack of this Redis serves the weights with this SHA-256.
+
+    Raises
+    ------
+    TransientError
+        Redis does not answer.
+    """
+    with reachable("Redis"):
+        client.set(_SERVED, weights, ex=_SECONDS)
+
+
+def served_weights(client: redis.Redis) -> str | None:
+    """The SHA-256 of the weights that the stack of this Redis serves; None where none runs.
+
+    Raises
+    ------
+    TransientError
+        Redis does not answer.
+    """
+    with reachable("Redis"):
+        said = cast(bytes | None, client.get(_SERVED))
+    return None if said is None else said.decode()
