@@ -22,7 +22,7 @@ from astropy.io import fits
 
 from producer import enqueue
 from producer.progress import no_bar
-from producer.summary_table import SummaryTable
+from producer.sources.summary_table import SummaryTable
 from worker.settings import Settings
 
 VISITS = 3.2

@@ -27,8 +27,9 @@ import redis
 from astropy.table import Table
 from sqlalchemy import select
 
-from producer.dispatch import release
-from producer.run import Plan, register_files
+from producer.ledger.enqueue import register_files
+from producer.ledger.plan import Plan
+from producer.ledger.release import release
 from tests.acceptance.faults import (
     Fault,
     Stream,

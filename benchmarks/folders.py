@@ -16,8 +16,8 @@ from pathlib import Path
 
 import psutil
 
-from producer.notices import CannotFollowError, Inotify, Polling
-from producer.tree import Tree
+from producer.watching.folder_tree import Tree
+from producer.watching.notices import CannotFollowError, Inotify, Polling
 from worker.spectra.versions import file_version
 
 

@@ -33,10 +33,10 @@ import redis
 from sqlalchemy import Engine, event, text
 
 from benchmarks.chaos import PeakMemory
-from producer.dispatch import release
-from producer.reconcile import Reconciler
-from producer.register import register_all
-from producer.sources import CatalogueEntry
+from producer.ledger.reconcile import Reconciler
+from producer.ledger.register import register_all
+from producer.ledger.release import release
+from producer.sources.files import CatalogueEntry
 from tests.acceptance.servers import PostgresServer, RedisServer, short_folder
 from worker.app import publish
 from worker.database.session import open_database, upgrade

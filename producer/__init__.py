@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from producer.intake import Enqueued, enqueue
+    from producer.ledger.enqueue import Enqueued, enqueue
 
 __all__ = ["Enqueued", "enqueue"]
 
@@ -16,7 +16,7 @@ __all__ = ["Enqueued", "enqueue"]
 def __getattr__(name: str) -> object:
     """Import what it takes only once somebody wants it."""
     if name in __all__:
-        from producer import intake
+        from producer.ledger import enqueue as intake
 
         return getattr(intake, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

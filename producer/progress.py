@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
 
 #: Told of so many that are finished.
 Finished = Callable[[int], None]
@@ -15,3 +16,7 @@ Bar = Callable[[str, int], AbstractContextManager[Finished]]
 def no_bar(what: str, total: int) -> Iterator[Finished]:  # noqa: ARG001 - a Bar
     """Nobody watches."""
     yield lambda _: None
+
+
+#: Gives files on, showing how many are left.
+Reading = Callable[[Sequence[Path]], Iterator[Path]]

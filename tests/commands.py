@@ -6,7 +6,7 @@ from typing import Any
 
 import typer
 
-from producer.command import command_line
+from producer.commands.main import command_line
 
 
 def parsed(words: list[str]) -> dict[str, Any] | None:

@@ -6,3 +6,8 @@ from __future__ import annotations
 def printable(text: str) -> str:
     """A line of text that others wrote, without what would steer the terminal."""
     return "".join(each if each.isprintable() else "?" for each in text)
+
+
+def counted(number: int, one: str, many: str | None = None) -> str:
+    """A number with its noun."""
+    return f"{number} {one if number == 1 else many or one + 's'}"

@@ -16,10 +16,10 @@ import numpy as np
 
 from producer.bench.measured import Measured, Tell, compare
 from producer.bench.plain_pipeline import PlainPipeline
-from producer.dispatch import release
-from producer.dispatcher import send
-from producer.run import Plan, register_files
-from producer.stack import StackChild
+from producer.ledger.enqueue import register_files
+from producer.ledger.plan import Plan
+from producer.ledger.release import release, send
+from producer.running.stack_child import StackChild
 from worker.database.session import opened
 from worker.errors import FatalError
 from worker.local.stack import REDIS, WHOLE_STACK

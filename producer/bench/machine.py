@@ -10,8 +10,8 @@ from typing import Any
 
 import torch
 
-from producer.terminal import counted
 from worker import __version__
+from worker.text import counted
 
 Machine = dict[str, Any]
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from producer.simulation.observation import Layout
 from producer.simulation.survey import Survey, write_survey
 from producer.simulation.truth import Truth
-from producer.sources import find_files, spectra_of
+from producer.sources.files import find_files, spectra_of
 from worker.messages import SpectrumReference
 from worker.spectra.pixels import N_APSTAR, N_PIXELS
 

@@ -16,10 +16,10 @@ from operator import and_, or_
 import numpy as np
 from numpy.typing import NDArray
 
-from producer.simulation.healpix import ring_pixel
 from producer.simulation.layouts import CHIPS, Planes
 from producer.simulation.names import REDUCTIONS, field_name, visit_names
 from producer.simulation.observation import Layout, Star, Visits
+from producer.sources.healpix import ring_pixel
 from worker import __version__
 from worker.labels import LABEL_NAMES
 from worker.spectra.pixels import N_APSTAR

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import PurePosixPath
 
-from producer.simulation.healpix import ring_pixel
 from producer.simulation.observation import Layout, Star, Visits
+from producer.sources.healpix import ring_pixel
 
 #: The version of the reduction that the names of each layout bear.
 REDUCTIONS: dict[Layout, str] = {"dr13": "r6", "dr17": "dr17", "sdss5": "1.3"}

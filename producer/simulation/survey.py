@@ -13,7 +13,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
-from producer.processes import depend_on_parent
+from producer.process_pool import depend_on_parent
 from producer.simulation.apstar_file import StarWriter
 from producer.simulation.headers import median_snr
 from producer.simulation.layouts import encode

@@ -14,10 +14,10 @@ import redis
 from sqlalchemy import Engine, select, update
 
 import worker.stages.infer as infer_stage
-from producer.dispatch import release
-from producer.reconcile import Reconciler
-from producer.register import Registered, register
-from producer.sources import find_files, spectra_of
+from producer.ledger.reconcile import Reconciler
+from producer.ledger.register import Registered, register
+from producer.ledger.release import release
+from producer.sources.files import find_files, spectra_of
 from worker.app import app, publish
 from worker.database.session import opened, transaction
 from worker.database.tables import AstroNN, Job, Spectrum

@@ -14,8 +14,8 @@ from alembic.migration import MigrationContext
 from sqlalchemy import Engine, func, inspect, select
 from sqlalchemy.exc import IntegrityError
 
-from producer.register import Registered, register
-from producer.sources import CatalogueEntry
+from producer.ledger.register import Registered, register
+from producer.sources.files import CatalogueEntry
 from worker.database import session as database_session
 from worker.database.session import opened, transaction, upgrade
 from worker.database.tables import AstroNN, Base, Job, JobState, Kind, Source, Spectrum

@@ -14,8 +14,8 @@ import pytest
 from sqlalchemy import Engine, select
 
 from producer import enqueue
-from producer.named import read_names
-from producer.requeue import Selection, requeue
+from producer.ledger.requeue import Selection, requeue
+from producer.sources.names import read_names
 from tests.unit.summary_files import DR17_STAR, DR17_VISIT, write_table
 from worker.database.session import opened, transaction
 from worker.database.tables import Job, JobState, Spectrum
@@ -123,7 +123,7 @@ def test_several_names_are_looked_up_in_parts(
 ) -> None:
     enqueue([settings.data_root])
     keys = [row["natural_key"] for row in catalogue(engine)]
-    monkeypatch.setattr("producer.named._AT_ONCE", 2)
+    monkeypatch.setattr("producer.sources.names._AT_ONCE", 2)
     assert enqueue(keys, tag="keys").spectra == 4
 
 
@@ -228,7 +228,7 @@ def test_many_rows_are_registered_a_part_at_a_time(
     settings: Settings, engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (settings.data_root / "dr17" / "stars").mkdir(parents=True)
-    monkeypatch.setattr("producer.register._AT_ONCE", 10)
+    monkeypatch.setattr("producer.ledger.register._AT_ONCE", 10)
     rows = [{**DR17_STAR, "FILE": f"apStar-dr17-star{n}.fits"} for n in range(95)]
     done = enqueue(summary=write_table(tmp_path / "many.fits", rows + rows[:5]))
     assert (done.waiting, done.missing, len(done.first_missing)) == (100, 100, 3)

@@ -12,10 +12,10 @@ from datetime import timedelta
 import pytest
 from sqlalchemy import func, select, text
 
-import producer.reconcile
-from producer.dispatch import load_messages, release
-from producer.dispatcher import Dispatcher
-from producer.reconcile import Reconciler
+import producer.ledger.reconcile
+from producer.ledger.dispatcher import Dispatcher
+from producer.ledger.reconcile import Reconciler
+from producer.ledger.release import load_messages, release
 from tests.integration.conftest import Stream
 from worker.app import publish
 from worker.database.session import transaction
@@ -44,7 +44,7 @@ def configure(monkeypatch: pytest.MonkeyPatch) -> Configure:
 @pytest.fixture
 def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """A message that is nowhere is lost at the first look."""
-    monkeypatch.setattr(producer.reconcile, "LOST_SECONDS", 0.0)
+    monkeypatch.setattr(producer.ledger.reconcile, "LOST_SECONDS", 0.0)
 
 
 def take_all(stream: Stream, queue: str) -> list[LoadSpectra]:

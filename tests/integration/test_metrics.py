@@ -16,7 +16,7 @@ import yaml
 from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
-from producer.dispatcher import Dispatcher
+from producer.ledger.dispatcher import Dispatcher
 from tests.conftest import wait_for
 from tests.integration.conftest import Stream
 from tests.integration.secured_redis import free_port, secured_redis

@@ -8,11 +8,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-import typer
 from sqlalchemy import Engine, func, select, update
 from typer.testing import CliRunner, Result
 
-from producer.calibrate_cli import mount
+from producer.commands.main import command_line
 from tests.unit.repeat_database import WEIGHTS, fill
 from tests.unit.repeat_surveys import survey
 from worker.calibration import read_repeats
@@ -243,8 +242,7 @@ def test_of_a_large_survey_no_more_is_read_for_a_calibration(
 
 
 def command(*arguments: object) -> Result:
-    app = typer.Typer()
-    mount(app)
+    app = command_line(["recalibrate"])
     return CliRunner().invoke(app, ["recalibrate", *map(str, arguments)])
 
 

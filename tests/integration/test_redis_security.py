@@ -128,10 +128,10 @@ TALK = """
 import json
 import numpy as np
 from worker.app import publish
-from worker.arrays import array_store
+from worker.transport.arrays import array_store
 from worker.messages import NoResult
 from worker.settings import get_settings
-from worker.status import read_status
+from worker.monitoring.status import read_status
 publish(NoResult(failures=()))
 array_store().put("flux", np.ones((1, 7514), dtype=np.float32))
 print(json.dumps(read_status(get_settings()).queues))

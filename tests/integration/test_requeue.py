@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import select
 
-from producer.requeue import Selection, read_ids, requeue, take_back
+from producer.ledger.requeue import Selection, read_ids, requeue, take_back
 from tests.integration.conftest import Stream
 from worker.database.tables import AstroNN, JobState, now
 from worker.errors import UsageError

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from sqlalchemy import Engine, event, select, text, update
 
-from producer.dispatch import release
-from producer.register import register_all
+from producer.ledger.register import register_all
+from producer.ledger.release import release
 from tests.integration.test_database import entries
 from worker.database.session import opened, transaction
 from worker.database.tables import Job, JobState

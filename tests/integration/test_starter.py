@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from sqlalchemy import select
 
-from producer.dispatcher import Dispatcher
-from producer.run import send_waiting
-from producer.stack import check_stack
+from producer.ledger.dispatcher import Dispatcher
+from producer.ledger.release import send_waiting
+from producer.ledger.served import check_stack
 from tests.integration.conftest import Stream
 from worker import starter
 from worker.database.session import transaction

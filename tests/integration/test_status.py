@@ -14,7 +14,7 @@ import redis
 from sqlalchemy import event, text, update
 
 import worker.monitoring.status
-from producer.dispatcher import Dispatcher
+from producer.ledger.dispatcher import Dispatcher
 from tests.conftest import wait_for
 from tests.integration.conftest import Stream
 from worker.database.session import opened, transaction

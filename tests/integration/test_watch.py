@@ -10,14 +10,14 @@ from pathlib import Path
 import pytest
 from sqlalchemy import select, text
 
-import producer.arrivals
-import producer.settling
-import producer.watch
+import producer.watching.arrivals
+import producer.watching.settling
+import producer.watching.watch
 from producer import enqueue
-from producer.arrivals import Arrivals
-from producer.run import Plan
-from producer.settling import Settling
-from producer.watch import Watch
+from producer.ledger.plan import Plan
+from producer.watching.arrivals import Arrivals
+from producer.watching.settling import Settling
+from producer.watching.watch import Watch
 from tests.conftest import wait_for
 from tests.integration.conftest import Stream
 from tests.unit.apstar_files import write_apstar
@@ -177,7 +177,7 @@ def test_a_new_version_of_a_star_brings_spectra_of_its_own(watched: Watched) -> 
 def test_a_file_that_stays_incomplete_ends_as_a_row(
     watched: Watched, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(producer.settling, "PATIENCE_SECONDS", 0.5)
+    monkeypatch.setattr(producer.watching.settling, "PATIENCE_SECONDS", 0.5)
     watched.write("apStar-1.3-apo25m-x1.fits", n_hdus=5)
     watched.until_queued(1)
     watched.stream.drain()
@@ -209,8 +209,8 @@ def test_a_database_that_is_away_is_waited_for(
 def test_a_database_from_a_backup_learns_of_what_it_has_forgotten(
     watched: Watched, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(producer.arrivals, "WHOLE_LOOK_SECONDS", 0.2)
-    monkeypatch.setattr(producer.watch, "WHOLE_LOOK_SECONDS", 0.2)
+    monkeypatch.setattr(producer.watching.arrivals, "WHOLE_LOOK_SECONDS", 0.2)
+    monkeypatch.setattr(producer.watching.watch, "WHOLE_LOOK_SECONDS", 0.2)
     watched.write("apStar-1.3-apo25m-x1.fits")
     with watched.watching() as go_on_until:
         go_on_until(lambda: len(watched.queued()) == 3, "three spectra")

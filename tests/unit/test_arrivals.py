@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
-import producer.arrivals
-import producer.notices
-from producer.arrivals import Arrivals, Sighting
-from producer.notices import CannotFollowError, Inotify, Polling, remote_file_system
+import producer.watching.arrivals
+import producer.watching.notices
+from producer.watching.arrivals import Arrivals, Sighting
+from producer.watching.notices import CannotFollowError, Inotify, Polling, remote_file_system
 from tests.conftest import wait_for
 
 STAR = "apStar-1.3-apo25m-2M00000001+0000000.fits"
@@ -318,7 +318,7 @@ def test_more_folders_than_the_kernel_follows_are_looked_at_instead(
 def test_what_is_done_between_two_turns_does_not_put_off_the_next_round(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(producer.notices, "_TURN_SECONDS", -1.0)  # a folder at a time
+    monkeypatch.setattr(producer.watching.notices, "_TURN_SECONDS", -1.0)  # a folder at a time
     polling = Polling(0.1)
     folders = [str(tmp_path / f"{number}") for number in range(5)]
     for folder in folders:
@@ -359,7 +359,7 @@ def test_remote_file_systems_are_recognised(folder: str, kind: str | None) -> No
 def test_folders_of_a_remote_file_system_are_looked_at(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(producer.arrivals, "remote_file_system", lambda _: "nfs4")
+    monkeypatch.setattr(producer.watching.arrivals, "remote_file_system", lambda _: "nfs4")
     with closing(Arrivals(tmp_path, tmp_path)) as arrivals:
         arrivals.wait(0, look=True)
         assert isinstance(arrivals._notifier, Polling)

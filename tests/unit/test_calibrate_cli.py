@@ -8,11 +8,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-import typer
 from sqlalchemy import Engine
 from typer.testing import CliRunner, Result
 
-from producer.calibrate_cli import mount
+from producer.commands.main import command_line
 from tests.unit.repeat_database import WEIGHTS, fill
 from tests.unit.repeat_surveys import SCALES, offsets, survey
 from worker.calibration import read_repeats
@@ -38,8 +37,7 @@ def database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Engine
 
 
 def command(*arguments: object) -> Result:
-    app = typer.Typer()
-    mount(app)
+    app = command_line([str(arguments[0])])
     return CliRunner().invoke(app, [str(each) for each in arguments], catch_exceptions=True)
 
 

@@ -13,7 +13,7 @@ import yaml
 from check_jsonschema.builtin_schemas import get_builtin_schema
 from jsonschema import Draft202012Validator
 
-import producer.command
+import producer.commands.main
 from tests.commands import parsed
 from tests.compose import DOCKERFILE, LEFT_OUT, ROOT, SERVICES, TEXT, filled, seconds, variables
 from worker.local.stack import COMMANDS, DISPATCHER, FLOWER, LIVE_LOADER
@@ -327,7 +327,7 @@ def test_what_the_slim_image_lacks_is_told_in_a_sentence(tmp_path: Path) -> None
 import sys
 sys.modules.update(dict.fromkeys({sorted(LEFT_OUT)}))
 sys.argv = ["astronn-stream", "model", "info", {str(weights)!r}]
-from producer.command import main
+from producer.commands.main import main
 main()
 """
     done = subprocess.run(
@@ -336,4 +336,4 @@ main()
     assert done.returncode == 1
     assert "Error: This needs torch, which this installation leaves out" in done.stderr
     assert "Traceback" not in done.stderr
-    assert set(producer.command.LEFT_OUT) <= LEFT_OUT
+    assert set(producer.commands.main.LEFT_OUT) <= LEFT_OUT

@@ -16,7 +16,7 @@ from worker.network.engines.cpu.threads import Threads
 AT_THE_END = """
 import time
 from concurrent.futures import ThreadPoolExecutor
-from worker.network.cpu_threads import Threads
+from worker.network.engines.cpu.threads import Threads
 
 engine = Threads(2, "engine")
 engine.submit(print, "begun").result()

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from astropy.table import Table
 
-from producer.demo import Comparison, _page, _show, _shown_star
+from producer.commands.demo import Comparison, _page, _show, _shown_star
 from producer.simulation.truth import Truth, TruthRow
 from tests.unit.apstar_files import write_apstar
 from tests.unit.result_rows import job, result, spectrum

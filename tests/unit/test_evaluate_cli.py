@@ -7,11 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import typer
 from astropy.table import Table
 from typer.testing import CliRunner, Result
 
-from producer.model_cli import mount
+from producer.commands.main import command_line
 from tests.unit.apstar_files import object_name, write_apstar
 from worker.errors import UsageError
 from worker.labels import LABEL_NAMES
@@ -38,8 +37,7 @@ def survey(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def evaluate(survey: Path, *options: object) -> Result:
-    app = typer.Typer()
-    mount(app)
+    app = command_line(["model"])
     arguments = [survey / "w.pt", survey / "spectra", "--labels", survey / "l.ecsv"]
     arguments += ["--out", survey / "w.json", "--device", "cpu", *options]
     return CliRunner().invoke(app, ["model", "evaluate", *map(str, arguments)])
@@ -85,7 +83,10 @@ def test_options_that_cannot_be_are_refused_before_anything_is_read(
 
 
 def test_the_command_line_starts_without_torch_and_matplotlib() -> None:
-    script = "import sys, producer.evaluate_cli; print({'torch', 'matplotlib'} & set(sys.modules))"
+    script = (
+        "import sys, producer.commands.model.evaluate; "
+        "print({'torch', 'matplotlib'} & set(sys.modules))"
+    )
     result = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, check=True
     )

@@ -6,20 +6,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import typer
 from astropy.table import Table
 from sqlalchemy import Engine
 from typer.testing import CliRunner
 
-from producer.explorer import rows
-from producer.explorer.html import text
-from producer.explorer.page import check_report, page
-from producer.explorer.rows import listed
-from producer.report_cli import mount
+from producer.commands.main import command_line
 from worker.errors import UsageError
 from worker.flags import ResultFlag
 from worker.pictures import gallery
 from worker.pictures.gallery import GALLERY
+from worker.reports.page import rows
+from worker.reports.page.html import text
+from worker.reports.page.page import check_report, page
+from worker.reports.page.rows import listed
 from worker.settings import PREFIX, get_settings
 
 HOSTILE = "<script>document.title='owned'</script><img src=x onerror=alert(1)> \x1b[2J & \"quoted\""
@@ -141,11 +140,10 @@ def report(engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> C
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv(f"{PREFIX}DATABASE_URL", str(engine.url))
     get_settings.cache_clear()
-    app = typer.Typer()
-    mount(app)
+    app = command_line(["report"])
 
     def run(*arguments: str) -> str:
-        CliRunner().invoke(app, ["--out", "r.html", *arguments], catch_exceptions=False)
+        CliRunner().invoke(app, ["report", "--out", "r.html", *arguments], catch_exceptions=False)
         return Path("r.html").read_text("utf-8")
 
     return run

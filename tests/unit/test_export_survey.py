@@ -12,7 +12,6 @@ from pathlib import Path
 import numpy as np
 import pandas
 import pytest
-import typer
 from astropy.io import fits
 from astropy.io.votable import parse, validate
 from astropy.table import Table
@@ -20,7 +19,7 @@ from pyarrow import parquet
 from sqlalchemy import Engine, event
 from typer.testing import CliRunner
 
-from worker.cli import mount
+from producer.commands.main import command_line
 from worker.errors import FatalError, UsageError
 from worker.results import load_results, read
 from worker.results.read import Wanted, read_table
@@ -164,8 +163,7 @@ def test_the_command_names_what_it_wrote_as_it_is_called(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv(f"{PREFIX}DATABASE_URL", url_of(engine))
     get_settings.cache_clear()
-    app = typer.Typer()
-    mount(app)
+    app = command_line(["export"])
     result = CliRunner().invoke(app, ["export", "--out", "[new] labels.csv", "--kind", "visit"])
     assert result.stdout == "[new] labels.csv: 4 rows\n"
 
@@ -181,8 +179,7 @@ def test_a_signal_to_stop_leaves_the_old_file_and_no_other(
     monkeypatch.setitem(export._WRITERS, ".csv", lambda *_: os.kill(os.getpid(), signal.SIGTERM))
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    app = typer.Typer()
-    mount(app)
+    app = command_line(["export"])
     try:
         result = CliRunner().invoke(app, ["export", "--out", str(folder / "labels.csv")])
     finally:

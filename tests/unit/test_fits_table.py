@@ -10,8 +10,8 @@ from astropy.io import fits
 from astropy.table import MaskedColumn, Table
 from numpy.typing import NDArray
 
-import producer.fits_table
-from producer.fits_table import FitsTable
+import producer.sources.fits_rows
+from producer.sources.fits_rows import FitsTable
 from tests.unit.summary_files import DR17_STAR, write_table
 from worker.errors import UsageError
 
@@ -27,7 +27,7 @@ def column(table: FitsTable, name: str) -> list[Any]:
 @pytest.fixture
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     """About seven rows at a time."""
-    monkeypatch.setattr(producer.fits_table, "_BLOCK_BYTES", 5000)
+    monkeypatch.setattr(producer.sources.fits_rows, "_BLOCK_BYTES", 5000)
 
 
 @pytest.mark.usefixtures("small_blocks")

@@ -7,10 +7,9 @@ from pathlib import Path
 
 import pytest
 import torch
-import typer
 from typer.testing import CliRunner, Result
 
-from producer.model_cli import mount
+from producer.commands.main import command_line
 from tests.unit.keras_folders import DR17, KerasFolder, peer_folder
 from worker.errors import FatalError, UsageError
 from worker.labels import LABEL_NAMES
@@ -27,8 +26,7 @@ def _few_passes(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def model(*arguments: object) -> Result:
-    app = typer.Typer()
-    mount(app)
+    app = command_line(["model"])
     return CliRunner().invoke(app, ["model", *map(str, arguments)])
 
 
@@ -139,7 +137,7 @@ def test_weights_that_are_not_there_are_wrong_use(tmp_path: Path) -> None:
 
 
 def test_a_refusal_is_one_sentence_of_the_command_line(tmp_path: Path) -> None:
-    program = "from producer.command import main; main()"
+    program = "from producer.commands.main import main; main()"
     command = [sys.executable, "-c", program, "model", "verify", str(tmp_path / "weights.pt")]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 2
@@ -147,13 +145,15 @@ def test_a_refusal_is_one_sentence_of_the_command_line(tmp_path: Path) -> None:
 
 
 def test_a_refusal_cannot_steer_the_terminal(tmp_path: Path) -> None:
-    program = "from producer.command import main; main()"
+    program = "from producer.commands.main import main; main()"
     command = [sys.executable, "-c", program, "model", "verify", "\x1b[2J.pt"]
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
     assert done.stderr == "Error: ?[2J.pt: there is no such file or folder.\n"
 
 
 def test_the_commands_can_be_listed_without_torch() -> None:
-    program = "import sys, producer.model_cli; print({'torch', 'h5py'} & set(sys.modules))"
+    program = (
+        "import sys, producer.commands.model.weights; print({'torch', 'h5py'} & set(sys.modules))"
+    )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert done.stdout == "set()\n"

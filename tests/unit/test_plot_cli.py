@@ -3,12 +3,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-import typer
 from sqlalchemy import Engine
 from typer.testing import CliRunner
 
-from producer.plot_cli import mount
-from producer.terminal import console
+from producer.commands.main import command_line
+from producer.commands.screen import console
 from tests.unit.apstar_files import visit_name, write_apstar
 from worker.errors import FatalError, UsageError
 from worker.pictures import gallery
@@ -34,10 +33,9 @@ def flags_alone(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def plot(*arguments: object) -> str:
-    app = typer.Typer()
-    mount(app)
+    app = command_line(["plot"])
     with console.capture() as printed:
-        CliRunner().invoke(app, [*map(str, arguments)], catch_exceptions=False)
+        CliRunner().invoke(app, ["plot", *map(str, arguments)], catch_exceptions=False)
     return printed.get()
 
 

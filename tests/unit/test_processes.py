@@ -10,7 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from producer.processes import LostProcessError, shared_out
+from producer.process_pool import LostProcessError, shared_out
 from tests.conftest import wait_for
 
 #: A pool whose one process waits for more work; it says which that is.
@@ -18,7 +18,7 @@ PARENT = """
 import os, time
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
-from producer.processes import depend_on_parent
+from producer.process_pool import depend_on_parent
 if __name__ == "__main__":
     context = get_context("spawn")
     pool = ProcessPoolExecutor(1, mp_context=context, initializer=depend_on_parent)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-import producer.run as run
+import producer.running.run as run
 from worker.errors import FatalError
 from worker.settings import Settings
 

@@ -302,11 +302,11 @@ except Exception as error:
 
 
 LIGHT_MODULES = (
-    "producer.sources",
-    "producer.register",
-    "producer.dispatch",
-    "producer.cli",
-    "producer.command",
+    "producer.sources.files",
+    "producer.ledger.register",
+    "producer.ledger.release",
+    "producer.commands.options",
+    "producer.commands.main",
     "worker.app",
     "worker.stages.load",
     "worker.stages.infer",

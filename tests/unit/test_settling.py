@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from producer.settling import PATIENCE_SECONDS, Settling
+from producer.watching.settling import PATIENCE_SECONDS, Settling
 from tests.unit.apstar_files import write_apstar
 from worker.spectra.versions import file_version
 

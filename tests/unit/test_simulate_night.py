@@ -210,7 +210,7 @@ def test_batch_completes_an_interrupted_night(whole: Path, tmp_path: Path) -> No
 
 
 def test_ctrl_c_ends_a_night_with_a_word_and_its_truth(tmp_path: Path) -> None:
-    command = [sys.executable, "-c", "from producer.command import main; main()", "simulate"]
+    command = [sys.executable, "-c", "from producer.commands.main import main; main()", "simulate"]
     options = [str(tmp_path / "s"), "--stars", "50", "--live", "30", "--layout", "dr13"]
     with subprocess.Popen(
         [*command, *options], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True

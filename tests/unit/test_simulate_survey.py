@@ -10,12 +10,12 @@ from astropy.io import fits
 from astropy.table import Table
 from typer.testing import CliRunner
 
-from producer.command import command_line
+from producer.commands.main import command_line
 from producer.simulation import survey as survey_module
 from producer.simulation.observation import Layout
 from producer.simulation.survey import Survey, Written, write_survey
 from producer.simulation.truth import NAME, Truth
-from producer.sources import find_files, spectra_of
+from producer.sources.files import find_files, spectra_of
 from worker.errors import FatalError, UsageError
 from worker.labels import LABELS
 from worker.messages import SpectrumReference

@@ -17,7 +17,7 @@ from producer.simulation.headers import primary_cards
 from producer.simulation.layouts import encode, smooth_continuum
 from producer.simulation.names import star_path, visit_names
 from producer.simulation.observation import Layout, Visits
-from producer.sources import spectra_of
+from producer.sources.files import spectra_of
 from tests.unit.made_up_visits import CHIPS, N_PIXELS, made_up_star, made_up_visits
 from worker.database.tables import Kind
 from worker.spectra.apstar import Spectrum, read_spectra

@@ -3,9 +3,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from producer.simulation.healpix import ring_pixel
 from producer.simulation.names import star_path, visit_names
 from producer.simulation.observation import Layout
+from producer.sources.healpix import ring_pixel
 from tests.unit.made_up_visits import made_up_star, made_up_visits
 
 

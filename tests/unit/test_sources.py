@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from producer.sources import CatalogueEntry, Wanted, find_files, spectra_of
+from producer.sources.files import CatalogueEntry, Wanted, find_files, spectra_of
 from tests.conftest import shared
 from tests.unit.apstar_files import Era, apstar_name, object_name, write_apstar
 from worker.database.tables import Kind

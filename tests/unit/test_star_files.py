@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from producer.star_files import StarFiles, pixel_of
+from producer.sources.survey_tree import StarFiles, pixel_of
 from worker.errors import UsageError
 
 OBJ = "2M05595894+2204122"

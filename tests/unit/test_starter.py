@@ -14,7 +14,7 @@ from astropy.table import Table
 from pyarrow import parquet
 from sqlalchemy import Engine, update
 
-from producer.run import Plan
+from producer.ledger.plan import Plan
 from worker import starter
 from worker.database.session import transaction
 from worker.database.tables import AstroNN

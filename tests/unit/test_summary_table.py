@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 
-import producer.summary_table
-from producer.fits_table import FitsTable
+import producer.sources.summary_table
 from producer.simulation.observation import Layout
 from producer.simulation.survey import Survey, write_survey
 from producer.simulation.truth import Truth
-from producer.sources import CatalogueEntry, Wanted, find_files, spectra_of
-from producer.summary_table import SummaryTable
+from producer.sources.files import CatalogueEntry, Wanted, find_files, spectra_of
+from producer.sources.fits_rows import FitsTable
+from producer.sources.summary_table import SummaryTable
 from tests.unit.apstar_files import write_apstar
 from tests.unit.summary_files import DR17_STAR, DR17_VISIT, SDSS5_STAR, SDSS5_VISIT, write_table
 from worker.database.tables import Kind
@@ -209,7 +209,7 @@ def test_visits_are_held_a_share_of_the_stars_at_a_time(
     def count(finished: int) -> None:
         held[-1] += finished
 
-    monkeypatch.setattr(producer.summary_table, "_ROWS_HELD", 100)
+    monkeypatch.setattr(producer.sources.summary_table, "_ROWS_HELD", 100)
     monkeypatch.setattr(FitsTable, "blocks", new_pass)
     found = list(table.entries(None, count))
     assert len(held) == 12

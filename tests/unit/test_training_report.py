@@ -13,7 +13,7 @@ import typer
 from astropy.table import Table
 from typer.testing import CliRunner, Result
 
-from producer.train_cli import train
+from producer.commands.model.train import train
 from tests.unit.apstar_files import object_name, write_apstar
 from tests.unit.training_data import gaussian_residuals, linear_spectra
 from worker import __version__
@@ -223,7 +223,10 @@ def test_options_that_cannot_be_are_refused_before_anything_is_read(
 
 
 def test_the_command_line_starts_without_torch_and_matplotlib() -> None:
-    script = "import sys, producer.train_cli; print({'torch', 'matplotlib'} & set(sys.modules))"
+    script = (
+        "import sys, producer.commands.model.train; "
+        "print({'torch', 'matplotlib'} & set(sys.modules))"
+    )
     result = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, check=True
     )

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from astropy.table import Table
 
-from producer.training_set import SpectraCache, _parts, _Source, cached_spectra, match
+from producer.sources.spectra_cache import SpectraCache, _parts, _Source, cached_spectra, match
 from tests.unit.apstar_files import object_name, write_apstar
 from worker.errors import FatalError, UsageError
 from worker.labels import LABEL_NAMES

@@ -1,0 +1,1 @@
+"""The command `astronn-stream`: a file for each of its commands."""

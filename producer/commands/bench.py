@@ -1,0 +1,153 @@
+"""The command ``astronn-stream bench``: how fast it is here, beside plain code."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from producer.commands.model.train import Device
+from producer.commands.options import Model, settings_with
+from producer.commands.screen import console, progress_console, telling_interruption
+from worker.errors import UsageError
+from worker.settings import Settings, settings_apart
+
+if TYPE_CHECKING:
+    from producer.bench.measured import Tell
+    from producer.bench.parts import Options
+
+_DATA, _PICTURE = "bench.json", "bench.png"
+_LARGEST_BATCH = 65_536
+#: The benchmark keeps to itself, whatever stack and database are configured.
+_ITS_OWN = ("BROKER_URL", "ARRAYS_URL", "DATABASE_URL", "DATA_ROOT")
+
+
+class PartName(StrEnum):
+    """What can be measured."""
+
+    ENGINE = "engine"
+    LOAD = "load"
+    STREAM = "stream"
+    LIVE = "live"
+
+
+def bench(
+    parts: Annotated[
+        list[PartName] | None,
+        typer.Argument(
+            metavar="PART",
+            help="Of engine, load, stream, live; all of them without any.",
+            show_default=False,
+        ),
+    ] = None,
+    out: Annotated[
+        Path, typer.Option("--out", metavar="DIR", help=f"Where {_DATA} and {_PICTURE} go.")
+    ] = Path("astronn-bench"),
+    batches: Annotated[
+        str, typer.Option("--batches", metavar="N,N,...", help="Batch sizes for the engines.")
+    ] = "1,16,64,256,1024",
+    rounds: Annotated[
+        int,
+        typer.Option(
+            "--rounds",
+            min=1,
+            max=1000,
+            help="Timed rounds of each way, at most; slow ways run fewer.",
+        ),
+    ] = 5,
+    spectra: Annotated[
+        int, typer.Option("--spectra", min=10, max=1_000_000, help="Through the stream, about.")
+    ] = 4000,
+    files: Annotated[
+        Path | None,
+        typer.Option("--files", metavar="DIR", help="Measure loading on these apStar files too."),
+    ] = None,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="See in a minute that it works; figures are rough.")
+    ] = False,
+    model: Model = None,
+    device: Annotated[
+        Device | None, typer.Option("--device", help="Where to compute; ASTRONN_STREAM_DEVICE.")
+    ] = None,
+) -> None:
+    """Measure how fast it is on this machine, beside plain code in the same run.
+
+    `engine`: inference beside the plain loop of 100 passes. `load`: files beside astropy and
+    astroNN. `stream`: the whole of `run` beside a plain serial pipeline. `live`: one visit
+    through an idle stack. Beside each figure stand the floor, which is what the arithmetic alone
+    would take, and the fraction of it that is reached.
+
+    It makes up its own spectra in a temporary folder. Leave the machine alone meanwhile; all of
+    it takes about ten minutes. See docs/benchmarks.md.
+    """
+    from producer.bench.parts import Options
+
+    options = Options(_batch_sizes(batches), rounds, spectra)
+    if quick:
+        options = options.quick()
+    settings_apart(_ITS_OWN, device=None if device is None else device.value)
+    settings = settings_with(model)
+    _make_folders(out, files)
+    with telling_interruption(f"parts that were done are in {out}"):
+        _measure(settings, parts or list(PartName), options, out, files)
+
+
+def _measure(
+    settings: Settings, wanted: Collection[str], options: Options, out: Path, files: Path | None
+) -> None:
+    """Measure part by part; whatever ends it, what was measured before is kept."""
+    from producer.bench.machine import sentence, this_machine
+    from producer.bench.measured import Measured
+    from producer.bench.parts import measure
+    from producer.bench.picture import draw
+    from producer.bench.report import as_json, screen, write
+
+    machine = this_machine()
+    console.print(sentence(machine), soft_wrap=True, markup=False)
+    measured: dict[str, list[Measured]] = {}
+    with tempfile.TemporaryDirectory(prefix="astronn-bench-") as folder:
+        for part in PartName:  # in this order, however they are named
+            if part not in wanted:
+                continue
+            with _telling(part) as tell:
+                measured[part.value] = measure(
+                    part.value, settings, options, Path(folder) / part, files, tell
+                )
+            console.print(screen(part.value, measured[part.value]))
+            write(out / _DATA, as_json(machine, asdict(options), measured))
+            draw(out / _PICTURE, machine, measured)
+    console.print(f"Figures and picture: {out / _DATA}, {out / _PICTURE}", soft_wrap=True)
+
+
+@contextmanager
+def _telling(part: str) -> Iterator[Tell]:
+    """Show what is being measured, to who watches."""
+    with progress_console.status(f"{part}: beginning", refresh_per_second=4) as status:
+        yield lambda what: status.update(f"{part}: {what}")
+
+
+def _batch_sizes(text: str) -> tuple[int, ...]:
+    try:
+        sizes = sorted({int(each) for each in text.split(",")})
+    except ValueError:
+        sizes = []
+    if not sizes or not (sizes[0] >= 1 and sizes[-1] <= _LARGEST_BATCH):
+        raise UsageError(
+            f"--batches takes whole numbers from 1 to {_LARGEST_BATCH}, such as 1,16,64."
+        )
+    return tuple(sizes)
+
+
+def _make_folders(out: Path, files: Path | None) -> None:
+    if files is not None and not files.is_dir():
+        raise UsageError(f"--files {files}: there is no such folder.")
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"--out {out}: the folder cannot be made: {error.strerror}.") from error

@@ -1,0 +1,45 @@
+"""The command `metrics`: what the stream is doing, for Prometheus."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from typing import Annotated
+
+import typer
+
+from producer.commands.status import console
+from worker.errors import UsageError
+from worker.settings import get_settings
+from worker.signals import stopping_on_signals
+
+
+def metrics(
+    address: Annotated[
+        str, typer.Option("--address", help="Where to listen; only this host by default.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option("--port", min=0, max=65535)] = 9540,
+    flower: Annotated[
+        str | None,
+        typer.Option(
+            "--flower",
+            metavar="URL",
+            help="Where Flower answers, as http://127.0.0.1:5555; its metrics are served too.",
+        ),
+    ] = None,
+) -> None:
+    """Serve the stream's metrics for Prometheus, until Ctrl-C."""
+    from prometheus_client import start_http_server
+
+    from worker.monitoring.metrics import stream_registry
+
+    if flower is not None and not flower.startswith(("http://", "https://")):
+        raise UsageError(f"--flower {flower}: that is no URL; it looks like http://127.0.0.1:5555.")
+    registry = stream_registry(get_settings(), flower)
+    try:
+        server, thread = start_http_server(port, address, registry)
+    except OSError as error:
+        raise UsageError(f"--address {address} --port {port}: {error.strerror}.") from error
+    with suppress(KeyboardInterrupt), stopping_on_signals():
+        console.print(f"Metrics: http://{address}:{server.server_port}/metrics", highlight=False)
+        thread.join()
+    server.shutdown()

@@ -1,0 +1,118 @@
+"""``astronn-stream model evaluate``: what weights are worth against known labels."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import numpy as np
+import typer
+
+from producer.commands.model.train import (
+    Cache,
+    Device,
+    DeviceOption,
+    Kind,
+    Labels,
+    Paths,
+    Report,
+    evaluated_by,
+    left_out,
+    read_spectra,
+    say,
+    tell_data,
+    tell_files,
+)
+from producer.commands.screen import telling_interruption
+from producer.sources.spectra_cache import match
+from worker.errors import UsageError
+from worker.settings import get_settings
+from worker.training.label_table import read_label_table
+from worker.training.provenance import command_line, extent, known_labels
+
+if TYPE_CHECKING:
+    from worker.reports.training import Account
+    from worker.training.evaluation import Evaluated
+
+
+def evaluate(
+    weights: Annotated[Path, typer.Argument(metavar="W", help="A checkpoint.")],
+    paths: Paths,
+    labels: Labels,
+    out: Annotated[
+        Path, typer.Option("--out", metavar="OUT.json", help="The noise model to write.")
+    ] = Path("corrections.json"),
+    kind: Annotated[
+        Kind, typer.Option("--kind", help="Evaluate coadds, visits, or both.")
+    ] = Kind.BOTH,
+    device: DeviceOption = Device.AUTO,
+    cache: Cache = None,
+    report: Report = None,
+) -> None:
+    """Compare the labels that weights give with known ones, and fit a noise model.
+
+    Writes the noise model for `--corrections`, fitted to half of the stars, and a report with
+    pictures that tests it on the other half. Take stars that the weights were not trained on.
+    The table may lack labels; their uncertainties stay as they are. The normalised spectra stay
+    beside OUT.json (OUT.spectra.npy and .json); delete them when you need them no more.
+    """
+    from worker.network.engines.choose import choose_device
+    from worker.reports.training import write_report
+    from worker.training.noise import fit_noise_model, write_noise_model
+
+    cache, report = _outputs(out, cache, report)
+    table = read_label_table(labels, complete=False)
+    with telling_interruption():
+        spectra = read_spectra(paths, cache, kind)
+        matched = match(spectra, table, get_settings().data_root)
+        data = matched.data
+        tell_data(spectra, matched, "")
+        every = np.arange(len(data))
+        evaluated = evaluated_by(weights, data, every, choose_device(device.value))
+        noise_model = fit_noise_model(evaluated)
+        write_noise_model(out, noise_model)
+        about = {
+            "weights": weights.name,
+            "labels": known_labels(labels, data),
+            "kind": kind.value,
+            "evaluated": extent(data, every),
+            **left_out(spectra, matched),
+        }
+        write_report(report, _account(about), evaluated, noise_model)
+    _tell_calibrating(evaluated)
+    tell_files(out, report, cache)
+
+
+def _outputs(out: Path, cache: Path | None, report: Path | None) -> tuple[Path, Path]:
+    """The cache and the report, which lie beside the noise model if nothing else is said."""
+    if out.suffix != ".json":
+        raise UsageError(f"--out {out}: it is written as a .json file.")
+    if out.is_dir() or not out.absolute().parent.is_dir():
+        raise UsageError(f"--out {out}: it is a folder, or its folder is missing.")
+    if cache is not None and cache.suffix != ".npy":
+        raise UsageError(f"--cache {cache}: the cache is a .npy file.")
+    stem = out.name.removesuffix(".json")
+    return (
+        cache or out.with_name(f"{stem}.spectra.npy"),
+        report or out.with_name(f"{stem}_report"),
+    )
+
+
+def _account(about: dict[str, str | int]) -> Account:
+    from worker.reports.training import Account
+    from worker.training.evaluation import NOTES
+
+    return Account(
+        command=command_line(sys.argv[1:]),
+        settings={"mc_samples": get_settings().mc_samples},
+        data=about,
+        losses=[],
+        best_epoch=0,
+        notes=NOTES,
+    )
+
+
+def _tell_calibrating(evaluated: Evaluated) -> None:
+    fitted, tested = int(evaluated.calibrating.sum()), int((~evaluated.calibrating).sum())
+    say(f"The noise model is fitted to {fitted} spectra and tested on {tested}.")

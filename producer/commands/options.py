@@ -1,0 +1,129 @@
+"""Options that several commands have."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from producer.commands.screen import console
+from worker.errors import UsageError
+from worker.settings import Settings, get_settings, use_settings
+from worker.starter import NOTICE, is_starter
+
+
+class Wanted(StrEnum):
+    """Which spectra of a file are to be processed."""
+
+    COADD = "coadd"
+    VISIT = "visit"
+    BOTH = "both"
+
+
+class MissingFiles(StrEnum):
+    """What becomes of spectra whose file is not there."""
+
+    RECORD = "record"
+    SKIP = "skip"
+
+
+Paths = Annotated[
+    list[Path],
+    typer.Argument(metavar="PATH", help="apStar files, and folders that hold them."),
+]
+
+WantedOption = Annotated[Wanted, typer.Option("--kind", help="Process coadds, visits, or both.")]
+
+Tag = Annotated[
+    str, typer.Option("--tag", help="A name for this set of results; another one computes anew.")
+]
+
+Model = Annotated[
+    Path | None,
+    typer.Option(
+        "--model",
+        metavar="FILE",
+        help="Weights of the network, a PyTorch checkpoint; without it the starter weights.",
+    ),
+]
+
+Corrections = Annotated[
+    Path | None,
+    typer.Option(
+        "--corrections",
+        metavar="FILE",
+        help="Noise model: .pkl of the peers, .json or .toml. The starter weights have their own.",
+    ),
+]
+
+ResultsTag = Annotated[str | None, typer.Option("--tag", help="Only results under this tag.")]
+
+ResultsWhere = Annotated[
+    str | None,
+    typer.Option(
+        "--where",
+        metavar="CONDITION",
+        help="Only these rows, by any column of the table: `snr > 100 and not flag_bad`.",
+    ),
+]
+
+ResultsTable = Annotated[
+    Path | None,
+    typer.Option(
+        "--table",
+        metavar="FILE",
+        help="Results as `export` writes them (.fits, .parquet, .csv, .ecsv, .vot); without it "
+        "those in the database.",
+    ),
+]
+
+
+class LaneName(StrEnum):
+    """How urgent spectra are."""
+
+    LIVE = "live"
+    BULK = "bulk"
+
+
+class Kind(StrEnum):
+    """Which spectra are meant."""
+
+    COADD = "coadd"
+    VISIT = "visit"
+
+
+class StageName(StrEnum):
+    """The stages that have workers."""
+
+    LOAD = "load"
+    INFER = "infer"
+    RECORD = "record"
+
+
+def settings_with(model: Path | None = None, corrections: Path | None = None) -> Settings:
+    """The settings of the environment with the command's options over them.
+
+    Raises
+    ------
+    UsageError
+        A file that an option names is not there.
+    """
+    if model is not None and model.is_dir():
+        raise UsageError(
+            f"--model {model}: this is a folder; `astronn-stream model convert` makes weights of "
+            "astroNN's."
+        )
+    for option, path in (("--model", model), ("--corrections", corrections)):
+        if path is not None and not path.is_file():
+            raise UsageError(f"{option} {path}: there is no such file.")
+    settings = get_settings().changed(model=model, corrections=corrections)
+    use_settings(settings)
+    return settings
+
+
+def tell_starter(weights: str) -> None:
+    """Say so where the weights with this SHA-256 are the starter weights."""
+    if is_starter(weights):
+        console.print(f"[yellow]{NOTICE}[/yellow]", highlight=False, soft_wrap=True)

@@ -1,0 +1,73 @@
+"""The command `run`: apStar files in, a table of labels out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from producer.commands.options import (
+    Corrections,
+    Model,
+    Paths,
+    Tag,
+    Wanted,
+    WantedOption,
+    settings_with,
+    tell_starter,
+)
+from producer.commands.report import report_run
+from producer.commands.screen import (
+    console,
+    progress_bar,
+    reading,
+    telling_interruption,
+)
+from producer.commands.summary import print_outcome
+from producer.ledger.plan import Plan
+from producer.ledger.served import check_stack
+from producer.running.run import carry_out
+from worker.reports.page.page import check_report
+from worker.tables.export import check_output, write_table
+
+
+def run(
+    paths: Paths,
+    out: Annotated[
+        Path, typer.Option("--out", help="The table: .fits, .parquet, .csv, .ecsv or .vot.")
+    ] = Path("labels.fits"),
+    model: Model = None,
+    corrections: Corrections = None,
+    kind: WantedOption = Wanted.BOTH,
+    tag: Tag = "",
+    serial: Annotated[
+        bool, typer.Option("--serial", help="One process, without Redis and workers.")
+    ] = False,
+    report: Annotated[
+        Path | None,
+        typer.Option("--report", metavar="FILE", help="Also a page to look at them: .html."),
+    ] = None,
+) -> None:
+    """Turn apStar files into a table of labels.
+
+    Brings up what is not there (an embedded redis-server, the workers, a SQLite database),
+    processes every spectrum that has no result yet, writes the table, prints a summary and
+    takes down what it brought up. After an interruption the same command goes on where it
+    stopped. A spectrum that cannot be processed becomes a row that says why.
+    """
+    check_output(out)
+    if report is not None:
+        check_report(report)
+    settings = settings_with(model, corrections)
+    plan = Plan.make(paths, settings, wanted=kind.value, tag=tag)
+    if settings.broker_url is not None and not serial:
+        check_stack(settings, plan.weights)
+    tell_starter(plan.weights)
+    with telling_interruption():
+        outcome = carry_out(plan, serial=serial, headers=reading, bar=progress_bar)
+    write_table(outcome.table, out)
+    print_outcome(outcome, plan.tag)
+    console.print(f"{out}: {len(outcome.table)} rows", soft_wrap=True)
+    if report is not None:
+        report_run(report, outcome)

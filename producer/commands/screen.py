@@ -1,0 +1,62 @@
+"""What commands show while they work: progress on stderr, so that stdout holds the results."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+from worker.signals import stopping_on_signals
+
+console = Console(highlight=False, emoji=False)
+progress_console = Console(stderr=True, highlight=False, emoji=False)
+
+
+@contextmanager
+def progress_bar(description: str, total: int) -> Iterator[Callable[[int], None]]:
+    """A bar for who watches; it is advanced by calling what the context gives."""
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    watched = progress_console.is_terminal
+    with Progress(
+        *columns, console=progress_console, transient=True, disable=not watched
+    ) as progress:
+        task = progress.add_task(description, total=total)
+        yield lambda count: progress.advance(task, count)
+
+
+def reading(files: Sequence[Path]) -> Iterator[Path]:
+    """Files one after the other, with a bar that says how many headers have been read."""
+    with progress_bar("Reading headers", len(files)) as advance:
+        for file in files:
+            yield file
+            advance(1)
+
+
+@contextmanager
+def telling_interruption(
+    what: str = "the same command goes on where it stopped",
+) -> Iterator[None]:
+    """Say what holds after Ctrl-C, and end with the exit code for it."""
+    with stopping_on_signals():
+        try:
+            yield
+        except KeyboardInterrupt:
+            progress_console.print(f"Error: interrupted; {what}.", soft_wrap=True)
+            sys.exit(130)

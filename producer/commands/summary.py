@@ -1,0 +1,71 @@
+"""What a command came to, as the command line tells it."""
+
+from __future__ import annotations
+
+from producer.commands.screen import console
+from producer.ledger.enqueue import Enqueued
+from producer.running.run import Outcome
+from worker.results.summary import Summary, summarise
+from worker.text import counted, printable
+
+
+def print_outcome(outcome: Outcome, tag: str) -> None:
+    """Print how many spectra were processed, their flags, and why some have no labels."""
+    summary = summarise(outcome.table)
+    if outcome.processed == 0:
+        console.print(
+            f"Nothing to compute: all {summary.spectra} spectra have results"
+            f"{f' under the tag {tag!r}' if tag else ''} already."
+        )
+    else:
+        console.print(
+            f"Processed {counted(outcome.processed, 'spectrum', 'spectra')} in "
+            f"{outcome.seconds:.1f} s, {outcome.processed / outcome.seconds:.1f} per second"
+            f"{_kept(summary, outcome)}."
+        )
+    _print_summary(summary)
+    if outcome.other_provenance:
+        console.print(
+            f"[yellow]{outcome.other_provenance} results were made before with other "
+            "corrections, seed or number of MC samples and are kept as they are; use another "
+            "--tag to compute them anew.[/yellow]"
+        )
+
+
+def _kept(summary: Summary, outcome: Outcome) -> str:
+    kept = summary.spectra - outcome.processed
+    return f"; {kept} had results already" if kept else ""
+
+
+def _print_summary(summary: Summary) -> None:
+    console.print(
+        f"{counted(summary.spectra, 'spectrum', 'spectra')} ({counted(summary.coadds, 'coadd')}, "
+        f"{counted(summary.visits, 'visit')}): {summary.labelled} with labels, "
+        f"{summary.spectra - summary.labelled} without.",
+        soft_wrap=True,
+    )
+    flags = ", ".join(f"{count} {name}" for name, count in summary.flagged.items())
+    console.print(
+        f"Flagged: {summary.warn} flag_warn ({flags}), {summary.bad} flag_bad.", soft_wrap=True
+    )
+    for reason, count in summary.reasons.most_common():
+        console.print(f"  {count} without labels: {reason}", soft_wrap=True, markup=False)
+
+
+def print_enqueued(enqueued: Enqueued, *, skipped: bool) -> None:
+    """Print what became of the spectra that were given, and which files are not there."""
+    console.print(
+        f"{counted(enqueued.spectra, 'spectrum', 'spectra')} in "
+        f"{counted(enqueued.files, 'file')}: {enqueued.waiting} enqueued, "
+        f"{enqueued.done} had results, {enqueued.under_way} were on their way already.",
+        soft_wrap=True,
+    )
+    if enqueued.missing:
+        what = "left out" if skipped else "each ends as a row that says so"
+        names = ", ".join(map(printable, enqueued.first_missing))
+        more = ", ..." if enqueued.missing > len(enqueued.first_missing) else ""
+        console.print(
+            f"{counted(enqueued.missing, 'file')} named but not there ({what}): {names}{more}",
+            soft_wrap=True,
+            markup=False,
+        )

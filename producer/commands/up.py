@@ -1,0 +1,68 @@
+"""The command `up`: a local stack in the foreground."""
+
+from __future__ import annotations
+
+import time
+from typing import Annotated
+
+import typer
+
+from producer.commands.options import Corrections, Model, settings_with, tell_starter
+from producer.commands.screen import console
+from worker.errors import TransientError, UsageError
+from worker.fingerprint import weights_sha256
+from worker.local.stack import FLOWER, REDIS, WHOLE_STACK, LocalStack
+from worker.outage import Outage
+from worker.signals import stopping_on_signals
+from worker.transport.client import broker_answers
+
+
+def up(
+    model: Model = None,
+    corrections: Corrections = None,
+    flower: Annotated[
+        bool, typer.Option("--flower", help="Also start Flower on http://127.0.0.1:5555.")
+    ] = False,
+) -> None:
+    """Run a local stack in the foreground: redis-server, the workers and the dispatcher.
+
+    Ctrl-C stops it. Give it spectra from another terminal with `astronn-stream enqueue`. A
+    redis-server is started only where ASTRONN_STREAM_BROKER_URL names none.
+    """
+    settings = settings_with(model, corrections)
+    weights = weights_sha256(settings.weights_file)
+    if settings.broker_url is None and broker_answers(settings):
+        raise UsageError("A local stack for this database is running already.")
+    tell_starter(weights)
+    services = [*WHOLE_STACK]
+    services += [REDIS] if settings.broker_url is None else []
+    services += [FLOWER] if flower else []
+    try:
+        with stopping_on_signals():
+            wait_for_database(settings.database_url, "up")
+            _serve(LocalStack(settings, settings.stack_directory, services=services))
+    except KeyboardInterrupt:
+        console.print("The stack is down.")
+
+
+def wait_for_database(url: str, action: str) -> None:
+    """Bring the tables up to date, as soon as the database answers."""
+    from worker.database.session import opened
+
+    outage = Outage(action)
+    while True:
+        try:
+            with opened(url):
+                return outage.end()
+        except TransientError as error:
+            outage.begin(error)
+            time.sleep(1)
+
+
+def _serve(stack: LocalStack) -> None:
+    with stack:
+        console.print("The stack is starting; stop it with Ctrl-C.")
+        while True:
+            for name in stack.check():
+                console.print(f"{name} died and was started again.")
+            time.sleep(0.5)

@@ -1,0 +1,70 @@
+"""The command `worker`: one worker of one stage."""
+
+from __future__ import annotations
+
+import logging
+import re
+from typing import Annotated
+
+import typer
+
+from producer.commands.options import LaneName, StageName, tell_starter
+from worker.errors import FatalError, UsageError
+from worker.local.stack import EXIT_MISCONFIGURED
+from worker.queues import Stage
+from worker.settings import get_settings
+
+
+def worker(
+    stage: Annotated[StageName, typer.Argument(help="The stage whose queues it serves.")],
+    lane: Annotated[
+        LaneName | None,
+        typer.Option("--lane", help="Serve this lane alone; for loaders."),
+    ] = None,
+    name: Annotated[
+        str | None,
+        typer.Option("--name", help="What it is called, where a host has several of a kind."),
+    ] = None,
+) -> None:
+    """Run one worker, configured by the environment, as docker-compose.yml starts it.
+
+    A signal to stop (SIGTERM or Ctrl-C) lets it finish what it is at and give back the rest.
+    """
+    if lane is not None and stage is not StageName.LOAD:
+        raise UsageError(f"A lane can be left to a loader; {stage} serves all of them.")
+    if name is not None and not re.fullmatch(r"[\w.-]+", name):
+        raise UsageError("--name takes letters, digits, points, hyphens and underscores.")
+    try:
+        _prepare(stage)
+    except (FatalError, UsageError) as error:
+        # The last line of a worker's log is what the local stack shows.
+        typer.echo(f"Error: {error}", err=True)
+        raise typer.Exit(EXIT_MISCONFIGURED) from error
+    from celery.app.trace import LOG_RECEIVED, LOG_REJECTED, LOG_RETRY
+
+    from worker.app import app, task_module, worker_arguments
+
+    served: Stage = stage.value
+    app.conf.include = [task_module(served)]  # the other stages' imports would only cost time
+    # The tasks tell an outage once; Celery would tell it of each message, again and again.
+    told = {LOG_RECEIVED, LOG_RETRY, LOG_REJECTED}
+    for logs in ("celery.app.trace", "celery.worker.strategy"):
+        logging.getLogger(logs).addFilter(lambda record: record.msg not in told)
+    app.worker_main(worker_arguments(served, None if lane is None else lane.value, name))
+
+
+def _prepare(stage: StageName) -> None:
+    """Open what the stage needs, so that a mistake stops the worker before it takes messages."""
+    match stage:
+        case StageName.LOAD:
+            from worker.spectra.continuum import continuum_pixels
+
+            continuum_pixels()
+        case StageName.INFER:
+            from worker.stages.infer import open_inference
+
+            tell_starter(open_inference().weights)
+        case StageName.RECORD:
+            from worker.stages.record import noise_model
+
+            noise_model(get_settings().corrections)

@@ -1,0 +1,1 @@
+"""The ledger: what happens to jobs, from registering a spectrum to its row."""

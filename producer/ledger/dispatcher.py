@@ -1,0 +1,101 @@
+"""The dispatcher: the one process that moves jobs between the ledger and the stream.
+
+It releases what waits while there is room, and finds again what got lost. Several may run side
+by side; none is needed for what was sent already.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Sequence
+
+import redis
+from sqlalchemy import Engine
+from sqlalchemy.exc import SQLAlchemyError
+
+from producer.ledger.reconcile import Reconciler
+from producer.ledger.release import release, send
+from worker.database.tally import shorten_tally
+from worker.errors import TransientError
+from worker.fingerprint import weights_sha256
+from worker.outage import Outage
+from worker.settings import Settings
+from worker.transport.broker import Broker
+from worker.transport.served_weights import tell_served
+
+logger = logging.getLogger(__name__)
+
+_POLL_SECONDS = 0.5
+#: How often Redis and the ledger are compared.
+_RECONCILE_SECONDS = 2.0
+
+
+class Dispatcher:
+    """Releases and reconciles jobs, round after round.
+
+    Parameters
+    ----------
+    client
+        A connection to the broker's Redis.
+    settings
+        Only jobs for its weights are released: the others are for another stack on the same
+        database.
+
+    Raises
+    ------
+    FatalError
+        The weights cannot be read.
+    """
+
+    def __init__(self, engine: Engine, client: redis.Redis, settings: Settings) -> None:
+        self._engine = engine
+        self._client = client
+        self._settings = settings
+        self._broker = Broker(client, settings.broker)
+        self._reconciler = Reconciler(engine, self._broker, settings)
+        self._weights = weights_sha256(settings.weights_file)
+        self._reconciled = float("-inf")
+        self._outage = Outage("dispatch")
+
+    def step(self, jobs: Sequence[int] | None = None, *, held_are_lost: bool = False) -> bool:
+        """One round: put back what is lost, send what waits.
+
+        Parameters
+        ----------
+        jobs, held_are_lost
+            See :meth:`producer.ledger.reconcile.Reconciler.reconcile`.
+
+        Returns
+        -------
+        bool
+            False while the database or Redis is away; that is logged once.
+        """
+        try:
+            if self._outage.is_on:
+                self._reconciler.forget()
+            self._step(jobs, held_are_lost)
+        except (TransientError, SQLAlchemyError) as error:
+            self._outage.begin(error)
+            return False
+        self._outage.end()
+        return True
+
+    def _step(self, jobs: Sequence[int] | None, held_are_lost: bool) -> None:
+        if held_are_lost or time.monotonic() - self._reconciled > _RECONCILE_SECONDS:
+            self._reconciler.reconcile(jobs, held_are_lost=held_are_lost)
+            shorten_tally(self._engine)
+            self._broker.tell_alive()
+            if jobs is None:  # with jobs of its own it is a run's, not the stack's
+                tell_served(self._client, self._weights)
+            self._reconciled = time.monotonic()
+        name = self._broker.name()
+        sent = release(self._engine, send, self._settings, name, weights=self._weights, jobs=jobs)
+        if sent:
+            logger.info("action=dispatch spectra=%d", sent)
+
+    def run(self) -> None:
+        """Go on until a signal ends the process."""
+        while True:
+            self.step()
+            time.sleep(_POLL_SECONDS)

@@ -1,0 +1,1 @@
+"""`run`, and the stack that it brings up for itself."""

@@ -1,0 +1,1 @@
+"""Where spectra come from: files, folders, names, tables of the survey."""
