@@ -72,9 +72,9 @@ def time_plain_visits(
     """Seconds of each visit by the plain pipeline."""
     with (
         tempfile.TemporaryDirectory() as place,
-        opened(f"sqlite:///{place}/plain.sqlite") as engine,
+        opened(f"sqlite:///{place}/plain.sqlite") as database,
     ):
-        pipeline = PlainPipeline(settings, engine)
+        pipeline = PlainPipeline(settings, database)
         return [_seconds(lambda: pipeline.process(folder, [each])) for each in visits]  # noqa: B023
 
 
@@ -121,7 +121,7 @@ def _through_stack(
     plans = [Plan.make([root / each.path], settings, wanted="visit", tag="live") for each in visits]
     taken = []
     with (
-        opened(settings.database_url) as engine,
+        opened(settings.database_url) as database,
         StackChild(settings, directory, [REDIS, *WHOLE_STACK]) as stack,
     ):
         stack.wait_until_ready()
@@ -130,8 +130,8 @@ def _through_stack(
             for number, plan in enumerate(plans):
                 tell(f"visit {number + 1} of {len(plans)}")
                 started = time.perf_counter()
-                jobs = register_files(engine, plan, iter, lane="live").jobs
-                release(engine, send, settings, name, weights=plan.weights, jobs=jobs)
+                jobs = register_files(database, plan, iter, lane="live").jobs
+                release(database, send, settings, name, weights=plan.weights, jobs=jobs)
                 _wait_for_row(settings, jobs[0])
                 taken.append(time.perf_counter() - started)
                 stack.check()

@@ -42,18 +42,18 @@ class PlainPipeline:
 
     Parameters
     ----------
-    engine
-        The database. It is opened as ours is, which is kinder than SQLite's defaults: those
+    database
+        It is opened as ours is, which is kinder than SQLite's defaults: those
         wait for the disk at every commit.
     """
 
-    def __init__(self, settings: Settings, engine: Engine) -> None:
+    def __init__(self, settings: Settings, database: Engine) -> None:
         self._settings = settings
         self._model = read_checkpoint(settings.weights_file).to(choose_device(settings.device))
         weights = weights_sha256(settings.weights_file)
         self._noise_model = read_noise_model(settings.corrections_file(weights))
-        self._engine = engine
-        RESULTS.create(engine, checkfirst=True)
+        self._database = database
+        RESULTS.create(database, checkfirst=True)
 
     def process(self, folder: Path, spectra: Sequence[SpectrumReference]) -> None:
         """Give every spectrum its row."""
@@ -68,7 +68,7 @@ class PlainPipeline:
         columns = np.concatenate([raw, e_labels, raw, raw_e], axis=1)
         for spectrum, row, flag in zip(spectra, columns.tolist(), flags, strict=True):
             values = dict(zip(label_columns(), row, strict=True))
-            with transaction(self._engine) as session:
+            with transaction(self._database) as session:
                 session.execute(
                     insert(RESULTS).values(
                         natural_key=spectrum.natural_key, result_flags=int(flag), **values

@@ -113,9 +113,9 @@ def time_plain(settings: Settings, folder: Path, spectra: Sequence[SpectrumRefer
     """Seconds of a spectrum of the plain pipeline."""
     with (
         tempfile.TemporaryDirectory() as place,
-        opened(f"sqlite:///{place}/plain.sqlite") as engine,
+        opened(f"sqlite:///{place}/plain.sqlite") as database,
     ):
-        pipeline = PlainPipeline(settings, engine)
+        pipeline = PlainPipeline(settings, database)
         started = time.perf_counter()
         pipeline.process(folder, spectra)
         return (time.perf_counter() - started) / len(spectra)
@@ -141,7 +141,7 @@ def time_run(settings: Settings, files: Path, options: Sequence[str]) -> Run:
         if found is None:
             raise FatalError(f"`astronn-stream run` did not process anything: {output}")
         count = int(found[1])
-        with opened(url) as engine, reading(engine) as connection:
+        with opened(url) as database, reading(database) as connection:
             moments = list(connection.scalars(select(AstroNN.created)))
     return Run(float(found[2]) / count, whole / count, steady_seconds(moments), peak)
 

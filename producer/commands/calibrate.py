@@ -96,9 +96,9 @@ def _read(
 
     if table is not None:
         return read_results_table(table, weights, tag, seed)
-    with opened(configured_database()) as engine:
-        chosen = choose_set(result_sets(engine), weights, tag)
-        return chosen, read_database(engine, chosen, seed)
+    with opened(configured_database()) as database:
+        chosen = choose_set(result_sets(database), weights, tag)
+        return chosen, read_database(database, chosen, seed)
 
 
 def configured_database() -> str:

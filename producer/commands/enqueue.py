@@ -104,16 +104,16 @@ def enqueue(
         )
     weights = weights_sha256(settings.weights_file)
     tell_starter(weights)
-    with opened(settings.database_url) as engine:
-        delay = send(engine, settings, weights)
+    with opened(settings.database_url) as database:
+        delay = send(database, settings, weights)
     print_enqueued(enqueued, skipped=missing is MissingFiles.SKIP)
     tell_delay(delay)
 
 
-def send(engine: Engine, settings: Settings, weights: str) -> TransientError | None:
+def send(database: Engine, settings: Settings, weights: str) -> TransientError | None:
     """Send what waits for these weights; why it could not be, if it could not."""
     try:
-        send_waiting(engine, settings, weights)
+        send_waiting(database, settings, weights)
     except TransientError as error:
         return error
     return None

@@ -39,11 +39,11 @@ def export(
 
     wanted = Wanted(kind=kind, tag=tag, where=None if where is None else condition(where))
     # A signal to stop must not leave half a table in a hidden folder.
-    with stopping_on_signals(), existing(get_settings().database_url) as engine:
+    with stopping_on_signals(), existing(get_settings().database_url) as database:
         if out is not None and survey is None:
-            written = [write_results(engine, wanted, out)]
+            written = [write_results(database, wanted, out)]
         elif survey is not None and out is None:
-            written = write_survey(engine, wanted, survey)
+            written = write_survey(database, wanted, survey)
         else:
             raise UsageError("Say where to: --out FILE, or --survey FOLDER.")
     for each in written:

@@ -83,8 +83,8 @@ def _sample(table: Path | None, tag: str | None, where: str | None) -> Sample:
     if table is not None:
         return Sample.of_file(table)
     wanted = Wanted(tag=tag, where=None if where is None else condition(where))
-    with existing(get_settings().database_url) as engine:
-        return Sample.of_database(engine, wanted)
+    with existing(get_settings().database_url) as database:
+        return Sample.of_database(database, wanted)
 
 
 def _draw_all(sample: Sample, out: Path, kinds: tuple[str, ...], theme: Theme) -> None:
@@ -160,8 +160,8 @@ def _row(
         return row_in_file(table, which)
     if which.pk is None and not exists(settings.database_url):
         return None  # the flux can be shown all the same
-    with existing(settings.database_url) as engine:
-        return row_in_database(engine, which, tag)
+    with existing(settings.database_url) as database:
+        return row_in_database(database, which, tag)
 
 
 def _heading(which: Which, row: Mapping[str, Any] | None) -> str:

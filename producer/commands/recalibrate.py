@@ -38,8 +38,8 @@ def recalibrate(
     from worker.results.recalibration import recalibrate as recalibrate_rows
 
     noise_model = read_noise_model(corrections)
-    with opened(configured_database()) as engine, telling_interruption("nothing was changed"):
-        sha256, total = _one_set(engine, weights, tag)
+    with opened(configured_database()) as database, telling_interruption("nothing was changed"):
+        sha256, total = _one_set(database, weights, tag)
         if noise_model.weights_sha256 not in (None, sha256):
             raise UsageError(
                 f"{corrections} is the noise model of other weights "
@@ -48,18 +48,18 @@ def recalibrate(
             )
         conditions = concerned(noise_model, sha256, tag)
         with progress_bar("Recalibrating", total) as advance:
-            result = recalibrate_rows(engine, noise_model, conditions, advance)
+            result = recalibrate_rows(database, noise_model, conditions, advance)
     _tell_recalibrated(result, total)
 
 
-def _one_set(engine: Engine, weights: str | None, tag: str | None) -> tuple[str, int]:
+def _one_set(database: Engine, weights: str | None, tag: str | None) -> tuple[str, int]:
     """The SHA-256 of the weights that are meant, and how many rows have their labels."""
     from worker.calibration.read_repeats import asked, matches
     from worker.results.recalibration import weights_of
 
     sets = [
         (sha256, name, rows)
-        for sha256, name, rows in weights_of(engine, tag)
+        for sha256, name, rows in weights_of(database, tag)
         if weights is None or matches(weights, name, sha256)
     ]
     if not sets:

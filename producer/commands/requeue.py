@@ -64,10 +64,10 @@ def requeue(
     settings = get_settings()
     if not exists(settings.database_url):
         raise UsageError("There is no database here yet; `astronn-stream enqueue` makes one.")
-    with opened(settings.database_url) as engine:
-        count = requeue_jobs(engine, selection, lane.value if lane else None)
+    with opened(settings.database_url) as database:
+        count = requeue_jobs(database, selection, lane.value if lane else None)
         # Without weights of its own it leaves the sending to the stack's dispatcher.
         named = settings.model is not None
-        delay = send(engine, settings, weights_sha256(settings.weights_file)) if named else None
+        delay = send(database, settings, weights_sha256(settings.weights_file)) if named else None
     console.print(f"{counted(count, 'job')} enqueued again.")
     tell_delay(delay)

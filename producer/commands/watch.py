@@ -78,6 +78,6 @@ def watch(
     tell_starter(plan.weights)
     with suppress(KeyboardInterrupt), stopping_on_signals():
         wait_for_database(settings.database_url, "watch")
-        engine = open_database(settings.database_url)
+        database = open_database(settings.database_url)
         with closing(Arrivals(folder.absolute(), settings.data_root, poll)) as arrivals:
-            Watch(arrivals, Settling(settle), plan, engine, lane.value).run()
+            Watch(arrivals, Settling(settle), plan, database, lane.value).run()

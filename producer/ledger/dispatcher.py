@@ -48,12 +48,12 @@ class Dispatcher:
         The weights cannot be read.
     """
 
-    def __init__(self, engine: Engine, client: redis.Redis, settings: Settings) -> None:
-        self._engine = engine
+    def __init__(self, database: Engine, client: redis.Redis, settings: Settings) -> None:
+        self._database = database
         self._client = client
         self._settings = settings
         self._broker = Broker(client, settings.broker)
-        self._reconciler = Reconciler(engine, self._broker, settings)
+        self._reconciler = Reconciler(database, self._broker, settings)
         self._weights = weights_sha256(settings.weights_file)
         self._reconciled = float("-inf")
         self._outage = Outage("dispatch")
@@ -84,13 +84,13 @@ class Dispatcher:
     def _step(self, jobs: Sequence[int] | None, held_are_lost: bool) -> None:
         if held_are_lost or time.monotonic() - self._reconciled > _RECONCILE_SECONDS:
             self._reconciler.reconcile(jobs, held_are_lost=held_are_lost)
-            shorten_tally(self._engine)
+            shorten_tally(self._database)
             self._broker.tell_alive()
             if jobs is None:  # with jobs of its own it is a run's, not the stack's
                 tell_served(self._client, self._weights)
             self._reconciled = time.monotonic()
         name = self._broker.name()
-        sent = release(self._engine, send, self._settings, name, weights=self._weights, jobs=jobs)
+        sent = release(self._database, send, self._settings, name, weights=self._weights, jobs=jobs)
         if sent:
             logger.info("action=dispatch spectra=%d", sent)
 

@@ -117,10 +117,10 @@ def enqueue(
         check_stack(settings, weights)
     sources = _Sources.of(spectra, summary, root, settings.data_root, kind)
     tally = _Tally(missing)
-    with opened(settings.database_url) as engine:
+    with opened(settings.database_url) as database:
         for part in register_all(
-            engine,
-            tally.counted(sources.entries(engine, bar)),
+            database,
+            tally.counted(sources.entries(database, bar)),
             weights=weights,
             weights_name=weights_name(settings.weights_file, weights),
             tag=tag,
@@ -162,15 +162,15 @@ class _Sources:
             kind=kind,
         )
 
-    def entries(self, engine: Engine, bar: Bar) -> Iterator[CatalogueEntry]:
+    def entries(self, database: Engine, bar: Bar) -> Iterator[CatalogueEntry]:
         """All spectra, as they are found; those of a file stand together."""
-        named, wanted = look_up(engine, self.names, self.data_root), self.kind or "both"
+        named, wanted = look_up(database, self.names, self.data_root), self.kind or "both"
         files = self.files + (find_files(named.paths, self.data_root) if named.paths else [])
         with bar("Reading headers", len(files)) as finished:
             for file in files:
                 yield from spectra_of(file, self.data_root, wanted)
                 finished(1)
-        yield from catalogued(engine, named.spectra, self.data_root, wanted)
+        yield from catalogued(database, named.spectra, self.data_root, wanted)
         if self.table is not None:
             with bar("Reading the table", len(self.table)) as finished:
                 yield from self.table.entries(self.kind, finished)
@@ -218,7 +218,7 @@ class _Tally:
 
 
 def register_files(
-    engine: Engine,
+    database: Engine,
     plan: Plan,
     progress: Reading,
     lane: Lane = "bulk",
@@ -231,7 +231,7 @@ def register_files(
     )
     parts = list(
         register_all(
-            engine,
+            database,
             entries,
             weights=plan.weights,
             weights_name=plan.weights_name,

@@ -64,7 +64,7 @@ class _Watch:
 class Reconciler:
     """Compares the ledger with what is in Redis; remembers what it saw the last time."""
 
-    engine: Engine
+    database: Engine
     broker: Broker
     settings: Settings
     _names: set[str] = field(default_factory=set)
@@ -113,7 +113,7 @@ class Reconciler:
         statement = select(Job.pk, Job.attempts, Job.broker, Job.deadline).where(
             Job.state == JobState.QUEUED, *mine
         )
-        with reading(self.engine) as connection:
+        with reading(self.database) as connection:
             return [
                 _Queued(pk, attempts, broker or "", deadline or now())
                 for pk, attempts, broker, deadline in connection.execute(statement)
@@ -142,7 +142,7 @@ class Reconciler:
             logger.warning("action=reconcile jobs=%d: %s", len(queued), reason)
         for first in range(0, len(queued), _AT_ONCE):
             seen = {each.job: each for each in queued[first : first + _AT_ONCE]}
-            with transaction(self.engine) as session:
+            with transaction(self.database) as session:
                 statement = select(Job).where(Job.pk.in_(seen), Job.state == JobState.QUEUED)
                 found = session.scalars(statement.order_by(Job.pk).with_for_update()).all()
                 # One that was sent again meanwhile, by another dispatcher, is no longer lost.

@@ -41,7 +41,7 @@ Send = Callable[[LoadSpectra], None]
 
 
 def release(
-    engine: Engine,
+    database: Engine,
     send: Send,
     settings: Settings,
     broker: str,
@@ -77,23 +77,23 @@ def release(
     sent = 0
     for lane in LANES:
         waiting = _waiting(lane, weights, jobs)
-        while part := _release_some(engine, send, settings, broker, lane, waiting):
+        while part := _release_some(database, send, settings, broker, lane, waiting):
             sent += part
     return sent
 
 
 def _release_some(
-    engine: Engine,
+    database: Engine,
     send: Send,
     settings: Settings,
     broker: str,
     lane: Lane,
     waiting: list[ColumnElement[bool]],
 ) -> int:
-    with reading(engine) as connection:  # a look first: SQLite has one writer at a time
+    with reading(database) as connection:  # a look first: SQLite has one writer at a time
         if not connection.scalar(select(Job.pk).where(*waiting).order_by(*_QUEUE).limit(1)):
             return 0
-    with transaction(engine) as session:
+    with transaction(database) as session:
         _take_turns(session)
         room = settings.in_flight - _under_way(session, lane, broker)
         if room < settings.in_flight // 4:
@@ -218,7 +218,7 @@ def send(message: LoadSpectra) -> None:
 
 
 def send_waiting(
-    engine: Engine, settings: Settings, weights: str, jobs: Sequence[int] | None = None
+    database: Engine, settings: Settings, weights: str, jobs: Sequence[int] | None = None
 ) -> None:
     """Send what waits to a running stack, as far as there is room; its dispatcher sends the rest.
 
@@ -240,4 +240,4 @@ def send_waiting(
         if served not in (None, weights):
             raise TransientError("The stack that runs here serves other weights.")
         name = Broker(client, settings.broker).name()
-        release(engine, send, settings, name, weights=weights, jobs=jobs)
+        release(database, send, settings, name, weights=weights, jobs=jobs)

@@ -46,7 +46,7 @@ class Selection:
     tag: str | None = None
 
 
-def requeue(engine: Engine, selection: Selection, lane: Lane | None = None) -> int:
+def requeue(database: Engine, selection: Selection, lane: Lane | None = None) -> int:
     """Let jobs wait for their turn again, with all their attempts; returns how many.
 
     A row that a job has stays until the new one replaces it.
@@ -58,15 +58,15 @@ def requeue(engine: Engine, selection: Selection, lane: Lane | None = None) -> i
     """
     changes = {"lane": lane} if lane is not None else {}
     return sum(
-        _let_wait(engine, [*_conditions(selection), *some], **changes)
+        _let_wait(database, [*_conditions(selection), *some], **changes)
         for some in _some(selection.spectra)
     )
 
 
-def take_back(engine: Engine, jobs: Sequence[int]) -> None:
+def take_back(database: Engine, jobs: Sequence[int]) -> None:
     """Let these jobs wait again where they count as sent: what they were sent to is gone."""
     for block in blocks(jobs):
-        _let_wait(engine, [Job.pk.in_(block), Job.state == JobState.QUEUED])
+        _let_wait(database, [Job.pk.in_(block), Job.state == JobState.QUEUED])
 
 
 def read_ids(file: Path) -> list[int]:
@@ -86,8 +86,8 @@ def read_ids(file: Path) -> list[int]:
         raise UsageError(f"--ids {file}: there is a line that is no key: {error}.") from error
 
 
-def _let_wait(engine: Engine, conditions: list[ColumnElement[bool]], **changes: str) -> int:
-    with transaction(engine) as session:
+def _let_wait(database: Engine, conditions: list[ColumnElement[bool]], **changes: str) -> int:
+    with transaction(database) as session:
         jobs = locked_jobs(session, *conditions)
         for block in blocks(jobs):
             session.execute(

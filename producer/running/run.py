@@ -61,36 +61,36 @@ def carry_out(plan: Plan, *, serial: bool, headers: Reading, bar: Bar) -> Outcom
     headers, bar
         How progress is shown: while headers are read, and while spectra are processed.
     """
-    with opened(plan.settings.database_url) as engine:
-        registered = register_files(engine, plan, headers)
+    with opened(plan.settings.database_url) as database:
+        registered = register_files(database, plan, headers)
         started = time.perf_counter()
         if registered.open_jobs:
             process = run_serial if serial else run_stream
             with bar("Processing", len(registered.open_jobs)) as advance:
-                process(engine, plan, registered.open_jobs, advance)
-        return collect(engine, plan, registered, time.perf_counter() - started)
+                process(database, plan, registered.open_jobs, advance)
+        return collect(database, plan, registered, time.perf_counter() - started)
 
 
-def run_serial(engine: Engine, plan: Plan, jobs: list[int], finished: Finished) -> None:
+def run_serial(database: Engine, plan: Plan, jobs: list[int], finished: Finished) -> None:
     """Process jobs in this process alone."""
     from worker.stages.serial import process
 
     def messages() -> Iterator[LoadSpectra]:
         for block in blocks(jobs):
-            with transaction(engine) as session:
+            with transaction(database) as session:
                 part = load_messages(session, block, chunk_size=plan.settings.chunk_size)
             yield from part
 
-    process(messages(), engine, plan.settings, finished)
+    process(messages(), database, plan.settings, finished)
 
 
-def run_stream(engine: Engine, plan: Plan, jobs: list[int], finished: Finished) -> None:
+def run_stream(database: Engine, plan: Plan, jobs: list[int], finished: Finished) -> None:
     """Process jobs through the stream: bring up what is not there, send, and wait."""
     with _stack(plan.settings) as (stack, settings), closing(broker_client(settings)) as client:
         stack.wait_until_ready()
         if plan.settings.broker_url is None:
-            take_back(engine, jobs)  # an interrupted run had sent them to its own Redis
-        _drive(engine, Dispatcher(engine, client, settings), sorted(jobs), stack, finished)
+            take_back(database, jobs)  # an interrupted run had sent them to its own Redis
+        _drive(database, Dispatcher(database, client, settings), sorted(jobs), stack, finished)
 
 
 @contextmanager
@@ -129,7 +129,7 @@ def _stages_without_workers() -> tuple[Stage, ...]:
 
 
 def _drive(
-    engine: Engine,
+    database: Engine,
     dispatcher: Dispatcher,
     remaining: list[int],
     stack: StackChild,
@@ -139,7 +139,7 @@ def _drive(
     restarted, window = False, remaining[:_WINDOW]
     while remaining:
         answered = dispatcher.step(window, held_are_lost=restarted)
-        if answered and (done := _done(engine, window)):
+        if answered and (done := _done(database, window)):
             remaining, window = (
                 [job for job in jobs if job not in done] for jobs in (remaining, window)
             )
@@ -151,17 +151,17 @@ def _drive(
         restarted = stack.check() or (restarted and not answered)
 
 
-def _done(engine: Engine, jobs: list[int]) -> set[int]:
+def _done(database: Engine, jobs: list[int]) -> set[int]:
     """The jobs that are done; none while the database is away, which the dispatcher tells."""
     statement = select(Job.pk).where(Job.pk.in_(jobs), Job.state == JobState.DONE)
-    with suppress(TransientError), reading(engine) as connection:
+    with suppress(TransientError), reading(database) as connection:
         return set(connection.scalars(statement))
     return set()
 
 
-def collect(engine: Engine, plan: Plan, registered: Registered, seconds: float) -> Outcome:
+def collect(database: Engine, plan: Plan, registered: Registered, seconds: float) -> Outcome:
     """Read the rows of a run's spectra."""
-    table = read_table(engine, jobs=registered.jobs)
+    table = read_table(database, jobs=registered.jobs)
     if len(table) != len(registered.jobs):
         raise FatalError(
             f"{len(registered.jobs)} spectra were registered, but there are {len(table)} rows; "

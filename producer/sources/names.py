@@ -53,7 +53,7 @@ class Named:
         return {str(value) for _, value in rows}
 
 
-def look_up(engine: Engine, names: Iterable[Name], data_root: Path) -> Named:
+def look_up(database: Engine, names: Iterable[Name], data_root: Path) -> Named:
     """Find what names stand for.
 
     A relative path may start at the working directory or at the data root.
@@ -70,7 +70,7 @@ def look_up(engine: Engine, names: Iterable[Name], data_root: Path) -> Named:
         places = {name: _place(name, data_root) for name in part}
         found.paths += filter(None, places.values())
         unknown = {str(name) for name, place in places.items() if place is None}
-        with reading(engine) as connection:
+        with reading(database) as connection:
             for column in (Spectrum.pk, Spectrum.natural_key, Spectrum.path, Source.obj):
                 unknown -= found.add(connection, column, unknown)
         if unknown:
@@ -82,7 +82,7 @@ def look_up(engine: Engine, names: Iterable[Name], data_root: Path) -> Named:
 
 
 def catalogued(
-    engine: Engine, spectra: Iterable[int], data_root: Path, wanted: Wanted
+    database: Engine, spectra: Iterable[int], data_root: Path, wanted: Wanted
 ) -> Iterator[CatalogueEntry]:
     """What the catalogue says of spectra, with the versions that their files have now."""
     root, rest = data_root.resolve(), iter(sorted(spectra))
@@ -93,7 +93,7 @@ def catalogued(
             .where(Spectrum.pk.in_(part), Spectrum.kind.in_(kinds))
             .order_by(Spectrum.path, Spectrum.pk)
         )
-        with reading(engine) as connection:
+        with reading(database) as connection:
             rows = connection.execute(statement).mappings().all()
         for row in rows:
             known = {name: row[name] for name in _COLUMNS}

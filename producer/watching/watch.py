@@ -56,19 +56,19 @@ class Watch:
     """
 
     def __init__(
-        self, arrivals: Arrivals, settling: Settling, plan: Plan, engine: Engine, lane: Lane
+        self, arrivals: Arrivals, settling: Settling, plan: Plan, database: Engine, lane: Lane
     ) -> None:
         self._arrivals = arrivals
         self._settling = settling
         self._plan = plan
-        self._engine = engine
+        self._database = database
         self._lane: Lane = lane
         self._root = plan.settings.data_root.resolve()
         self._found: list[Sighting] = []
         self._known: set[int] = set()
         self._known_since = time.monotonic()
         self._retry = float("-inf")
-        self._database, self._stream = Outage("watch"), Outage("send")
+        self._registering, self._sending = Outage("watch"), Outage("send")
 
     def run(self) -> None:
         """Go on until a signal ends the process."""
@@ -91,9 +91,9 @@ class Watch:
         try:
             self._compare(moment)
             self._register(moment)
-            self._database.end()
+            self._registering.end()
         except TransientError as error:
-            self._database.begin(error)
+            self._registering.begin(error)
             self._retry = moment + _RETRY_SECONDS
 
     def _compare(self, moment: float) -> None:
@@ -101,7 +101,7 @@ class Watch:
         while self._found:
             part = self._found[:_COMPARED_AT_ONCE]
             names = [catalogue_path(Path(each.file), self._root) for each in part]
-            with reading(self._engine) as connection:
+            with reading(self._database) as connection:
                 registered = files_with_jobs(
                     connection, names, weights=self._plan.weights, tag=self._plan.tag
                 )
@@ -124,7 +124,7 @@ class Watch:
     def _enqueue(self, counting: Sequence[Sighting]) -> None:
         plan = replace(self._plan, files=[Path(each.file) for each in counting])
         try:
-            registered = register_files(self._engine, plan, iter, self._lane)
+            registered = register_files(self._database, plan, iter, self._lane)
         except SQLAlchemyError as error:
             if len(counting) > 1:  # one of them is to blame
                 for each in counting:
@@ -150,10 +150,10 @@ class Watch:
         if not jobs:
             return
         try:
-            send_waiting(self._engine, self._plan.settings, self._plan.weights, jobs)
-            self._stream.end()
+            send_waiting(self._database, self._plan.settings, self._plan.weights, jobs)
+            self._sending.end()
         except (TransientError, SQLAlchemyError) as error:
-            self._stream.begin(error)
+            self._sending.begin(error)
 
     def _forget(self, moment: float) -> None:
         """Ask the catalogue anew for each look at the whole folder: it may be an older one by now.

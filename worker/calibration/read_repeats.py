@@ -84,7 +84,7 @@ def asked(weights: str | None, tag: str | None) -> str:
     return " ".join(parts) or "here"
 
 
-def result_sets(engine: Engine) -> list[ResultSet]:
+def result_sets(database: Engine) -> list[ResultSet]:
     """The sets of results of visits in a database."""
     statement = (
         select(
@@ -98,14 +98,14 @@ def result_sets(engine: Engine) -> list[ResultSet]:
         .group_by(AstroNN.weights_sha256, AstroNN.tag)
         .order_by(AstroNN.tag, AstroNN.weights_sha256)
     )
-    with reading(engine) as connection:
+    with reading(database) as connection:
         return [
             ResultSet(sha256, name or "weights", tag, visits)
             for sha256, name, tag, visits in connection.execute(statement)
         ]
 
 
-def read_database(engine: Engine, chosen: ResultSet, seed: int) -> Visits:
+def read_database(database: Engine, chosen: ResultSet, seed: int) -> Visits:
     """The labelled visits of stars that have at least two; every k-th star of a large survey."""
     wanted = and_(
         Spectrum.kind == Kind.VISIT,
@@ -113,7 +113,7 @@ def read_database(engine: Engine, chosen: ResultSet, seed: int) -> Visits:
         AstroNN.weights_sha256 == chosen.weights_sha256,
         AstroNN.tag == chosen.tag,
     )
-    with reading(engine) as connection:
+    with reading(database) as connection:
         stars = _repeated(wanted)
         # PostgreSQL's sum is a Decimal, whose // rounds towards zero.
         total = int(connection.scalar(select(func.sum(stars.subquery().c.visits))) or 0)

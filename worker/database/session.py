@@ -28,7 +28,7 @@ _AWAY = (OperationalError, InterfaceError, InternalError, ProgrammingError)
 
 
 def open_database(url: str) -> Engine:
-    """An engine for a SQLite or PostgreSQL database.
+    """A SQLite or PostgreSQL database: SQLAlchemy's engine for it.
 
     Raises
     ------
@@ -38,22 +38,22 @@ def open_database(url: str) -> Engine:
     try:
         parsed = make_url(url)
         if parsed.get_backend_name() == "postgresql":
-            engine = create_engine(
+            database = create_engine(
                 parsed.set(drivername="postgresql+psycopg"),
                 pool_pre_ping=True,
                 connect_args={"connect_timeout": 10, "tcp_user_timeout": 30_000},
             )
         else:
-            engine = create_engine(parsed)
+            database = create_engine(parsed)
     except (ArgumentError, NoSuchModuleError, ValueError, ImportError) as error:
         raise FatalError(
             "The database URL cannot be used; it looks like sqlite:///file.sqlite or "
             "postgresql://user:password@host/database."
         ) from error
-    if engine.dialect.name == "sqlite":
-        event.listen(engine, "connect", _configure_sqlite)
-        event.listen(engine, "begin", _begin_sqlite)
-    return engine
+    if database.dialect.name == "sqlite":
+        event.listen(database, "connect", _configure_sqlite)
+        event.listen(database, "begin", _begin_sqlite)
+    return database
 
 
 def _configure_sqlite(connection: Any, _record: Any) -> None:
@@ -73,7 +73,7 @@ def _begin_sqlite(connection: Connection) -> None:
     connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
 
 
-def upgrade(engine: Engine) -> None:
+def upgrade(database: Engine) -> None:
     """Bring the tables to the newest migration; an up-to-date database is left alone.
 
     Raises
@@ -91,7 +91,7 @@ def upgrade(engine: Engine) -> None:
     config = Config()
     config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
     try:
-        with engine.execution_options(writes=True).begin() as connection:
+        with database.execution_options(writes=True).begin() as connection:
             config.attributes["connection"] = connection
             command.upgrade(config, "head")
     except CommandError as error:
@@ -101,7 +101,7 @@ def upgrade(engine: Engine) -> None:
         ) from error
     except SQLAlchemyError as error:
         reason = str(getattr(error, "orig", None) or error).strip().splitlines()[0]
-        away = engine.dialect.name != "sqlite" or "locked" in reason
+        away = database.dialect.name != "sqlite" or "locked" in reason
         if away and isinstance(error, OperationalError):
             raise TransientError(f"The database does not answer: {reason}.") from error
         raise FatalError(f"The database cannot be opened: {reason}.") from error
@@ -109,8 +109,8 @@ def upgrade(engine: Engine) -> None:
 
 def exists(url: str) -> bool:
     """Whether there is a database to read; asking must not make a SQLite file."""
-    engine = open_database(url)
-    return engine.dialect.name != "sqlite" or Path(engine.url.database or "").exists()
+    database = open_database(url)
+    return database.dialect.name != "sqlite" or Path(database.url.database or "").exists()
 
 
 def check_exists(url: str) -> None:
@@ -137,15 +137,15 @@ def existing(url: str) -> Iterator[Engine]:
         The file is no database, or is damaged.
     """
     check_exists(url)
-    engine = open_database(url)
+    database = open_database(url)
     try:
-        yield engine
+        yield database
     except DatabaseError as error:
         if type(error) is not DatabaseError:  # its kinds, such as refused values, are others'
             raise
         raise FatalError(f"The database cannot be read: {error.orig}.") from error
     finally:
-        engine.dispose()
+        database.dispose()
 
 
 @contextmanager
@@ -154,16 +154,16 @@ def opened(url: str) -> Iterator[Engine]:
 
     Closing the last connection of a SQLite database also removes its ``-wal`` and ``-shm``.
     """
-    engine = open_database(url)
+    database = open_database(url)
     try:
-        upgrade(engine)
-        yield engine
+        upgrade(database)
+        yield database
     finally:
-        engine.dispose()
+        database.dispose()
 
 
 @contextmanager
-def transaction(engine: Engine) -> Iterator[Session]:
+def transaction(database: Engine) -> Iterator[Session]:
     """A session for writing, committed at the end, or rolled back when it raises.
 
     Raises
@@ -171,12 +171,12 @@ def transaction(engine: Engine) -> Iterator[Session]:
     TransientError
         The database is away, or another writer held it too long.
     """
-    with _reachable(), Session(engine.execution_options(writes=True)) as session, session.begin():
+    with _reachable(), Session(database.execution_options(writes=True)) as session, session.begin():
         yield session
 
 
 @contextmanager
-def reading(engine: Engine) -> Iterator[Connection]:
+def reading(database: Engine) -> Iterator[Connection]:
     """A connection for reading.
 
     Raises
@@ -184,7 +184,7 @@ def reading(engine: Engine) -> Iterator[Connection]:
     TransientError
         The database is away.
     """
-    with _reachable(), engine.connect() as connection:
+    with _reachable(), database.connect() as connection:
         yield connection
 
 

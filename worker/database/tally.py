@@ -30,7 +30,7 @@ def read_tally(connection: Connection) -> list[Count]:
     return [Count(state, lane, weights, int(number)) for state, lane, weights, number in rows]
 
 
-def shorten_tally(engine: Engine) -> None:
+def shorten_tally(database: Engine) -> None:
     """Sum up rows where there are many: on PostgreSQL each statement on jobs adds its own.
 
     On SQLite the triggers themselves keep one row for each count.
@@ -40,12 +40,12 @@ def shorten_tally(engine: Engine) -> None:
     TransientError
         The database is away.
     """
-    if engine.dialect.name == "sqlite":
+    if database.dialect.name == "sqlite":
         return
-    with reading(engine) as connection:
+    with reading(database) as connection:
         if (connection.scalar(select(func.count()).select_from(Tally)) or 0) <= _MOST_ROWS:
             return
-    with transaction(engine) as session:
+    with transaction(database) as session:
         session.execute(shortening())
 
 

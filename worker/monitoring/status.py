@@ -183,10 +183,10 @@ def _look_at_database(settings: Settings, status: Status) -> Iterator[str]:
     if not exists(settings.database_url):
         yield "There is no database yet; `astronn-stream enqueue` makes one."
         return
-    engine = open_database(settings.database_url)
+    database = open_database(settings.database_url)
     try:
-        with engine.connect() as connection:
-            if engine.dialect.name == "postgresql":
+        with database.connect() as connection:
+            if database.dialect.name == "postgresql":
                 _ask_postgresql_for_little(connection)
             _look_at_jobs(connection, status)
     except SQLAlchemyError as error:
@@ -195,7 +195,7 @@ def _look_at_database(settings: Settings, status: Status) -> Iterator[str]:
     else:
         status.database = True
     finally:
-        engine.dispose()
+        database.dispose()
 
 
 def _ask_postgresql_for_little(connection: Connection) -> None:

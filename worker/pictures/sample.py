@@ -82,7 +82,7 @@ class Sample:
         )
 
     @classmethod
-    def of_database(cls, engine: Engine, wanted: Wanted) -> Sample:
+    def of_database(cls, database: Engine, wanted: Wanted) -> Sample:
         """Read them from the database, these columns alone.
 
         Raises
@@ -91,7 +91,7 @@ class Sample:
             The database is away.
         """
         rows = pa.Table.from_batches(
-            read_batches(engine, wanted, COLUMNS), schema=table_schema(COLUMNS)
+            read_batches(database, wanted, COLUMNS), schema=table_schema(COLUMNS)
         )
         return cls.of({name: rows[name].to_numpy() for name in rows.column_names})
 

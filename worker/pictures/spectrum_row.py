@@ -34,7 +34,7 @@ class Which:
         return f"with spectrum_pk {self.pk}" if self.pk is not None else self.path
 
 
-def row_in_database(engine: Engine, which: Which, tag: str | None) -> Mapping[str, Any] | None:
+def row_in_database(database: Engine, which: Which, tag: str | None) -> Mapping[str, Any] | None:
     """The spectrum's result, the latest of several; None where there is none.
 
     Raises
@@ -47,7 +47,7 @@ def row_in_database(engine: Engine, which: Which, tag: str | None) -> Mapping[st
         if which.pk is not None
         else and_(Spectrum.path == which.path, Spectrum.member == which.member)
     )
-    rows = read_table(engine, tag=tag, where=meant)
+    rows = read_table(database, tag=tag, where=meant)
     if not len(rows):
         return None
     latest = rows[int(np.argsort(rows["modified"])[-1])]

@@ -49,5 +49,5 @@ def load_results(
     if kind not in (None, *Kind):
         raise UsageError(f"There are spectra of kind 'coadd' and 'visit', none of kind {kind!r}.")
     wanted = None if where is None else condition(where)
-    with existing(database_url or get_settings().database_url) as engine:
-        return read_table(engine, kind=kind, tag=tag, where=wanted)
+    with existing(database_url or get_settings().database_url) as database:
+        return read_table(database, kind=kind, tag=tag, where=wanted)

@@ -103,7 +103,7 @@ def table_meta(rows: int, starter_rows: int) -> dict[str, Any]:
 
 
 def read_batches(
-    engine: Engine, wanted: Wanted, names: Collection[str] | None = None
+    database: Engine, wanted: Wanted, names: Collection[str] | None = None
 ) -> Iterator[pa.RecordBatch]:
     """The results in order of file, spectrum and job, some thousand rows at a time.
 
@@ -123,7 +123,7 @@ def read_batches(
     """
     columns, schema = _chosen(names), table_schema(names)
     for query in _queries(columns, wanted):
-        with _asking(engine) as connection:
+        with _asking(database) as connection:
             result = connection.execution_options(yield_per=ROWS_AT_ONCE).execute(query)
             for rows in result.partitions():
                 values = zip(columns, zip(*rows, strict=True), strict=True)
@@ -131,7 +131,7 @@ def read_batches(
 
 
 def read_table(
-    engine: Engine,
+    database: Engine,
     *,
     jobs: Sequence[int] | None = None,
     kind: str | None = None,
@@ -144,7 +144,7 @@ def read_table(
     """
     from astropy.table import Table
 
-    batches = list(read_batches(engine, Wanted(jobs, kind, tag, where)))
+    batches = list(read_batches(database, Wanted(jobs, kind, tag, where)))
     rows = pa.Table.from_batches(batches, schema=table_schema())
     table = Table([_column(column, rows[column.name]) for column in table_columns()])
     table.meta |= table_meta(len(table), int((table["weights_name"] == STARTER_NAME).sum()))
@@ -152,10 +152,10 @@ def read_table(
 
 
 @contextmanager
-def _asking(engine: Engine) -> Iterator[Connection]:
+def _asking(database: Engine) -> Iterator[Connection]:
     """Only a condition of the user's can ask for what no number holds (PostgreSQL)."""
     try:
-        with reading(engine) as connection:
+        with reading(database) as connection:
             yield connection
     except DataError as error:
         reason = str(error.orig).strip().splitlines()[0]

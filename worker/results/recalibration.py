@@ -61,7 +61,7 @@ def concerned(
     return conditions if tag is None else [*conditions, AstroNN.tag == tag]
 
 
-def weights_of(engine: Engine, tag: str | None) -> list[tuple[str, str, int]]:
+def weights_of(database: Engine, tag: str | None) -> list[tuple[str, str, int]]:
     """SHA-256, name and number of rows of the weights that made labels."""
     statement = (
         select(AstroNN.weights_sha256, func.max(AstroNN.weights_name), func.count())
@@ -71,12 +71,12 @@ def weights_of(engine: Engine, tag: str | None) -> list[tuple[str, str, int]]:
     )
     if tag is not None:
         statement = statement.where(AstroNN.tag == tag)
-    with reading(engine) as connection:
+    with reading(database) as connection:
         return [(sha256, name or "weights", n) for sha256, name, n in connection.execute(statement)]
 
 
 def recalibrate(
-    engine: Engine,
+    database: Engine,
     noise_model: NoiseModel,
     conditions: Sequence[ColumnElement[bool]],
     finished: Callable[[int], None] = lambda _count: None,
@@ -102,7 +102,7 @@ def recalibrate(
         The database is away, or another writer held it too long.
     """
     result = Recalibrated()
-    with transaction(engine) as session:
+    with transaction(database) as session:
         last = -1
         while rows := _slice(session, conditions, last):
             last = rows[-1]["task_pk"]

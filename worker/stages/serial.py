@@ -17,7 +17,7 @@ from worker.spectra.load import load_spectra
 
 def process(
     messages: Iterable[LoadSpectra],
-    engine: Engine,
+    database: Engine,
     settings: Settings,
     finished: Callable[[int], None],
 ) -> None:
@@ -37,21 +37,21 @@ def process(
     try:
         noise_model = read_noise_model(settings.corrections_file(inference.weights))
         for message in messages:
-            finished(_process(message, engine, settings, inference, noise_model))
+            finished(_process(message, database, settings, inference, noise_model))
     finally:
         inference.close()
 
 
 def _process(
     message: LoadSpectra,
-    engine: Engine,
+    database: Engine,
     settings: Settings,
     inference: Inference,
     noise_model: NoiseModel,
 ) -> int:
     loaded = load_spectra(message.spectra, settings.data_root, settings.coadd_mask)
     labels, failed = inference.infer(message.loaded(loaded.spectra, loaded.seconds), loaded.flux)
-    with transaction(engine) as session:
+    with transaction(database) as session:
         done = record_failures(session, loaded.failures + failed.failures)
         if labels.results:
             done += record_labels(session, labels, noise_model)

@@ -94,7 +94,7 @@ class Written:
     notice: str | None
 
 
-def write_results(engine: Engine, wanted: Wanted, path: Path) -> Written:
+def write_results(database: Engine, wanted: Wanted, path: Path) -> Written:
     """Write results from the database in the format of the file's ending, in bounded memory.
 
     The file is replaced in one step.
@@ -109,10 +109,10 @@ def write_results(engine: Engine, wanted: Wanted, path: Path) -> Written:
         The database is away.
     """
     check_output(path)
-    return _write(path, read_batches(engine, wanted), _WRITERS[path.suffix])
+    return _write(path, read_batches(database, wanted), _WRITERS[path.suffix])
 
 
-def write_survey(engine: Engine, wanted: Wanted, folder: Path) -> list[Written]:
+def write_survey(database: Engine, wanted: Wanted, folder: Path) -> list[Written]:
     """Write coadds and visits apart, as the survey's own files of these results are laid out.
 
     Behind the primary HDU come BOSS, without rows, and APOGEE with the results. The folder is made
@@ -138,7 +138,7 @@ def write_survey(engine: Engine, wanted: Wanted, folder: Path) -> list[Written]:
     for name in SURVEY_FILES.values():
         check_output(folder / name)
     return [
-        _write(folder / name, read_batches(engine, replace(wanted, kind=kind)), write)
+        _write(folder / name, read_batches(database, replace(wanted, kind=kind)), write)
         for kind, name in SURVEY_FILES.items()
         if wanted.kind in (None, kind)
     ]
