@@ -2,8 +2,36 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Protocol
+
 #: The member of a file that is the coadd; a visit's is the name of its apVisit file.
 COADD = "coadd"
+
+
+class Located(Protocol):
+    """Whatever lies as a member in a file: a message's spectrum, a row of the catalogue."""
+
+    @property
+    def path(self) -> str:
+        """The file, relative to the data root."""
+
+    @property
+    def member(self) -> str:
+        """``coadd``, or the name of the visit's apVisit file."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a spectrum lies, and nothing else of it."""
+
+    path: str
+    member: str
+
+    @property
+    def natural_key(self) -> str:
+        """See :func:`natural_key`."""
+        return natural_key(self.path, self.member)
 
 
 def natural_key(path: str, member: str) -> str:

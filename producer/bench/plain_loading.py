@@ -12,8 +12,7 @@ import numpy as np
 from astropy.io import fits
 from numpy.typing import NDArray
 
-from worker.identity import COADD
-from worker.messages import SpectrumReference
+from worker.identity import COADD, Place
 from worker.spectra.pixels import cut_gaps
 
 with warnings.catch_warnings():
@@ -23,9 +22,7 @@ with warnings.catch_warnings():
 Floats = NDArray[np.float64]
 
 
-def row_by_row(
-    folder: Path, spectra: Sequence[SpectrumReference], coadd_mask: str
-) -> NDArray[np.float32]:
+def row_by_row(folder: Path, spectra: Sequence[Place], coadd_mask: str) -> NDArray[np.float32]:
     """The plain way: for every spectrum its file is opened. Gives ``(n, 7514)``."""
     rows = []
     for spectrum in spectra:
@@ -34,9 +31,7 @@ def row_by_row(
     return np.stack(rows).astype(np.float32)
 
 
-def file_by_file(
-    folder: Path, spectra: Sequence[SpectrumReference], coadd_mask: str
-) -> NDArray[np.float32]:
+def file_by_file(folder: Path, spectra: Sequence[Place], coadd_mask: str) -> NDArray[np.float32]:
     """A kinder plain way: every file is opened once. Gives ``(n, 7514)``."""
     rows = []
     for path, members in groupby(spectra, key=lambda spectrum: spectrum.path):

@@ -17,11 +17,7 @@ from producer.commands.options import (
     settings_with,
     tell_starter,
 )
-from producer.commands.screen import (
-    progress_bar,
-    progress_console,
-    telling_interruption,
-)
+from producer.commands.screen import progress_bar, progress_console, telling_interruption
 from producer.commands.summary import print_enqueued
 from producer.ledger import enqueue as intake
 from producer.ledger.release import send_waiting

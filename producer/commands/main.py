@@ -12,10 +12,7 @@ from typing import Annotated
 
 import typer
 
-from producer.commands.screen import (
-    console,
-    progress_console,
-)
+from producer.commands.screen import console, progress_console
 from worker import __version__
 from worker.errors import StreamError, UsageError
 from worker.text import printable

@@ -10,9 +10,7 @@ import typer
 
 from producer.commands.enqueue import send, tell_delay
 from producer.commands.options import LaneName
-from producer.commands.screen import (
-    console,
-)
+from producer.commands.screen import console
 from producer.ledger.requeue import Selection, read_ids
 from producer.ledger.requeue import requeue as requeue_jobs
 from worker.database.session import exists, opened

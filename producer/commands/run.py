@@ -18,12 +18,7 @@ from producer.commands.options import (
     tell_starter,
 )
 from producer.commands.report import report_run
-from producer.commands.screen import (
-    console,
-    progress_bar,
-    reading,
-    telling_interruption,
-)
+from producer.commands.screen import console, progress_bar, reading, telling_interruption
 from producer.commands.summary import print_outcome
 from producer.ledger.plan import Plan
 from producer.ledger.served import check_stack

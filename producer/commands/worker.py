@@ -12,7 +12,6 @@ from producer.commands.options import LaneName, StageName, tell_starter
 from worker.errors import FatalError, UsageError
 from worker.local.stack import EXIT_MISCONFIGURED
 from worker.queues import Stage
-from worker.settings import get_settings
 
 
 def worker(
@@ -55,16 +54,14 @@ def worker(
 
 def _prepare(stage: StageName) -> None:
     """Open what the stage needs, so that a mistake stops the worker before it takes messages."""
+    from worker.stages.process import this_process
+
     match stage:
         case StageName.LOAD:
             from worker.spectra.continuum import continuum_pixels
 
             continuum_pixels()
         case StageName.INFER:
-            from worker.stages.infer import open_inference
-
-            tell_starter(open_inference().weights)
+            tell_starter(this_process().inference.weights)
         case StageName.RECORD:
-            from worker.stages.record import noise_model
-
-            noise_model(get_settings().corrections)
+            this_process().noise_model("")

@@ -19,7 +19,7 @@ from worker.database.tables import AstroNN, Job, JobState
 from worker.errors import BusyError, SpectrumError, TransientError
 from worker.messages import InferSpectra, LoadSpectra, SpectrumReference
 from worker.settings import get_settings
-from worker.spectra.apstar import read_spectra
+from worker.spectra.formats.apstar import read_spectra
 from worker.spectra.pixels import N_PIXELS
 from worker.stages import load as load_stage
 from worker.transport.arrays import Absent, ArrayStore

@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 from tests.unit.apstar_files import ERAS, WINDOWS, Era, Planes, Written, write_apstar
 from worker.messages import SpectrumReference
 from worker.spectra import load
-from worker.spectra.apstar import Spectrum, read_header, read_spectra
 from worker.spectra.continuum import continuum_pixels, normalise, uncertainties
+from worker.spectra.formats.apstar import read_header, read_spectra
+from worker.spectra.formats.format import SpectrumArrays
 from worker.spectra.load import Loaded, load_spectra
 
 Edit = Callable[[Planes], None]
@@ -54,7 +55,7 @@ def numbers(loaded: Loaded) -> tuple[list[int], list[int]]:
 
 def expected_flux(path: Path, member: str) -> NDArray[np.float32]:
     (row,) = read_spectra(path, [member])
-    assert isinstance(row, Spectrum)
+    assert isinstance(row, SpectrumArrays)
     error = uncertainties(row.error)
     normalised = normalise(row.flux[None], error[None], row.mask[None])
     flux: NDArray[np.float32] = normalised[0].astype(np.float32)

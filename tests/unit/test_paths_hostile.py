@@ -15,7 +15,7 @@ from astropy.io import fits
 from tests.unit.apstar_files import write_apstar
 from tests.unit.test_apstar_damaged import watchdog
 from worker.messages import SpectrumReference
-from worker.spectra import apstar
+from worker.spectra.formats import apstar
 from worker.spectra.load import Loaded, load_spectra
 
 

@@ -8,15 +8,13 @@ import json
 import socket
 import uuid
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any, cast
 from urllib.parse import urlsplit
 
 import redis
 
 from worker.queues import QUEUES
-from worker.settings import get_settings, redis_py_url
-from worker.transport.connection import connect, reachable
+from worker.transport.connection import reachable
 
 _MARK = "astronn-stream:broker"
 _HEARTBEAT = "astronn-stream:dispatcher"
@@ -100,18 +98,6 @@ class Broker:
 def dispatcher_answers(client: redis.Redis) -> bool:
     """Whether a dispatcher has left its sign within the last seconds."""
     return bool(client.exists(_HEARTBEAT))
-
-
-@lru_cache(maxsize=1)
-def worker_client() -> redis.Redis:
-    """A connection of this process to the broker's Redis, besides Celery's own."""
-    return connect(redis_py_url(get_settings().broker))
-
-
-@lru_cache(maxsize=1)
-def worker_broker() -> Broker:
-    """The broker of this process's settings."""
-    return Broker(worker_client(), get_settings().broker)
 
 
 @dataclass(frozen=True)

@@ -5,11 +5,9 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import lru_cache
 
 from worker.errors import SpectrumError
 from worker.messages import SpectrumReference
-from worker.settings import get_settings
 from worker.transport.connection import connect, reachable
 
 _MOST_CRASHES = 3
@@ -60,9 +58,3 @@ class CrashGuard:
 def _key(spectrum: SpectrumReference) -> str:
     reading = f"{spectrum.job} {spectrum.file_version}"
     return f"astronn-stream:reading:{hashlib.blake2b(reading.encode(), digest_size=16).hexdigest()}"
-
-
-@lru_cache(maxsize=1)
-def crash_guard() -> CrashGuard:
-    """The guard of this process."""
-    return CrashGuard(get_settings().arrays)
