@@ -6,7 +6,6 @@ database, each as a table.
 
 from __future__ import annotations
 
-from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -14,7 +13,6 @@ if TYPE_CHECKING:
     from worker.results import load_results
 
 __all__ = ["infer", "load_results"]
-__version__ = version("astronn-stream")
 
 
 def __getattr__(name: str) -> object:

@@ -10,8 +10,8 @@ from typing import Any
 
 import torch
 
-from worker import __version__
 from worker.text import counted
+from worker.version import __version__
 
 Machine = dict[str, Any]
 

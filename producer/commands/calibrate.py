@@ -11,12 +11,12 @@ from rich.table import Table
 
 from producer.commands.options import ResultsTable, ResultsTag
 from producer.commands.screen import console, progress_bar, telling_interruption
-from worker import __version__
 from worker.atomic_file import replacing
 from worker.errors import UsageError
 from worker.labels import LABELS
 from worker.settings import get_settings
 from worker.text import counted, printable
+from worker.version import __version__
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

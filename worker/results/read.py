@@ -12,13 +12,13 @@ import pyarrow as pa
 from sqlalchemy import ColumnElement, Connection, Engine, Select, select
 from sqlalchemy.exc import DataError
 
-from worker import __version__
 from worker.database.session import reading
 from worker.database.tables import AstroNN, Source, Spectrum
 from worker.errors import UsageError
 from worker.flags import DESCRIPTIONS
 from worker.results.columns import TableColumn, table_columns
 from worker.starter import STARTER_NAME
+from worker.version import __version__
 
 if TYPE_CHECKING:
     from astropy.table import Column, Table

@@ -10,12 +10,12 @@ from numpy.typing import NDArray
 from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
-from worker import __version__
 from worker.database.tables import AstroNN, Job, JobState, Spectrum, label_columns, now
 from worker.database.upsert import upsert
 from worker.flags import ResultFlag, flag_uncertain
 from worker.messages import Failure, RecordLabels, Ticket
 from worker.results.noise_model import NoiseModel
+from worker.version import __version__
 
 
 def label_values(

@@ -20,7 +20,6 @@ import pyarrow.compute as pc
 from pyarrow.parquet import ParquetFile, ParquetWriter
 from sqlalchemy import Engine
 
-from worker import __version__
 from worker.atomic_file import replacing
 from worker.errors import UsageError
 from worker.results.read import Wanted, read_batches, table_meta, table_schema
@@ -28,6 +27,7 @@ from worker.starter import STARTER_NAME
 from worker.tables.fits import empty_table, write_fits
 from worker.tables.text import write_csv, write_ecsv
 from worker.tables.votable import write_votable
+from worker.version import __version__
 
 if TYPE_CHECKING:
     from astropy.table import Table
