@@ -29,8 +29,13 @@ PASSWORDS = {"REDIS_PASSWORD": "of0redis", "POSTGRES_PASSWORD": "of0postgres"}
 #: ``redis-cli -p PORT ping``, which tells an error too.
 _REDIS_CLI = """
 import os, sys, redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+client = redis.Redis(
+    port=int(sys.argv[2]), password=os.environ["REDISCLI_AUTH"], retry=Retry(NoBackoff(), 0)
+)
 try:
-    redis.Redis(port=int(sys.argv[2]), password=os.environ["REDISCLI_AUTH"]).ping()
+    client.ping()
     print("PONG")
 except redis.RedisError as error:
     print(error)
