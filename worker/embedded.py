@@ -202,9 +202,15 @@ class LocalStack:
         executable, *arguments = COMMANDS[name]
         # The scripts beside this Python, whatever the PATH says.
         here = Path(sys.executable).parent / executable
-        self._processes[name] = self._spawn(name, [str(here), *arguments], quiet=False)
+        # Celery's own command runs modules that lie in its current folder, as Flower its settings.
+        folder = self._directory if executable == "celery" else None
+        self._processes[name] = self._spawn(
+            name, [str(here), *arguments], quiet=False, folder=folder
+        )
 
-    def _spawn(self, name: str, command: list[str], *, quiet: bool) -> subprocess.Popen[bytes]:
+    def _spawn(
+        self, name: str, command: list[str], *, quiet: bool, folder: Path | None = None
+    ) -> subprocess.Popen[bytes]:
         # What a killed worker leaves in its folder for temporary files goes with ours.
         temporary = {"TMPDIR": str(self._directory)}
         environment = {**os.environ, **self._settings.environment(), **temporary}
@@ -215,6 +221,7 @@ class LocalStack:
             )
             return subprocess.Popen(  # noqa: S603 - our own commands
                 command,
+                cwd=folder,
                 env=environment,
                 stdin=subprocess.DEVNULL,
                 stdout=output,
