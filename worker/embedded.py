@@ -227,7 +227,7 @@ class LocalStack:
                 stdout=output,
                 stderr=subprocess.STDOUT if output else None,
                 start_new_session=True,
-                preexec_fn=_die_with_parent,
+                preexec_fn=_die_with_parent if sys.platform == "linux" else None,
             )
 
     def _log(self, name: str) -> Path:
@@ -330,10 +330,9 @@ def _answers(client: redis.Redis) -> bool:
 
 
 def _die_with_parent() -> None:
-    """On Linux, ask the kernel for SIGTERM when the parent dies, however it dies."""
-    if sys.platform == "linux":
-        pr_set_pdeathsig = 1
-        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGTERM)
+    """Ask Linux for SIGTERM when the parent dies, however it dies; no other system offers that."""
+    pr_set_pdeathsig = 1
+    ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGTERM)
 
 
 def _terminate(processes: list[subprocess.Popen[bytes]], grace: float) -> None:
@@ -344,7 +343,8 @@ def _terminate(processes: list[subprocess.Popen[bytes]], grace: float) -> None:
         try:
             process.wait(timeout=max(0.1, deadline - time.monotonic()))
         except subprocess.TimeoutExpired:
-            with contextlib.suppress(ProcessLookupError):
+            # macOS refuses where of all the group only a dead process is left.
+            with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
 
