@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from itertools import groupby
 from pathlib import Path
@@ -13,11 +12,10 @@ from astropy.io import fits
 from numpy.typing import NDArray
 
 from worker.identity import COADD, Place
+from worker.spectra.oracle import astronn_apogee
 from worker.spectra.pixels import cut_gaps
 
-with warnings.catch_warnings():
-    warnings.simplefilter("ignore")
-    from astroNN.apogee import apogee_continuum
+apogee_continuum = astronn_apogee().apogee_continuum
 
 Floats = NDArray[np.float64]
 
