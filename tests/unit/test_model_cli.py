@@ -11,7 +11,8 @@ import typer
 from typer.testing import CliRunner, Result
 
 from producer.model_cli import mount
-from tests.unit.keras_folders import DR17, KerasFolder, peer_folder
+from tests.unit.keras_folders import KerasFolder, keras_folder
+from tests.unit.keras_written import DR17
 from worker.errors import FatalError, UsageError
 from worker.labels import LABEL_NAMES
 from worker.network.checkpoint import read_checkpoint, read_metadata, write_checkpoint
@@ -40,11 +41,11 @@ def printed(*arguments: object) -> str:
 
 def test_a_folder_is_converted_described_and_verified(tmp_path: Path) -> None:
     out = tmp_path / "dr17.pt"
-    text = printed("convert", peer_folder(DR17), out)
+    text = printed("convert", keras_folder(DR17), out)
     assert "ApogeeBCNNCensored, 3,992,530 parameters" in text
     assert "dense 256, 96" in text
     assert f"astronn-stream model verify {out}" in text
-    converted = convert(peer_folder(DR17))
+    converted = convert(keras_folder(DR17))
     for key, value in converted.model.state_dict().items():
         torch.testing.assert_close(read_checkpoint(out).state_dict()[key], value, rtol=0, atol=0)
     assert read_metadata(out) == converted.metadata
@@ -59,11 +60,11 @@ def test_a_folder_is_converted_described_and_verified(tmp_path: Path) -> None:
 def test_a_checkpoint_is_replaced_only_when_told_to(tmp_path: Path) -> None:
     out = tmp_path / "weights.pt"
     out.write_bytes(b"precious")
-    result = model("convert", peer_folder(DR17), out)
+    result = model("convert", keras_folder(DR17), out)
     assert isinstance(result.exception, UsageError)
     assert "exists already; --force replaces it" in str(result.exception)
     assert out.read_bytes() == b"precious"
-    printed("convert", peer_folder(DR17), out, "--force")
+    printed("convert", keras_folder(DR17), out, "--force")
     assert read_metadata(out)["folder"] == DR17
 
 

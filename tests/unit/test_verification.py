@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from tests.unit.keras_folders import DR16, DR17, peer_folder
+from tests.unit.keras_folders import keras_folder
+from tests.unit.keras_written import DR16, DR17
 from worker.errors import FatalError, UsageError
 from worker.labels import LABELS
 from worker.network import engine, published
@@ -88,10 +89,10 @@ def test_good_weights_pass_every_check(astra_weights: Path) -> None:
 def test_a_folder_and_what_it_is_converted_to_give_the_same_findings(
     tmp_path: Path, name: str
 ) -> None:
-    converted = convert(peer_folder(name))
+    converted = convert(keras_folder(name))
     path = tmp_path / "weights.pt"
     write_checkpoint(path, converted.model, converted.metadata)
-    one, other = checks_of(peer_folder(name)), checks_of(path)
+    one, other = checks_of(keras_folder(name)), checks_of(path)
     assert all(check.passed for check in one.values())
     del one["speed"], other["speed"]
     assert one == other
@@ -173,14 +174,14 @@ def test_runs_that_differ_in_the_last_bit_fail(
 @pytest.fixture
 def dr17_is_published(monkeypatch: pytest.MonkeyPatch) -> PublishedNetwork:
     """As if the peer's folder were a published one."""
-    blob = str(convert(peer_folder(DR17)).metadata[BLOB])
+    blob = str(convert(keras_folder(DR17)).metadata[BLOB])
     network = PublishedNetwork("DR17", DR17, blob)
     monkeypatch.setattr(published, "PUBLISHED", (network,))
     return network
 
 
 def test_a_published_folder_is_recognised(dr17_is_published: PublishedNetwork) -> None:
-    check = checks_of(peer_folder(DR17))["origin"]
+    check = checks_of(keras_folder(DR17))["origin"]
     assert check.passed
     assert check.found == (
         f"the published DR17 network, {DR17}: git blob {dr17_is_published.git_blob_sha1}"
@@ -253,7 +254,7 @@ def test_a_description_tells_the_network(
 
 
 def test_a_folder_is_described_as_well() -> None:
-    description = describe(read_weights(peer_folder(DR16)))
+    description = describe(read_weights(keras_folder(DR16)))
     assert description.dense == (192, 64)
     assert description.file.endswith("model_weights.h5")
     assert description.sha256 == description.metadata["model_weights_sha256"]
