@@ -20,6 +20,7 @@ from pathlib import Path
 
 import pytest
 import redis
+import torch
 from sqlalchemy import Engine, create_engine, make_url, text
 
 from producer.simulation.names import star_path
@@ -109,6 +110,27 @@ def inputs(request: pytest.FixtureRequest) -> Inputs:
         return Inputs(*map(request.getfixturevalue, real))
     folder: Path = request.getfixturevalue("simulated_folder")
     return Inputs(folder, request.getfixturevalue("starter_weights"), STARTER_CORRECTIONS)
+
+
+#: Runs a test with such a file of the starter weights, and with the peers' own.
+on_peers_weights = pytest.mark.parametrize("weights", ["starter", "astra"], indirect=True)
+
+
+@pytest.fixture(scope="session")
+def plain_weights(starter_weights: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The starter weights as Astra's class saves its own: in float32, without metadata."""
+    path = tmp_path_factory.mktemp("weights") / "plain.pt"
+    state = torch.load(starter_weights, weights_only=True)["model_state_dict"]
+    single = {k: v.float() if v.dtype == torch.float16 else v for k, v in state.items()}
+    torch.save({"model_state_dict": single}, path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def weights(request: pytest.FixtureRequest) -> Path:
+    peers = getattr(request, "param", "starter") == "astra"
+    path: Path = request.getfixturevalue("astra_weights" if peers else "plain_weights")
+    return path
 
 
 @pytest.fixture(autouse=True)

@@ -28,26 +28,6 @@ ELEMENTS = (
     *("C", "C1", "N", "O", "Na", "Mg", "Al", "Si", "P", "S"),
     *("K", "Ca", "Ti", "Ti2", "V", "Cr", "Mn", "Co", "Ni"),
 )
-    "C",
-    "C1",
-    "N",
-    "O",
-    "Na",
-    "Mg",
-    "Al",
-    "Si",
-    "P",
-    "S",
-    "K",
-    "Ca",
-    "Ti",
-    "Ti2",
-    "V",
-    "Cr",
-    "Mn",
-    "Co",
-    "Ni",
-]
 #: Layers that Keras numbers by itself: from 0, which is left out, or, in older versions, from 1.
 _NUMBERED = r"(conv1d|dense|activation|flatten|max_pooling1d|concatenate)(?:_(\d+))?"
 _HIDDEN = {DR17: (256, 96), DR16: (192, 64)}

@@ -106,11 +106,11 @@ def test_info_warns_of_absurd_normalisation_and_missing_provenance(astra_weights
 
 
 def test_what_a_file_tells_cannot_steer_the_terminal_or_pass_for_ours(
-    tmp_path: Path, astra_weights: Path
+    tmp_path: Path, weights: Path
 ) -> None:
     path = tmp_path / "weights.pt"
     metadata = {"sha256": "\x1b[2J[red]forged[/red]\nok     loads", "network": ["\x1b"]}
-    write_checkpoint(path, read_checkpoint(astra_weights), metadata)
+    write_checkpoint(path, read_checkpoint(weights), metadata)
     text = printed("info", path)
     ours, theirs = text.split("Provenance, as the file tells it:")
     assert "\x1b" not in text
@@ -118,9 +118,9 @@ def test_what_a_file_tells_cannot_steer_the_terminal_or_pass_for_ours(
     assert "sha256   ?[2J[red]forged[/red]?ok     loads" in theirs
 
 
-def test_a_failed_check_ends_with_exit_code_1(tmp_path: Path, astra_weights: Path) -> None:
+def test_a_failed_check_ends_with_exit_code_1(tmp_path: Path, weights: Path) -> None:
     path = tmp_path / "weights.pt"
-    network = read_checkpoint(astra_weights)
+    network = read_checkpoint(weights)
     network.labels_std[3] = 0
     write_checkpoint(path, network, {"folder": PUBLISHED[0].folder})
     result = model("verify", path)

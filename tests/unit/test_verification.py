@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from tests.conftest import on_peers_weights
 from tests.unit.keras_folders import keras_folder
 from tests.unit.keras_written import DR16, DR17
 from worker.errors import FatalError, UsageError
@@ -32,9 +33,9 @@ def checks_of(path: Path) -> dict[str, Check]:
 
 
 @pytest.fixture
-def changeable(astra_weights: Path) -> ApogeeBCNNCensored:
+def changeable(weights: Path) -> ApogeeBCNNCensored:
     """A network that a test may damage."""
-    return read_checkpoint(astra_weights)
+    return read_checkpoint(weights)
 
 
 def written(tmp_path: Path, model: ApogeeBCNNCensored, **metadata: str) -> Path:
@@ -72,8 +73,9 @@ def test_the_made_up_spectrum_looks_like_one() -> None:
 # --- Checks --------------------------------------------------------------------------------
 
 
-def test_good_weights_pass_every_check(astra_weights: Path) -> None:
-    checks = checks_of(astra_weights)
+@on_peers_weights
+def test_good_weights_pass_every_check(weights: Path) -> None:
+    checks = checks_of(weights)
     assert all(check.passed for check in checks.values())
     assert list(checks) == [
         "loads",
@@ -99,11 +101,11 @@ def test_a_folder_and_what_it_is_converted_to_give_the_same_findings(
 
 
 def test_the_mean_spectrum_is_judged_by_the_biases_alone(
-    astra_weights: Path, changeable: ApogeeBCNNCensored
+    weights: Path, changeable: ApogeeBCNNCensored
 ) -> None:
     labels, _ = changeable(torch.zeros(1, 7514))
     raw = (labels.double() * changeable.labels_std + changeable.labels_mean)[0]
-    found = checks_of(astra_weights)["mean spectrum, no dropout"].found
+    found = checks_of(weights)["mean spectrum, no dropout"].found
     assert found == f"finite: teff {raw[0]:.0f}, logg {raw[1]:.2f}, fe_h {raw[19]:.2f}"
 
 
@@ -147,7 +149,7 @@ def test_uncertainties_that_are_not_positive_are_named(
 
 
 def test_runs_that_differ_in_the_last_bit_fail(
-    astra_weights: Path, monkeypatch: pytest.MonkeyPatch
+    weights: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     original, calls = engine.open_engine, []
 
@@ -163,7 +165,7 @@ def test_runs_that_differ_in_the_last_bit_fail(
         return opened
 
     monkeypatch.setattr(engine, "open_engine", open_drifting)
-    checks = checks_of(astra_weights)
+    checks = checks_of(weights)
     assert not checks["made-up spectrum, repeated"].passed
     assert checks["made-up spectrum, 3 passes"].passed
 
@@ -214,18 +216,16 @@ def test_a_published_name_with_other_content_fails(
     assert describe(read_weights(path)).published is None
 
 
-def test_others_are_not_published(astra_weights: Path) -> None:
-    check = checks_of(astra_weights)["origin"]
+def test_others_are_not_published(weights: Path) -> None:
+    check = checks_of(weights)["origin"]
     assert check == Check("origin", True, "not one of the published networks (DR17 and DR16)")
 
 
 # --- Description ---------------------------------------------------------------------------
 
 
-def test_a_description_tells_the_network(
-    astra_weights: Path, changeable: ApogeeBCNNCensored
-) -> None:
-    description = describe(read_weights(astra_weights))
+def test_a_description_tells_the_network(weights: Path, changeable: ApogeeBCNNCensored) -> None:
+    description = describe(read_weights(weights))
     state = changeable.state_dict()
     assert description.architecture == "ApogeeBCNNCensored"
     assert description.parameters == sum(
@@ -248,7 +248,7 @@ def test_a_description_tells_the_network(
     assert [label.name for label in description.labels] == [label.name for label in LABELS]
     assert [label.mean for label in description.labels] == state["labels_mean"].tolist()
     assert [label.std for label in description.labels] == state["labels_std"].tolist()
-    assert description.bytes == astra_weights.stat().st_size
+    assert description.bytes == weights.stat().st_size
     assert description.stored_as == "float32"
     assert description.metadata == {}
 
