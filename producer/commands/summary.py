@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from producer.commands.screen import console
+from producer.commands.screen import console, progress_console
 from producer.ledger.enqueue import Enqueued
 from producer.running.run import Outcome
 from worker.results.summary import Summary, summarise
@@ -66,6 +66,17 @@ def print_enqueued(enqueued: Enqueued, *, skipped: bool) -> None:
         more = ", ..." if enqueued.missing > len(enqueued.first_missing) else ""
         console.print(
             f"{counted(enqueued.missing, 'file')} named but not there ({what}): {names}{more}",
+            soft_wrap=True,
+            markup=False,
+        )
+
+
+def tell_waiting(reason: str | None) -> None:
+    """Say that spectra wait in the database, where there is a reason why nothing sends them."""
+    if reason is not None:
+        progress_console.print(
+            f"{printable(reason)} The spectra wait in the database until a stack that serves "
+            "their weights runs on it (`astronn-stream up`).",
             soft_wrap=True,
             markup=False,
         )
