@@ -8,18 +8,18 @@ from typing import Annotated
 import typer
 
 from producer.commands.options import (
-    LaneName,
-    MissingFiles,
+    LaneOption,
     Model,
     Tag,
-    Wanted,
     settings_with,
     tell_starter,
 )
 from producer.commands.screen import progress_bar, telling_interruption
 from producer.commands.summary import print_enqueued, tell_waiting
 from producer.ledger import enqueue as intake
+from producer.ledger.enqueue import Missing
 from producer.ledger.served import why_nothing_is_sent
+from producer.sources.files import Wanted
 from producer.sources.names import read_names
 from worker.errors import UsageError
 from worker.fingerprint import weights_sha256
@@ -67,17 +67,15 @@ def enqueue(
         ),
     ] = None,
     tag: Tag = "",
-    lane: Annotated[
-        LaneName, typer.Option("--lane", help="`live` goes before `bulk` in every queue.")
-    ] = LaneName.BULK,
+    lane: LaneOption = "bulk",
     missing: Annotated[
-        MissingFiles,
+        Missing,
         typer.Option(
             "--missing",
             help="What becomes of spectra that are named but whose file is not there: a row that "
             "says so, or nothing.",
         ),
-    ] = MissingFiles.RECORD,
+    ] = "record",
 ) -> None:
     """Write into the database which spectra are wanted, and return.
 
@@ -91,15 +89,15 @@ def enqueue(
             [*(paths or []), *(read_names(ids) if ids is not None else [])],
             summary=summary,
             root=root,
-            kind=kind.value if kind else None,
-            lane=lane.value,
+            kind=kind,
+            lane=lane,
             tag=tag,
-            missing=missing.value,
+            missing=missing,
             settings=settings,
             bar=progress_bar,
         )
     weights = weights_sha256(settings.weights_file)
     tell_starter(weights)
-    print_enqueued(enqueued, skipped=missing is MissingFiles.SKIP)
+    print_enqueued(enqueued, skipped=missing == "skip")
     if enqueued.waiting:
         tell_waiting(why_nothing_is_sent(settings, weights))

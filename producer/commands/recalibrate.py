@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from producer.commands.options import ResultsTag
+from producer.commands.options import ResultsTag, ResultsWeights, configured_database
 from producer.commands.screen import console, progress_bar, telling_interruption
 from worker.errors import UsageError
 from worker.text import counted, printable
@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from sqlalchemy import Engine
 
     from worker.results.recalibration import Recalibrated
-from producer.commands.calibrate import Weights, configured_database
 
 
 def recalibrate(
@@ -24,7 +23,7 @@ def recalibrate(
         Path, typer.Argument(metavar="CORRECTIONS", help="Noise model: .json, .toml or .pkl.")
     ],
     tag: ResultsTag = None,
-    weights: Weights = None,
+    weights: ResultsWeights = None,
 ) -> None:
     """Apply another noise model to the results in the database.
 

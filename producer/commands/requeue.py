@@ -8,7 +8,6 @@ from typing import Annotated
 
 import typer
 
-from producer.commands.options import LaneName
 from producer.commands.screen import console
 from producer.commands.summary import tell_waiting
 from producer.ledger.requeue import Selection, read_ids
@@ -16,6 +15,7 @@ from producer.ledger.requeue import requeue as requeue_jobs
 from producer.ledger.served import why_nothing_is_sent
 from worker.database.session import exists, opened
 from worker.errors import UsageError
+from worker.queues import Lane
 from worker.settings import get_settings
 from worker.text import counted
 
@@ -44,7 +44,7 @@ def requeue(
         ),
     ] = None,
     tag: Annotated[str | None, typer.Option("--tag", help="Only jobs under this tag.")] = None,
-    lane: Annotated[LaneName | None, typer.Option("--lane", help="Send them in this lane.")] = None,
+    lane: Annotated[Lane | None, typer.Option("--lane", help="Send them in this lane.")] = None,
 ) -> None:
     """Let jobs be sent again: sent ones without a row, or with an option those without labels.
 
@@ -63,7 +63,7 @@ def requeue(
     if not exists(settings.database_url):
         raise UsageError("There is no database here yet; `astronn-stream enqueue` makes one.")
     with opened(settings.database_url) as database:
-        count = requeue_jobs(database, selection, lane.value if lane else None)
+        count = requeue_jobs(database, selection, lane)
     console.print(f"{counted(count, 'job')} enqueued again.")
     if count:
         tell_waiting(why_nothing_is_sent(settings))

@@ -2,9 +2,21 @@
 
 from __future__ import annotations
 
-from producer.commands.screen import console, progress_console
+from collections.abc import Sequence
+from pathlib import Path
+
+from astropy.table import Table
+
+from producer.commands.screen import (
+    console,
+    progress_bar,
+    progress_console,
+    say,
+    telling_interruption,
+)
 from producer.ledger.enqueue import Enqueued
 from producer.running.run import Outcome
+from worker.reports.page.page import write_report
 from worker.results.summary import Summary, summarise
 from worker.text import counted, printable
 
@@ -80,3 +92,15 @@ def tell_waiting(reason: str | None) -> None:
             soft_wrap=True,
             markup=False,
         )
+
+
+def write_page(path: Path, results: Table, facts: Sequence[tuple[str, object]]) -> None:
+    """Write the page of some results, and say where it is."""
+    from worker.pictures.gallery import GALLERY
+
+    with (
+        telling_interruption("the report was not written"),
+        progress_bar("Drawing", len(GALLERY)) as advance,
+    ):
+        write_report(path, results, facts, advance)
+    say(f"{path}: open it in a browser")

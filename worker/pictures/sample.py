@@ -15,7 +15,7 @@ from sqlalchemy import Engine
 from worker.flags import ResultFlag
 from worker.identity import COADD
 from worker.labels import LABEL_NAMES
-from worker.results.read import Wanted, read_batches, table_schema
+from worker.results.read import RowSelection, read_batches, table_schema
 from worker.tables.columns_of_file import numbers
 from worker.tables.results_file import results_file
 
@@ -82,7 +82,7 @@ class Sample:
         )
 
     @classmethod
-    def of_database(cls, database: Engine, wanted: Wanted) -> Sample:
+    def of_database(cls, database: Engine, wanted: RowSelection) -> Sample:
         """Read them from the database, these columns alone.
 
         Raises

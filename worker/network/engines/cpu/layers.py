@@ -14,7 +14,7 @@ from worker.network.engines.cpu.products import COLUMNS, PANEL, TILE, WINDOW_TIL
 from worker.network.engines.cpu.steps import POOLED_ROW, POSITIONS
 from worker.network.engines.cpu.vectors import LANES
 from worker.network.engines.dense_layers import (
-    Part,
+    Dense,
     element_layers,
     hidden_layer,
     last_layers,
@@ -108,7 +108,7 @@ class FinishingSpace(NamedTuple):
     shares: Singles
 
 
-def tiled(parts: Iterable[Part], width: int) -> Layer:
+def tiled(parts: Iterable[Dense], width: int) -> Layer:
     """Layers in tiles of ``width`` outputs."""
     tiles, blocks, at, parts = [], [], 0, list(parts)
     end = max(part.first_output + len(part.biases) for part in parts)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from worker.labels import LABELS
 from worker.network.engines.dense_layers import (
-    Part,
+    Dense,
     element_layers,
     hidden_layer,
     last_layers,
@@ -71,7 +71,7 @@ def mask_row(architecture: Architecture, step: int) -> MaskRow:
     return MaskRow(torch.from_numpy(table), starts)
 
 
-def tiles(parts: list[Part], width: int, step: int) -> Tiles:
+def tiles(parts: list[Dense], width: int, step: int) -> Tiles:
     """Layers in tiles of ``width`` outputs, for kernels that take ``step`` inputs at a time."""
     table, weights, biases, at = [], [], [], 0
     for part in parts:
