@@ -52,10 +52,12 @@ class Worker(BaseModel):
 
     ``busy`` is the fraction of the time that the device computed, ``batch_size`` the mean
     number of spectra in a batch, ``batch_wait`` the mean seconds that one waited for its batch.
+    ``engine`` names its precision, as ``cpu (bfloat16)``.
     """
 
     queues: list[str] = []
     device: str | None = None
+    engine: str | None = None
     busy: float | None = None
     batch_size: float | None = None
     batch_wait: float | None = None

@@ -88,11 +88,12 @@ def _duration(seconds: float) -> str:
 
 
 def _workers(workers: dict[str, Worker]) -> Table:
-    table = _table("worker", "device", "busy", "batch", "batch wait")
+    table = _table("worker", "device", "engine", "busy", "batch", "batch wait")
     for name, worker in workers.items():
         table.add_row(
             _plain(name),
             _plain(worker.device or ""),
+            _plain(worker.engine or ""),
             "" if worker.busy is None else f"{100 * worker.busy:.0f} %",
             "" if worker.batch_size is None else f"{worker.batch_size:.1f}",
             "" if worker.batch_wait is None else f"{1000 * worker.batch_wait:.0f} ms",

@@ -94,10 +94,11 @@ class CpuEngine(Engine):
         *,
         mc_samples: int,
         seed: int,
+        device: str = "cpu",
         precision: Precision = "auto",
         threads: int | None = None,
     ) -> None:
-        super().__init__(model, mc_samples=mc_samples, seed=seed)
+        super().__init__(model, mc_samples=mc_samples, seed=seed, device=device)
         if precision == "auto":
             precision = "bfloat16" if cpu_has("avx512bf16") else "float32"
         self.precision = precision
