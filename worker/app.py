@@ -119,7 +119,7 @@ def publish(
 
 def _route(message: AnyMessage, urgency: Lane) -> tuple[str, str]:
     """The task and the queue of a message."""
-    recorder = QUEUES["record"][0 if urgency == "live" else 1]
+    recorder = lane_queue("record", urgency)
     match message:
         case LoadSpectra(lane=lane):
             return "load", lane_queue("load", lane)

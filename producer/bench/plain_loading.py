@@ -12,6 +12,7 @@ import numpy as np
 from astropy.io import fits
 from numpy.typing import NDArray
 
+from worker.array_types import Floats
 from worker.identity import COADD
 from worker.messages import SpectrumReference
 from worker.spectra.pixels import cut_gaps
@@ -19,8 +20,6 @@ from worker.spectra.pixels import cut_gaps
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
     from astroNN.apogee import apogee_continuum
-
-Floats = NDArray[np.float64]
 
 
 def row_by_row(

@@ -77,7 +77,7 @@ def _tell_recalibrated(result: Recalibrated, total: int) -> None:
     kept = f"; {total - result.rows} had this noise model already" if total > result.rows else ""
     console.print(f"{counted(result.rows, 'row')} recalibrated{kept}.", soft_wrap=True)
     changes = [
-        f"flag_{(flag.name or '').lower()}: {result.gained[flag]} gained, {result.lost[flag]} lost"
+        f"{flag.column}: {result.gained[flag]} gained, {result.lost[flag]} lost"
         for flag in result.gained
         if result.gained[flag] or result.lost[flag]
     ]

@@ -18,10 +18,9 @@ from worker.app import publish
 from worker.database.session import reading, transaction
 from worker.database.tables import Job, JobState, Spectrum, now
 from worker.messages import LoadSpectra, SpectrumReference
-from worker.queues import Lane
+from worker.queues import LANES, Lane
 from worker.settings import Settings
 
-LANES: tuple[Lane, ...] = ("live", "bulk")
 #: The chunk size that makes each file a message.
 _ALONE = 0
 #: The number of PostgreSQL's advisory lock for dispatching; any will do that nobody else takes.

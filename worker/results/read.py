@@ -92,9 +92,8 @@ def table_meta(rows: int, starter_rows: int) -> dict[str, Any]:
     meta: dict[str, Any] = {
         "software": f"astronn-stream {__version__}",
         "result_flags": {
-            f"bit {flag.value.bit_length() - 1}": f"{flag.name.lower()}: {meaning}"
+            f"bit {flag.value.bit_length() - 1}": f"{flag.label}: {meaning}"
             for flag, meaning in DESCRIPTIONS.items()
-            if flag.name
         },
     }
     if starter_rows:

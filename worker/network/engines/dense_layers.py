@@ -8,18 +8,18 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
+from worker.array_types import Floats
 from worker.network.masks import KEEP_SCALE
 from worker.network.model import N_ELEMENTS, ApogeeBCNNCensored
 
-Doubles = NDArray[np.float64]
 Indices = NDArray[np.int64]
 
 
 class Dense(NamedTuple):
     """A dense layer: ``(outputs, inputs)``, ``(outputs,)``, and where it reads and writes."""
 
-    weights: Doubles
-    biases: Doubles
+    weights: Floats
+    biases: Floats
     first_input: int
     first_output: int
 
@@ -90,7 +90,7 @@ def last_layers(model: ApogeeBCNNCensored) -> tuple[Dense, list[Dense]]:
     return Dense(np.concatenate(rows), np.concatenate(biases), 0, 0), shares
 
 
-def numbers(layer: nn.Module) -> tuple[Doubles, Doubles]:
+def numbers(layer: nn.Module) -> tuple[Floats, Floats]:
     """Weights and biases of a layer in double precision."""
     weights, biases = layer.weight, layer.bias
     return (

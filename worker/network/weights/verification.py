@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from worker.array_types import Floats
 from worker.errors import FatalError
 from worker.labels import LABEL_NAMES
 from worker.network.checkpoint import Metadata
@@ -21,7 +22,6 @@ from worker.spectra.pixels import N_PIXELS
 if TYPE_CHECKING:
     from worker.network.engines.engine import Engine
 
-Floats = NDArray[np.float64]
 
 _LINES = 300
 _BATCH = 8

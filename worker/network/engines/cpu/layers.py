@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from worker.array_types import Singles
 from worker.network.engines.cpu.products import COLUMNS, PANEL, TILE, WINDOW_TILE
 from worker.network.engines.cpu.steps import POOLED_ROW, POSITIONS
 from worker.network.engines.cpu.vectors import LANES
@@ -26,8 +27,6 @@ from worker.network.engines.dense_layers import (
 from worker.network.masks import KEEP_SCALE, NUMBERS_PER_BLOCK
 from worker.network.model import FILTERS, KERNEL, N_ELEMENTS, ApogeeBCNNCensored
 
-Singles = NDArray[np.float32]
-Doubles = NDArray[np.float64]
 Indices = NDArray[np.int64]
 
 
