@@ -15,6 +15,7 @@ from producer.commands.options import DeviceOption, Model, settings_with
 from producer.commands.screen import console, progress_console, telling_interruption
 from worker.errors import UsageError
 from worker.settings import Settings, settings_apart
+from worker.spectra.oracle import require_astronn
 
 if TYPE_CHECKING:
     from producer.bench.measured import Tell
@@ -79,6 +80,9 @@ def bench(
 
     if unknown := set(parts or ()).difference(_PARTS):
         raise UsageError(f"There is no part {min(unknown)!r}; there are {', '.join(_PARTS)}.")
+    chosen = parts or _PARTS
+    if list(chosen) != ["engine"]:
+        require_astronn()
     options = Options(_batch_sizes(batches), rounds, spectra)
     if quick:
         options = options.quick()
@@ -86,7 +90,7 @@ def bench(
     settings = settings_with(model)
     _make_folders(out, files)
     with telling_interruption(f"parts that were done are in {out}"):
-        _measure(settings, parts or _PARTS, options, out, files)
+        _measure(settings, chosen, options, out, files)
 
 
 def _measure(
