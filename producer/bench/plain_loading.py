@@ -11,13 +11,12 @@ import numpy as np
 from astropy.io import fits
 from numpy.typing import NDArray
 
+from worker.array_types import Floats
 from worker.identity import COADD, Place
 from worker.spectra.oracle import astronn_apogee
 from worker.spectra.pixels import cut_gaps
 
 apogee_continuum = astronn_apogee().apogee_continuum
-
-Floats = NDArray[np.float64]
 
 
 def row_by_row(folder: Path, spectra: Sequence[Place], coadd_mask: str) -> NDArray[np.float32]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -21,6 +22,7 @@ from sqlalchemy.exc import (
 from sqlalchemy.orm import Session
 
 from worker.errors import FatalError, TransientError, UsageError
+from worker.outage import Outage
 
 _SQLITE_BUSY_SECONDS = 30
 _MIGRATIONS = Path(__file__).parent / "migrations"
@@ -110,7 +112,7 @@ def upgrade(database: Engine) -> None:
 
 
 def _is_current(database: Engine) -> bool:
-    """Whether the newest migration has been applied; asked without Alembic, which is slow to import."""
+    """Whether the newest migration has been applied; asked without the slow import of Alembic."""
     newest = max(path.name for path in (_MIGRATIONS / "versions").glob("[0-9]*.py"))
     with suppress(SQLAlchemyError), database.connect() as connection:
         applied = connection.exec_driver_sql("SELECT version_num FROM alembic_version").scalars()
@@ -171,6 +173,18 @@ def opened(url: str) -> Iterator[Engine]:
         yield database
     finally:
         database.dispose()
+
+
+def wait_for_database(url: str, action: str) -> None:
+    """Bring the tables up to date, as soon as the database answers; the log names the action."""
+    outage = Outage(action)
+    while True:
+        try:
+            with opened(url):
+                return outage.end()
+        except TransientError as error:
+            outage.begin(error)
+            time.sleep(1)
 
 
 @contextmanager

@@ -49,8 +49,8 @@ class Inference:
         The SHA-256 of its weights.
     mc_samples, seed
         The passes of MC dropout and their seed, as the engine was opened with.
-    device
-        ``cpu`` or ``cuda``.
+    device, name
+        ``cpu`` or ``cuda``, and what the engine on it is called.
     batch_size, batch_wait
         See :class:`MicroBatcher`; without a size the one that suits the device.
     """
@@ -63,6 +63,7 @@ class Inference:
         mc_samples: int,
         seed: int,
         device: str,
+        name: str,
         batch_size: int | None = None,
         batch_wait: float = 0.0,
     ) -> None:
@@ -70,6 +71,7 @@ class Inference:
         self.mc_samples = mc_samples
         self.seed = seed
         self.device = device
+        self.name = name
         self._batcher = MicroBatcher(
             _telling_faults(engine),
             batch_size=batch_size or _BATCH_SIZES[device],
@@ -108,9 +110,9 @@ class Inference:
         return [_outcome(*pair) for pair in zip(natural_keys, futures, strict=True)]
 
     def vitals(self) -> dict[str, str | float]:
-        """The device, and what it did in the last half minute: see :class:`RecentBatches`."""
+        """The device, its engine, and their last half minute: see :class:`RecentBatches`."""
         recent = self._recent.add(time.monotonic(), self._batcher.statistics.now())
-        return {"device": self.device, **recent}
+        return {"device": self.device, "engine": self.name, **recent}
 
     def close(self) -> None:
         """Stop the device's thread."""
@@ -148,6 +150,7 @@ def open_inference(
         mc_samples=mc_samples,
         seed=seed,
         device=device,
+        name=engine.name,
         batch_size=batch_size,
         batch_wait=batch_wait,
     )

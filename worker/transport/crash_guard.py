@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from worker.errors import SpectrumError
 from worker.messages import SpectrumReference
+from worker.redis_keys import reading_key
 from worker.transport.connection import connect, reachable
 
 _MOST_CRASHES = 3
@@ -35,7 +35,7 @@ class CrashGuard:
         TransientError
             Redis does not answer.
         """
-        key = _key(spectrum)
+        key = reading_key(spectrum.job, spectrum.file_version)
         with reachable("The array store"):
             crashes = self._redis.incr(key) - 1
             self._redis.expire(key, _KEPT_SECONDS)
@@ -53,8 +53,3 @@ class CrashGuard:
     def _forget(self, key: str) -> None:
         with reachable("The array store"):
             self._redis.delete(key)
-
-
-def _key(spectrum: SpectrumReference) -> str:
-    reading = f"{spectrum.job} {spectrum.file_version}"
-    return f"astronn-stream:reading:{hashlib.blake2b(reading.encode(), digest_size=16).hexdigest()}"
