@@ -18,8 +18,7 @@ from numpy.typing import NDArray
 
 from producer.simulation.survey import Survey, write_survey
 from producer.simulation.truth import Truth
-from worker.fingerprint import weights_sha256
-from worker.identity import COADD, Place
+from worker.identity import COADD, Place, weights_sha256
 from worker.labels import LABELS
 from worker.network.checkpoint import read_checkpoint
 from worker.network.engines.choose import choose_device, open_engine

@@ -17,9 +17,8 @@ from producer.bench.plain_loading import row_by_row
 from producer.bench.plain_network import plain_loop
 from worker.database.session import transaction
 from worker.database.tables import label_columns
-from worker.fingerprint import weights_sha256
 from worker.flags import flag_uncertain
-from worker.identity import Place
+from worker.identity import Place, weights_sha256
 from worker.network.checkpoint import read_checkpoint
 from worker.network.engines.choose import choose_device
 from worker.results.noise_model import read_noise_model

@@ -156,7 +156,7 @@ def _write_report(
 def _comparable(chosen: ResultSet, visits: Visits) -> tuple[Visits, int]:
     """The visits that may be compared, and of how many stars they are."""
     from worker.calibration.repeats import comparable
-    from worker.snr import LEAST_FREEDOM
+    from worker.results.snr import LEAST_FREEDOM
 
     repeats = comparable(visits)
     stars = len(np.unique(repeats.star))

@@ -23,7 +23,7 @@ from tests.conftest import Inputs
 from worker.app import app, publish
 from worker.database.session import opened, transaction
 from worker.database.tables import AstroNN, Job, Spectrum
-from worker.fingerprint import weights_sha256
+from worker.identity import weights_sha256
 from worker.messages import InferSpectra, LoadSpectra, NoResult, RecordLabels, Setback
 from worker.queues import QUEUES
 from worker.settings import get_settings

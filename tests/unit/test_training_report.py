@@ -22,8 +22,8 @@ from worker.network.checkpoint import read_checkpoint, read_metadata
 from worker.network.engines.choose import open_engine
 from worker.reports.training import Account, write_report
 from worker.results.noise_model import SnrFactors, identity, read_noise_model
+from worker.results.snr import snr_bins
 from worker.settings import PREFIX, get_settings
-from worker.snr import snr_bins
 from worker.training.evaluation import MOST_EVALUATED, evaluate, sample
 from worker.training.new_network import new_network
 from worker.training.noise import fit_noise_model

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from worker.errors import FatalError, SpectrumError, TransientError
-from worker.fingerprint import weights_sha256
+from worker.identity import weights_sha256
 from worker.inference.batch_statistics import RecentBatches
 from worker.inference.batching import PROCESS_STOPS, Floats, Infer, InferredSpectrum, MicroBatcher
 from worker.labels import LABEL_NAMES

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from worker.errors import FatalError, UsageError
-from worker.fingerprint import weights_sha256
+from worker.identity import weights_sha256
 from worker.labels import ELEMENT_POSITIONS, LABELS
 from worker.network.checkpoint import Metadata
 from worker.network.keras.file import WEIGHTS, Weights, read_config, read_weights, weight_shapes
