@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from producer.commands.options import DeviceOption, Model, settings_with
-from producer.commands.screen import console, progress_console, telling_interruption
+from producer.commands.screen import console, progress_console, say, telling_interruption
 from worker.errors import UsageError
 from worker.settings import Settings, settings_apart
 from worker.spectra.oracle import require_astronn
@@ -104,7 +104,7 @@ def _measure(
     from producer.bench.report import as_json, screen, write
 
     machine = this_machine()
-    console.print(sentence(machine), soft_wrap=True, markup=False)
+    say(sentence(machine))
     measured: dict[str, list[Measured]] = {}
     with tempfile.TemporaryDirectory(prefix="astronn-bench-") as folder:
         for part in _PARTS:  # in this order, however they are named
@@ -115,7 +115,7 @@ def _measure(
             console.print(screen(part, measured[part]))
             write(out / _DATA, as_json(machine, asdict(options), measured))
             draw(out / _PICTURE, machine, measured)
-    console.print(f"Figures and picture: {out / _DATA}, {out / _PICTURE}", soft_wrap=True)
+    say(f"Figures and picture: {out / _DATA}, {out / _PICTURE}")
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from rich.table import Table as Screen
 
 from producer.commands.options import tell_starter
-from producer.commands.screen import console, progress_bar, reading, telling_interruption
+from producer.commands.screen import console, progress_bar, reading, say, telling_interruption
 from producer.commands.summary import print_outcome
 from producer.ledger.plan import Plan
 from producer.running.run import carry_out
@@ -67,7 +67,7 @@ def demo(
         comparison = Comparison.of(outcome.table, truth)
         _show(folder, comparison)
     _print_comparison(comparison)
-    console.print(f"Pictures and tables: {folder / _PAGE}", soft_wrap=True, markup=False)
+    say(f"Pictures and tables: {folder / _PAGE}")
 
 
 def _its_own_settings(folder: Path) -> Settings:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from producer.commands.screen import console
+from producer.commands.screen import say
 from worker.errors import UsageError
 from worker.queues import Lane
 from worker.settings import Device, Settings, get_settings, use_settings
@@ -112,4 +112,4 @@ def configured_database() -> str:
 def tell_starter(weights: str) -> None:
     """Say so where the weights with this SHA-256 are the starter weights."""
     if is_starter(weights):
-        console.print(f"[yellow]{NOTICE}[/yellow]", highlight=False, soft_wrap=True)
+        say(NOTICE, style="yellow")
