@@ -22,7 +22,7 @@ from worker.errors import FatalError
 from worker.fingerprint import weights_sha256
 from worker.identity import COADD
 from worker.labels import LABEL_NAMES, LABELS
-from worker.settings import Settings, settings_apart
+from worker.settings import Settings, get_settings
 from worker.snr import known_snr
 from worker.tables.export import write_table
 
@@ -36,7 +36,7 @@ _SURVEY, _DATABASE, _LABELS, _PAGE = "survey", "demo.sqlite", "labels.fits", "de
 #: Visits to a star at most.
 _VISITS = 3
 #: The demonstration keeps to itself, whatever stack, database and weights are configured.
-_ITS_OWN = ("BROKER_URL", "ARRAYS_URL", "MODEL", "CORRECTIONS")
+_ITS_OWN = ("broker_url", "arrays_url", "model", "corrections")
 #: A star is shown that has lines, and is bright enough for its abundances to mean something.
 _SHOWN_SNR, _SHOWN_LOGG = 80.0, 3.0
 
@@ -72,8 +72,8 @@ def demo(
 
 def _its_own_settings(folder: Path) -> Settings:
     """The settings of the environment, but a stack and a database of its own."""
-    return settings_apart(
-        _ITS_OWN, database_url=f"sqlite:///{folder / _DATABASE}", data_root=folder / _SURVEY
+    return get_settings().apart(
+        *_ITS_OWN, database_url=f"sqlite:///{folder / _DATABASE}", data_root=folder / _SURVEY
     )
 
 

@@ -1,4 +1,4 @@
-"""The starter weights in the stream; the tests' usual weights stand in for them."""
+"""The starter weights in the stream."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from sqlalchemy import select
 
 from producer.ledger.dispatcher import Dispatcher
 from producer.ledger.served import check_stack, why_nothing_is_sent
+from tests.conftest import Inputs
 from tests.integration.conftest import Stream
 from worker import starter
 from worker.database.session import transaction
@@ -25,13 +26,10 @@ from worker.transport.served_weights import served_weights, tell_served
 
 
 @pytest.fixture
-def bare(
-    stream: Stream, monkeypatch: pytest.MonkeyPatch, astra_weights: Path, tmp_path: Path
-) -> Stream:
+def bare(stream: Stream, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Stream:
     """A stream whose settings name neither weights nor corrections."""
     corrections = tmp_path / "starter.corrections.json"
     corrections.write_text(json.dumps({name: {"scale": 2, "offset": 3} for name in LABEL_NAMES}))
-    monkeypatch.setattr(starter, "STARTER_WEIGHTS", astra_weights)
     monkeypatch.setattr(starter, "STARTER_CORRECTIONS", corrections)
     for name in ("MODEL", "CORRECTIONS"):
         monkeypatch.delenv(f"ASTRONN_STREAM_{name}")
@@ -58,13 +56,13 @@ def test_rows_of_the_starter_weights_have_their_name_and_their_noise_model(bare:
 
 
 def test_corrections_that_are_given_win(
-    bare: Stream, monkeypatch: pytest.MonkeyPatch, corrections_pickle: Path
+    bare: Stream, monkeypatch: pytest.MonkeyPatch, inputs: Inputs
 ) -> None:
-    monkeypatch.setenv("ASTRONN_STREAM_CORRECTIONS", str(corrections_pickle))
+    monkeypatch.setenv("ASTRONN_STREAM_CORRECTIONS", str(inputs.corrections))
     get_settings.cache_clear()
     bare.send()
     bare.drain()
-    sha256 = read_noise_model(corrections_pickle).sha256
+    sha256 = read_noise_model(inputs.corrections).sha256
     with transaction(bare.engine) as session:
         assert set(session.scalars(select(AstroNN.corrections_sha256))) == {sha256}
 
