@@ -31,7 +31,7 @@ from producer.bench.spectra import bytes_per_spectrum, make_up
 from producer.bench.stream import steady_seconds
 from producer.commands.bench import bench
 from tests.conftest import wait_for
-from worker.errors import FatalError
+from worker.errors import FatalError, UsageError
 from worker.network.checkpoint import read_checkpoint
 
 MACHINE: Machine = {
@@ -208,8 +208,13 @@ def test_without_astronn_nothing_is_measured_and_it_says_what_to_install(
 ) -> None:
     monkeypatch.setitem(sys.modules, "astroNN", None)
     with pytest.raises(FatalError, match="the extra `astronn`"):
-        bench([*parts], out=tmp_path / "bench")
+        bench(parts, out=tmp_path / "bench")
     assert not (tmp_path / "bench").exists()
+
+
+def test_a_part_that_there_is_not_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="no part 'lood'; there are engine, load, stream, live"):
+        bench(["load", "lood"], out=tmp_path / "bench")
 
 
 def test_the_peak_is_that_of_a_process_of_its_own() -> None:

@@ -15,9 +15,9 @@ def test_an_outage_is_told_at_its_begin_and_at_its_end(caplog: pytest.LogCapture
         assert outage.is_on
     outage.end()
     outage.end()
-    outage.begin(ValueError("Redis is away again."))
+    outage.begin(ValueError("Redis is away \x1b[1magain.\n"))
     assert caplog.messages == [
         "action=load: waiting: Redis is away.",
         "action=load: goes on",
-        "action=load: waiting: Redis is away again.",
+        "action=load: waiting: Redis is away ?[1magain.?",
     ]

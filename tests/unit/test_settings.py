@@ -9,7 +9,7 @@ import pytest
 from pydantic import ValidationError
 
 from worker.errors import FatalError
-from worker.settings import PREFIX, Settings, get_settings, socket_broker_url, use_settings
+from worker.settings import PREFIX, Settings, get_settings, socket_broker_url
 
 SECRET = "s3cret"  # noqa: S105 - what the tests look for
 URLS = {
@@ -263,20 +263,36 @@ def test_settings_survive_the_way_through_the_environment(
     assert get_settings() == settings
 
 
-def test_use_settings_reaches_this_process_and_its_children(monkeypatch: Patch) -> None:
-    monkeypatch.setattr(os, "environ", os.environ.copy())
-    before = get_settings()
-    use_settings(before.changed(mc_samples=before.mc_samples + 1))
-    assert get_settings().mc_samples == before.mc_samples + 1
-    program = "from worker.settings import get_settings; print(get_settings().mc_samples)"
-    assert run(program, **os.environ) == str(before.mc_samples + 1)
+def test_changed_settings_reach_children_whatever_this_environment_says(
+    monkeypatch: Patch,
+) -> None:
+    set_variables(monkeypatch, broker_url="redis://elsewhere", mc_samples="7")
+    before, environment = get_settings(), dict(os.environ)
+    settings = before.apart("broker_url", mc_samples=9)
+    assert get_settings() == before
+    assert dict(os.environ) == environment
+    program = """
+from worker.settings import get_settings
+print(get_settings().broker_url, get_settings().mc_samples)
+"""
+    assert run(program, **settings.environment()) == "None 9"
+
+
+def test_settings_apart_have_defaults_in_place_of_what_the_environment_says(
+    monkeypatch: Patch,
+) -> None:
+    set_variables(
+        monkeypatch, broker_url="redis://elsewhere", database_url="sqlite:////e.sqlite", seed="5"
+    )
+    own = get_settings().apart("broker_url", "database_url", data_root="/here")
+    assert own.broker_url is None
+    assert own.database_url == f"sqlite:///{Path.cwd() / 'astronn-stream.sqlite'}"
+    assert (own.data_root, own.seed) == (Path("/here"), 5)
 
 
 def test_a_zero_replaces_what_the_environment_says(monkeypatch: Patch) -> None:
-    monkeypatch.setattr(os, "environ", os.environ.copy())
     set_variables(monkeypatch, seed="5", batch_wait="0.5", load_processes="3")
-    use_settings(get_settings().changed(seed=0, batch_wait=0.0, load_processes=0))
-    settings = get_settings()
+    settings = get_settings().changed(seed=0, batch_wait=0.0, load_processes=0)
     assert (settings.seed, settings.batch_wait, settings.load_processes) == (0, 0, 0)
 
 
