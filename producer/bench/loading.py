@@ -40,13 +40,13 @@ def measure_loading(
     rounds: int,
     tell: Tell,
 ) -> list[Measured]:
-    """Made-up files of some eras."""
+    """Simulated files of some eras."""
     rows = []
     for layout in layouts:
-        tell(f"making up {layout} files")
+        tell(f"simulating {layout} files")
         below = folder / layout
         spectra = make_up(below, stars, _VISITS, layout)
-        rows += compare_loading(f"{layout}, made up", settings, below, spectra, rounds, tell)
+        rows += compare_loading(f"{layout}, simulated", settings, below, spectra, rounds, tell)
     return rows
 
 

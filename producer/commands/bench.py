@@ -83,7 +83,7 @@ def bench(
     through an idle stack. Beside each figure stand the floor, which is what the arithmetic alone
     would take, and the fraction of it that is reached.
 
-    It makes up its own spectra in a temporary folder. Leave the machine alone meanwhile; all of
+    It simulates its own spectra in a temporary folder. Leave the machine alone meanwhile; all of
     it takes about ten minutes. See docs/benchmarks.md.
     """
     from producer.bench.parts import Options

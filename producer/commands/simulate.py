@@ -1,4 +1,4 @@
-"""The command ``astronn-stream simulate``: a made-up survey whose truth is known."""
+"""The command ``astronn-stream simulate``: a simulated survey whose truth is known."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def simulate(
         ),
     ] = None,
 ) -> None:
-    """Write a made-up survey: apStar files of stars whose labels are known.
+    """Write a simulated survey: apStar files of stars whose labels are known.
 
     The true labels are in DIR/truth.ecsv, which `model train --labels` takes. The same options
     give the same bytes. After an interruption the same command goes on where it stopped, with

@@ -1,4 +1,4 @@
-"""Names and folders of made-up files, as each era names and files its own."""
+"""Names and folders of simulated files, as each era names and files its own."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A made-up survey: many stars, written as apStar files by several processes."""
+"""A simulated survey: many stars, written as apStar files by several processes."""
 
 from __future__ import annotations
 

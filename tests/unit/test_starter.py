@@ -26,7 +26,13 @@ from worker.results.noise_model import read_noise_model
 from worker.results.read import read_table
 from worker.settings import Settings
 from worker.spectra.pixels import N_PIXELS
-from worker.starter import STARTER_CORRECTIONS, STARTER_NAME, is_starter, weights_name
+from worker.starter import (
+    STARTER_CORRECTIONS,
+    STARTER_NAME,
+    STARTER_NAMES,
+    is_starter,
+    weights_name,
+)
 from worker.tables.export import write_table
 
 
@@ -36,7 +42,7 @@ def stand_in(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     folder = tmp_path / "starter"
     folder.mkdir()
     weights, corrections = folder / "starter.pt", folder / "starter.corrections.json"
-    weights.write_bytes(b"made-up")
+    weights.write_bytes(b"simulated")
     corrections.write_text(json.dumps({name: {"scale": 2, "offset": 3} for name in LABEL_NAMES}))
     monkeypatch.setattr(starter, "STARTER_WEIGHTS", weights)
     monkeypatch.setattr(starter, "STARTER_CORRECTIONS", corrections)
@@ -142,10 +148,18 @@ def partly_made_up(engine: Engine) -> Table:
     return read_table(engine)
 
 
-def test_a_table_says_how_much_of_it_is_made_up(partly_made_up: Table) -> None:
+def test_a_table_says_how_much_of_it_is_simulated(partly_made_up: Table) -> None:
     assert partly_made_up.meta["notice"] == NOTE
     assert list(partly_made_up["weights_name"]).count(STARTER_NAME) == 2
     assert partly_made_up["flag_no_result"][partly_made_up["weights_name"] == STARTER_NAME].any()
+
+
+@pytest.mark.usefixtures("partly_made_up")
+def test_rows_that_bear_the_older_name_count_too(engine: Engine) -> None:
+    with transaction(engine) as session:
+        older = update(AstroNN).where(AstroNN.spectrum_pk == 2)
+        session.execute(older.values(weights_name=STARTER_NAMES[1]))
+    assert read_table(engine).meta["notice"] == NOTE
 
 
 def test_a_table_of_other_weights_says_nothing_of_the_kind(table: Table, engine: Engine) -> None:

@@ -24,7 +24,7 @@ from worker import __version__
 from worker.atomic_file import replacing
 from worker.errors import UsageError
 from worker.results.read import Wanted, read_batches, table_meta, table_schema
-from worker.starter import STARTER_NAME
+from worker.starter import STARTER_NAMES
 from worker.tables.fits import empty_table, write_fits
 from worker.tables.text import write_csv, write_ecsv
 from worker.tables.votable import write_votable
@@ -87,7 +87,7 @@ def check_place(path: Path) -> None:
 
 @dataclass(frozen=True)
 class Written:
-    """A file, how many rows it has, and its notice where they come from made-up weights."""
+    """A file, how many rows it has, and its notice where rows come from the starter weights."""
 
     path: Path
     rows: int
@@ -166,7 +166,7 @@ def _write(path: Path, batches: Iterable[pa.RecordBatch | pa.Table], writer: Wri
         with ParquetWriter(stored, table_schema()) as file:
             for batch in batches:
                 file.write(batch)
-                starter = pc.equal(batch["weights_name"], STARTER_NAME)
+                starter = pc.is_in(batch["weights_name"], pa.array(STARTER_NAMES))
                 starter_rows += pc.sum(starter).as_py() or 0
         # What it buffers ahead it keeps to the end.
         with ParquetFile(stored, pre_buffer=False) as rows:
