@@ -106,7 +106,7 @@ def compare_loading(
 
 
 def ways() -> dict[str, Load]:
-    """All ways of loading. Importing astroNN takes seconds, so only who wants them pays."""
+    """All ways of loading; astroNN, which takes seconds to import, is imported here."""
     from producer.bench.plain_loading import file_by_file, row_by_row
 
     return {PLAIN: row_by_row, KINDER: file_by_file, OURS: load_stage}

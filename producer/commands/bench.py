@@ -127,7 +127,7 @@ def _measure(
 
 @contextmanager
 def _telling(part: str) -> Iterator[Tell]:
-    """Show what is being measured, to who watches."""
+    """Show on a terminal what is being measured."""
     with progress_console.status(f"{part}: beginning", refresh_per_second=4) as status:
         yield lambda what: status.update(f"{part}: {what}")
 

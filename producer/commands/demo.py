@@ -71,7 +71,7 @@ def demo(
 
 
 def _its_own_settings(folder: Path) -> Settings:
-    """The settings of the environment, but a stack and a database of its own."""
+    """The settings of the environment, with a stack and a database for the demonstration alone."""
     return settings_apart(
         _ITS_OWN, database_url=f"sqlite:///{folder / _DATABASE}", data_root=folder / _SURVEY
     )
@@ -132,7 +132,7 @@ class Comparison:
         return np.asarray(self.table["kind"] == COADD)
 
     def evaluated(self) -> Evaluated:
-        """As the pictures of a training's report want it."""
+        """In the form that the pictures of a training's report take."""
         from worker.training.evaluation import Evaluated
 
         snr = np.asarray(self.table["snr"], dtype=np.float64)

@@ -25,7 +25,7 @@ progress_console = Console(stderr=True, highlight=False, emoji=False)
 
 @contextmanager
 def progress_bar(description: str, total: int) -> Iterator[Callable[[int], None]]:
-    """A bar for who watches; it is advanced by calling what the context gives."""
+    """A progress bar on a terminal; calling what the context gives advances it."""
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),

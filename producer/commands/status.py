@@ -1,4 +1,4 @@
-"""The commands of those who watch: `status` and `metrics`."""
+"""The command `status`: the state of the stream on one screen."""
 
 from __future__ import annotations
 

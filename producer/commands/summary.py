@@ -1,4 +1,4 @@
-"""What a command came to, as the command line tells it."""
+"""The outcome of a command, as it is printed."""
 
 from __future__ import annotations
 

@@ -73,7 +73,7 @@ def watch(
         raise UsageError(f"{folder} {'is no folder' if folder.exists() else 'does not exist'}.")
     check_inside(folder, folder.resolve(), settings.data_root)
     plan = Plan.without_files(settings, wanted="both", tag=tag)
-    if settings.model is None:  # who names weights may mean a stack that comes later
+    if settings.model is None:  # named weights may be meant for a stack that is started later
         check_stack(settings, plan.weights)
     tell_starter(plan.weights)
     with suppress(KeyboardInterrupt), stopping_on_signals():

@@ -39,7 +39,7 @@ _WINDOW = 2000
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a run came to.
+    """The outcome of a run.
 
     ``processed`` counts the spectra that got their row in this run, within ``seconds``;
     ``other_provenance`` the rows kept from before that other settings had made.

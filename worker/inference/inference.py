@@ -96,7 +96,7 @@ class Inference:
             self._batcher.wait_for(futures)
         finally:
             for future in futures:
-                future.cancel()  # after Ctrl-C nobody wants what has not started
+                future.cancel()  # after Ctrl-C, drop what has not started
         outcomes = [
             _outcome(spectrum, future, message.load_seconds / len(keys))
             for spectrum, future in zip(message.spectra, futures, strict=True)
@@ -156,7 +156,7 @@ def _unusable_label(inferred: InferredSpectrum) -> str | None:
 
 
 def _telling_faults(engine: Infer) -> Infer:
-    """The engine; errors that are no fault of a spectrum come as the micro-batcher knows them."""
+    """The engine, its device's errors turned into those that the micro-batcher understands."""
     import torch
 
     def infer(flux: NDArray[np.float32], natural_keys: Sequence[str]) -> tuple[Floats, Floats]:

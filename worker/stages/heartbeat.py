@@ -1,4 +1,4 @@
-"""What a worker tells of itself at each of Celery's heartbeats."""
+"""What a worker reports at each of Celery's heartbeats."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def also_tell(vitals: Vitals) -> Vitals:
 
 
 def beat(sender: Any, **_: Any) -> None:
-    """Say that the worker lives, and whom it serves: it may be called anything."""
+    """Say that the worker lives and which queues it serves; its name tells neither."""
     vitals: dict[str, Any] = {"queues": sorted(sender.eventer.app.amqp.queues.consume_from)}
     for teller in _tellers:
         vitals |= teller()

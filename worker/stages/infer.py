@@ -69,7 +69,7 @@ def _infer(message: InferSpectra) -> str:
 
 @also_tell
 def device_vitals() -> dict[str, Any]:
-    """What the device of this process does."""
+    """The figures of this process's device, for `status`."""
     return {} if _inference is None else _inference.vitals()
 
 

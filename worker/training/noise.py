@@ -1,8 +1,7 @@
-"""The noise model of a network: how far its labels are from known ones, in its uncertainties.
+"""The noise model that a comparison with known labels asks for.
 
-It has the form of a calibration (``worker.calibration``), fitted to another thing: not to how far
-repeat visits differ, but to residuals from the truth. What it makes of an uncertainty
-is an accuracy.
+It has the form of a calibration (``worker.calibration``), but is fitted to residuals from the
+truth, not to differences between repeat visits. An uncertainty then is an accuracy.
 """
 
 from __future__ import annotations
@@ -35,7 +34,7 @@ NOTES = (
 
 
 def fit_noise_model(evaluated: Evaluated) -> NoiseModel:
-    """The noise model that makes one sigma one sigma at each S/N, over the calibrating spectra.
+    """The noise model under which 68.27 % of residuals are within one sigma, at each S/N.
 
     The scale is the 68.27th percentile of ``abs(residual) / raw_e``; 1 where too few spectra have
     the label. It alone serves spectra of unknown S/N. For the others there are factors at

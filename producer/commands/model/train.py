@@ -334,7 +334,7 @@ def tell_files(corrections: Path, report: Path, cache: Path) -> None:
 def _training_bar(
     epochs: int,
 ) -> Iterator[tuple[Callable[[Step], None], Callable[[Losses], None]]]:
-    """A bar of the whole training; one line for each epoch where nobody watches."""
+    """A bar of the whole training; without a terminal, one line for each epoch."""
     watched = progress_console.is_terminal
     columns = (
         TextColumn("{task.description}"),
