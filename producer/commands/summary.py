@@ -26,9 +26,9 @@ def print_outcome(outcome: Outcome, tag: str) -> None:
     _print_summary(summary)
     if outcome.other_provenance:
         console.print(
-            f"[yellow]{outcome.other_provenance} results were made before with other "
-            "corrections, seed or number of MC samples and are kept as they are; use another "
-            "--tag to compute them anew.[/yellow]"
+            f"[yellow]{outcome.other_provenance} results were made before with another noise "
+            "model, seed or number of MC samples and are kept as they are; use another --tag to "
+            "compute them anew.[/yellow]"
         )
 
 

@@ -172,7 +172,7 @@ def collect(database: Engine, plan: Plan, registered: Registered, seconds: float
 
 
 def _of_other_settings(table: Table, plan: Plan) -> int:
-    """How many labelled rows other corrections, seed or number of passes had made."""
+    """How many labelled rows another noise model, seed or number of passes had made."""
     labelled = table[~table["flag_no_result"]]
     same = [
         (row["corrections_sha256"], row["seed"], row["mc_samples"])

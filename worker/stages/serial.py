@@ -31,7 +31,7 @@ def process(
     Raises
     ------
     FatalError
-        The weights or the corrections cannot be used.
+        The weights or the noise model cannot be used.
     """
     inference = Inference(settings)
     try:

@@ -113,4 +113,4 @@ def write_noise_model(path: Path, noise_model: NoiseModel) -> None:
     try:
         path.write_text(json.dumps(content, indent=1) + "\n")
     except OSError as error:
-        raise FatalError(f"The corrections {path} cannot be written: {error.strerror}.") from error
+        raise FatalError(f"The noise model {path} cannot be written: {error.strerror}.") from error
