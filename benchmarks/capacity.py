@@ -1,6 +1,6 @@
 """What a night and whole releases need, from what a spectrum costs: the tables of docs/capacity.md.
 
-uv run -m benchmarks.capacity [--gpu 5000]
+uv run --group dev -m benchmarks.capacity [--gpu 5000]
 """
 
 from __future__ import annotations

@@ -3,8 +3,8 @@
 Each fault disturbs the work on at least 2,000 spectra; then every job must have exactly one row,
 equal to that of an undisturbed run to the last bit. Prints the table, line by line.
 
-    uv run -m benchmarks.chaos FOLDER --model WEIGHTS [--spectra 2024] [--backlog 200000]
-        [--only FAULT]
+    uv run --group dev -m benchmarks.chaos FOLDER --model WEIGHTS [--spectra 2024]
+        [--backlog 200000] [--only FAULT]
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 Makes a tree of empty star files as SDSS-V lays them out, a few to a folder, and times the looking
 alone, without the catalogue.
 
-    uv run -m benchmarks.folders [--folders 50000] [--files 2]
+    uv run --group dev -m benchmarks.folders [--folders 50000] [--files 2]
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """How good are the labels? Held-out simulated stars at four S/N, against their truth.
 
-uv run -m benchmarks.labels [--model FILE --corrections FILE] [--stars 800] [--seed 7]
+uv run --group dev -m benchmarks.labels [--model FILE --corrections FILE] [--stars 800] [--seed 7]
 
 Prints a table of all 22 labels: scatter (1.4826 times the median absolute deviation of what is
 found less the truth) and the share of stars within one sigma after the noise model. The stars

@@ -5,7 +5,8 @@ into it, with Flower before the stack. Tells for each version of each spectrum h
 from its last byte to its row and where that time went; then waits for the backlog and compares
 what Flower counted with the ledger. With ``--backlog 0`` the system is idle.
 
-    uv run -m benchmarks.night [--minutes 5] [--rate 60] [--backlog 200000] [--model WEIGHTS]
+    uv run --group dev -m benchmarks.night [--minutes 5] [--rate 60] [--backlog 200000]
+        [--model WEIGHTS]
 """
 
 from __future__ import annotations

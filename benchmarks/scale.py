@@ -6,7 +6,7 @@ are faked: a process takes the messages for loaders, waits as long as a spectrum
 sends simulated labels. The ledger grows from size to size, and at each it is measured what a
 spectrum costs at each stage and what questions to the ledger cost. Prints a line for each size.
 
-    nice uv run -m benchmarks.scale [--jobs 10000 100000] [--delay 0.0002] [--json FILE]
+    nice uv run --group dev -m benchmarks.scale [--jobs 10000 100000] [--delay 0.0002] [--json FILE]
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 Each is the real command in a process of its own. Before them the plain way, all rows in a table
 of astropy's and its `write`, of some of the rows: it is what the ratios compare with, row by row.
 
-    nice uv run -m benchmarks.tables [--rows 1000000] [--plain 20000] [--postgresql]
+    nice uv run --group dev -m benchmarks.tables [--rows 1000000] [--plain 20000] [--postgresql]
 """
 
 from __future__ import annotations

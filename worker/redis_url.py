@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from urllib.parse import SplitResult, parse_qsl, urlencode, urlsplit, urlunsplit
 
 #: What a rediss:// URL may say about TLS: the parameters that both know.
@@ -10,6 +11,7 @@ _TLS = (
     *("ssl_cert_reqs", "ssl_ca_certs", "ssl_ca_path"),
     *("ssl_certfile", "ssl_keyfile", "ssl_check_hostname"),
 )
+_TLS_FILES = {"ssl_ca_certs", "ssl_ca_path", "ssl_certfile", "ssl_keyfile"}
 #: How URLs of Celery's other brokers begin, as far as people will try them.
 _OTHER_BROKERS = ("amqp", "amqps", "pyamqp", "sqs")
 _CERT_REQS = ("required", "optional", "none")
@@ -64,5 +66,7 @@ def _verifying(parts: SplitResult, query: dict[str, str]) -> str:
     reqs = reqs.removeprefix("CERT_").lower()  # CERT_REQUIRED in Celery's documentation
     if reqs not in _CERT_REQS:
         raise ValueError(f"ssl_cert_reqs can be {', '.join(_CERT_REQS)}")
-    said = urlencode({**query, "ssl_cert_reqs": reqs}, safe="/")
+    # Every process of a stack must open the same file, wherever it was started.
+    files = {name: str(Path(query[name]).absolute()) for name in _TLS_FILES & query.keys()}
+    said = urlencode({**query, **files, "ssl_cert_reqs": reqs}, safe="/")
     return urlunsplit(parts._replace(query=said))

@@ -121,8 +121,7 @@ class Settings(BaseSettings):
     @property
     def loaders(self) -> int:
         """How many processes the load worker forks."""
-        cores = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(2)
-        return self.load_processes or max(1, len(cores) - 1)
+        return self.load_processes or max(1, usable_cores() - 1)
 
     def changed(self, **values: object) -> Self:
         """A copy with some values replaced and validated; None leaves a value as it is."""
@@ -136,6 +135,13 @@ class Settings(BaseSettings):
             for name, value in self.model_dump().items()
             if value is not None
         }
+
+
+def usable_cores() -> int:
+    """The cores that this process may use: on Linux those it is bound to, elsewhere all."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def socket_folder() -> Path:

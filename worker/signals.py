@@ -5,16 +5,14 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import signal
-import sys
 from collections.abc import Iterator
 from types import FrameType
 
 
 def die_with_parent() -> None:
-    """On Linux, ask the kernel for SIGTERM when the parent dies, however it dies."""
-    if sys.platform == "linux":
-        pr_set_pdeathsig = 1
-        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGTERM)
+    """Ask Linux for SIGTERM when the parent dies, however it dies; no other system offers that."""
+    pr_set_pdeathsig = 1
+    ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGTERM)
 
 
 @contextlib.contextmanager

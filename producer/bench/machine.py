@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from worker import __version__
+from worker.settings import usable_cores
 from worker.text import counted
 
 Machine = dict[str, Any]
@@ -25,7 +26,7 @@ def this_machine() -> Machine:
         "date": datetime.now().astimezone().isoformat(timespec="minutes"),
         "astronn_stream": __version__,
         "processor": _processor(),
-        "cores": _cores(),
+        "cores": usable_cores(),
         "threads": torch.get_num_threads(),
         "memory_gb": _memory_gb(),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
@@ -53,12 +54,6 @@ def sentence(machine: Machine) -> str:
 def busy(machine: Machine) -> bool:
     """Whether something else computed when the benchmark began."""
     return bool(machine["load_before"] > _BUSY * machine["cores"])
-
-
-def _cores() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _processor() -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from itertools import groupby
 from pathlib import Path
@@ -14,11 +13,10 @@ from numpy.typing import NDArray
 
 from worker.identity import COADD
 from worker.messages import SpectrumReference
+from worker.spectra.oracle import astronn_apogee
 from worker.spectra.pixels import cut_gaps
 
-with warnings.catch_warnings():
-    warnings.simplefilter("ignore")
-    from astroNN.apogee import apogee_continuum
+apogee_continuum = astronn_apogee().apogee_continuum
 
 Floats = NDArray[np.float64]
 

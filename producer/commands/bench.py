@@ -17,6 +17,7 @@ from producer.commands.options import Model, settings_with
 from producer.commands.screen import console, progress_console, telling_interruption
 from worker.errors import UsageError
 from worker.settings import Settings, settings_apart
+from worker.spectra.oracle import require_astronn
 
 if TYPE_CHECKING:
     from producer.bench.measured import Tell
@@ -88,6 +89,9 @@ def bench(
     """
     from producer.bench.parts import Options
 
+    chosen = parts or list(PartName)
+    if chosen != [PartName.ENGINE]:
+        require_astronn()
     options = Options(_batch_sizes(batches), rounds, spectra)
     if quick:
         options = options.quick()
@@ -95,7 +99,7 @@ def bench(
     settings = settings_with(model)
     _make_folders(out, files)
     with telling_interruption(f"parts that were done are in {out}"):
-        _measure(settings, parts or list(PartName), options, out, files)
+        _measure(settings, chosen, options, out, files)
 
 
 def _measure(

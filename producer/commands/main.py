@@ -5,6 +5,7 @@ Importing everything takes a second of CPU, and a local stack starts five proces
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -66,8 +67,12 @@ def _version(
 def main() -> None:
     """Run the command; errors that are meant for the user become one sentence.
 
+    Every Python that it starts, those of ``multiprocessing`` too, looks for no module in the
+    current folder.
+
     Exit codes: 0 done, 1 failed, 2 wrong use, 130 interrupted.
     """
+    os.environ["PYTHONSAFEPATH"] = "1"
     try:
         command_line(sys.argv[1:])()
     except UsageError as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+from importlib import import_module
 from typing import Annotated
 
 import typer
@@ -45,7 +46,10 @@ def worker(
     from worker.app import app, task_module, worker_arguments
 
     served: Stage = stage.value
-    app.conf.include = [task_module(served)]  # the other stages' imports would only cost time
+    # No other stage's, which would only cost time; and not by Celery, which would look for
+    # whatever that module imports in the current folder first.
+    import_module(task_module(served))
+    app.conf.include = ()
     # The tasks tell an outage once; Celery would tell it of each message, again and again.
     told = {LOG_RECEIVED, LOG_RETRY, LOG_REJECTED}
     for logs in ("celery.app.trace", "celery.worker.strategy"):
@@ -56,10 +60,6 @@ def worker(
 def _prepare(stage: StageName) -> None:
     """Open what the stage needs, so that a mistake stops the worker before it takes messages."""
     match stage:
-        case StageName.LOAD:
-            from worker.spectra.continuum import continuum_pixels
-
-            continuum_pixels()
         case StageName.INFER:
             from worker.stages.infer import open_inference
 

@@ -26,6 +26,21 @@ from worker.local.redis_server import redis_server
 
 PASSWORDS = {"REDIS_PASSWORD": "of0redis", "POSTGRES_PASSWORD": "of0postgres"}
 
+#: ``redis-cli -p PORT ping``, which tells an error too.
+_REDIS_CLI = """
+import os, sys, redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+client = redis.Redis(
+    port=int(sys.argv[2]), password=os.environ["REDISCLI_AUTH"], retry=Retry(NoBackoff(), 0)
+)
+try:
+    client.ping()
+    print("PONG")
+except redis.RedisError as error:
+    print(error)
+"""
+
 
 def free_port() -> int:
     with socket.socket() as probe:
@@ -74,13 +89,15 @@ class Composed:
         self._socket = str(server.query["host"])
         self.engine = create_engine(server.set(database="astronn"))
 
-    @staticmethod
-    def _make_path() -> str:
+    def _make_path(self) -> str:
         """Where commands are looked for."""
-        import pgserver
-
-        programs = [Path(sys.executable).parent, redis_server().parent]
-        programs.append(Path(pgserver.__file__).parent / "pginstall" / "bin")
+        own = self.folder / "programs"
+        own.mkdir()
+        (own / "redis-server").symlink_to(redis_server())
+        client = own / "redis-cli"  # the server's wheel has none
+        client.write_text(f"#!{sys.executable}\n{_REDIS_CLI}")
+        client.chmod(0o755)
+        programs = [own, Path(sys.executable).parent, self._postgres.programs]
         return os.pathsep.join([*map(str, programs), "/usr/bin", "/bin"])
 
     def _hide_modules(self) -> Path:

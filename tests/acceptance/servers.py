@@ -6,13 +6,12 @@ import contextlib
 import shutil
 import subprocess
 import tempfile
-import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
 import redis
 
-from tests.conftest import wait_for
+from tests.conftest import start_postgres, wait_for
 from worker.local.redis_server import redis_server
 
 
@@ -67,20 +66,17 @@ class PostgresServer:
     """A PostgreSQL from a wheel that may be stopped and started."""
 
     def __init__(self, folder: Path) -> None:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # it tells where it puts its run-time files
-            import pgserver
-        folder.chmod(0o755)  # as root the server runs as a user of its own
-        self._server = pgserver.get_server(folder / "pgdata", cleanup_mode="delete")
+        self._server = start_postgres(folder)
         self.url: str = self._server.get_uri()
+        #: The folder of PostgreSQL's commands.
+        self.programs: Path = self._server.bin_path
 
     def stop(self) -> None:
-        from pgserver import pg_ctl
-
-        pg_ctl(
-            ["-w", "-m", "immediate", "stop"],
-            pgdata=self._server.pgdata,
+        subprocess.run(
+            [self.programs / "pg_ctl", "-D", self._server.pgdata, "-w", "-m", "immediate", "stop"],
             user=self._server.system_user,
+            stdout=subprocess.DEVNULL,
+            check=True,
         )
 
     def start(self) -> None:

@@ -110,15 +110,15 @@ def test_without_redis_the_database_still_tells(
 def full(stream: Stream) -> Iterator[redis.Redis]:
     """A Redis that cannot write: it then refuses to answer a ping, too."""
     client = stream.client
-    (Path(client.config_get("dir")["dir"]) / "taken").mkdir(exist_ok=True)
-    before = {name: client.config_get(name)[name] for name in ("dbfilename", "save")}
-    for name, value in (("dbfilename", "taken"), ("save", "3600 1000")):
-        client.config_set(name, value)
+    place = {name: client.config_get(name)[name] for name in ("dir", "dbfilename")}
+    taken = Path(place["dir"]) / place["dbfilename"]  # a server of today lets nobody rename it
+    taken.mkdir()
+    client.config_set("save", "3600 1000")
     client.bgsave()
     wait_for(lambda: client.info()["rdb_last_bgsave_status"] == "err", "a failure", 10)
     yield client
-    for name, value in before.items():
-        client.config_set(name, value)
+    client.config_set("save", "")
+    taken.rmdir()
 
 
 def test_a_redis_that_cannot_write_is_looked_at(full: redis.Redis) -> None:

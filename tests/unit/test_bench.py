@@ -29,6 +29,7 @@ from producer.bench.picture import draw
 from producer.bench.report import PARTS, as_json, number, screen
 from producer.bench.spectra import bytes_per_spectrum, make_up
 from producer.bench.stream import steady_seconds
+from producer.commands.bench import PartName, bench
 from tests.conftest import wait_for
 from worker.errors import FatalError
 from worker.network.checkpoint import read_checkpoint
@@ -201,6 +202,16 @@ linux = pytest.mark.skipif(
 
 
 @linux
+@pytest.mark.parametrize("parts", [[], ["load"], ["engine", "live"]])
+def test_without_astronn_nothing_is_measured_and_it_says_what_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, parts: list[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "astroNN", None)
+    with pytest.raises(FatalError, match="the extra `astronn`"):
+        bench([PartName(part) for part in parts], out=tmp_path / "bench")
+    assert not (tmp_path / "bench").exists()
+
+
 def test_the_peak_is_that_of_a_process_of_its_own() -> None:
     small = peak_memory("numpy", "ones", shape=[10])
     large = peak_memory("numpy", "ones", shape=[30_000_000])

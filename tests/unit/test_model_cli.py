@@ -50,7 +50,7 @@ def test_a_folder_is_converted_described_and_verified(tmp_path: Path) -> None:
     assert all(str(value) in text for value in converted.metadata.values())
     assert all(name in text for name in LABEL_NAMES)
     lines = printed("verify", out, "--device", "cpu").splitlines()
-    assert len(lines) == 9
+    assert len(lines) == 10
     assert all(line.startswith("ok ") for line in lines)
 
 
@@ -128,6 +128,15 @@ def test_a_failed_check_ends_with_exit_code_1(tmp_path: Path, astra_weights: Pat
     result = model("verify", path, "--json")
     assert result.exit_code == 1
     assert [each["passed"] for each in json.loads(result.output)].count(False) == 3
+
+
+def test_a_check_that_cannot_be_made_fails_nothing(
+    astra_weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "astroNN", None)
+    lines = printed("verify", astra_weights, "--device", "cpu").splitlines()
+    (skipped,) = [line for line in lines if not line.startswith("ok ")]
+    assert skipped.startswith("skip   windows: This needs astroNN")
 
 
 def test_weights_that_are_not_there_are_wrong_use(tmp_path: Path) -> None:

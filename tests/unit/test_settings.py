@@ -160,6 +160,15 @@ def test_relative_paths_become_absolute(monkeypatch: Patch, tmp_path: Path, name
     assert getattr(get_settings(), name) == tmp_path.resolve() / "some" / "thing"
 
 
+def test_the_files_of_tls_become_absolute(monkeypatch: Patch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    said = "ssl_ca_certs=some/ca.pem&ssl_check_hostname=true"
+    url = Settings(broker_url=f"rediss://host/0?{said}").broker
+    assert (
+        url == f"rediss://host/0?{said.replace('some', f'{tmp_path}/some')}&ssl_cert_reqs=required"
+    )
+
+
 @pytest.mark.parametrize(
     ("broker", "arrays"),
     [

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +79,7 @@ def test_good_weights_pass_every_check(astra_weights: Path) -> None:
     assert list(checks) == [
         "loads",
         "origin",
+        "windows",
         *("simulated spectrum, no dropout", "simulated spectrum, 3 passes"),
         *("simulated spectrum, repeated", "mean spectrum, no dropout"),
         *("mean spectrum, 3 passes", "mean spectrum, repeated", "speed"),
@@ -166,6 +168,26 @@ def test_runs_that_differ_in_the_last_bit_fail(
     checks = checks_of(astra_weights)
     assert not checks["simulated spectrum, repeated"].passed
     assert checks["simulated spectrum, 3 passes"].passed
+
+
+# --- Windows -------------------------------------------------------------------------------
+
+
+def test_windows_that_are_not_astronns_are_named(
+    tmp_path: Path, changeable: ApogeeBCNNCensored
+) -> None:
+    changeable.window(4)[0] -= 1
+    check = checks_of(written(tmp_path, changeable))["windows"]
+    assert check == Check("windows", False, "not astroNN's ASPCAP windows for DR17: na_h")
+
+
+def test_without_astronn_windows_are_left_alone_and_it_says_what_to_install(
+    astra_weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "astroNN", None)
+    check = checks_of(astra_weights)["windows"]
+    assert check.passed is None
+    assert "the extra `astronn`" in check.found
 
 
 # --- Published networks --------------------------------------------------------------------

@@ -179,9 +179,15 @@ class LocalStack:
         executable, *arguments = COMMANDS[name]
         # The scripts beside this Python, whatever the PATH says.
         here = Path(sys.executable).parent / executable
-        self._processes[name] = self._spawn(name, [str(here), *arguments], quiet=False)
+        # Celery's own command runs modules that lie in its current folder, as Flower its settings.
+        folder = self._directory if executable == "celery" else None
+        self._processes[name] = self._spawn(
+            name, [str(here), *arguments], quiet=False, folder=folder
+        )
 
-    def _spawn(self, name: str, command: list[str], *, quiet: bool) -> subprocess.Popen[bytes]:
+    def _spawn(
+        self, name: str, command: list[str], *, quiet: bool, folder: Path | None = None
+    ) -> subprocess.Popen[bytes]:
         # What a killed worker leaves in its folder for temporary files goes with ours.
         temporary = {"TMPDIR": str(self._directory)}
         environment = {**os.environ, **self._settings.environment(), **temporary}
@@ -192,12 +198,13 @@ class LocalStack:
             )
             return subprocess.Popen(  # noqa: S603 - our own commands
                 command,
+                cwd=folder,
                 env=environment,
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT if output else None,
                 start_new_session=True,
-                preexec_fn=die_with_parent,
+                preexec_fn=die_with_parent if sys.platform == "linux" else None,
             )
 
     def _log(self, name: str) -> Path:
@@ -221,7 +228,8 @@ def _terminate(processes: list[subprocess.Popen[bytes]], grace: float) -> None:
         try:
             process.wait(timeout=max(0.1, deadline - time.monotonic()))
         except subprocess.TimeoutExpired:
-            with contextlib.suppress(ProcessLookupError):
+            # macOS refuses where of all the group only a dead process is left.
+            with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
 

@@ -229,11 +229,5 @@ def _bases() -> _Bases:
 
 @lru_cache(maxsize=1)
 def continuum_pixels() -> NDArray[np.bool_]:
-    """AstroNN's DR17 continuum pixels, ``(7514,)``.
-
-    Raises
-    ------
-    FatalError
-        astroNN is not installed, or without its data.
-    """
-    return astronn_array("dr17_contmask.npy").astype(np.bool_)
+    """AstroNN's DR17 continuum pixels, ``(7514,)``."""
+    return astronn_array("dr17_contmask")

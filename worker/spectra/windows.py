@@ -18,14 +18,8 @@ _BITS = (
 
 @cache
 def element_window(element: str) -> NDArray[np.bool_]:
-    """The window of one element, ``(7514,)``, as ``astroNN.apogee.aspcap_mask(element, dr=17)``.
-
-    Raises
-    ------
-    FatalError
-        astroNN is not installed, or without its data.
-    """
-    bits = astronn_array("aspcap_l31c_masks.npy")
+    """The window of one element, ``(7514,)``, as ``astroNN.apogee.aspcap_mask(element, dr=17)``."""
+    bits = astronn_array("aspcap_l31c_masks")
     window: NDArray[np.bool_] = (bits & (1 << _BITS.index(element))) != 0
     window.setflags(write=False)
     return window

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from worker.network.weights.description import Description
     from worker.network.weights.verification import Check
 
+_MARKS = {True: ("ok    ", "green"), False: ("FAILED", "bold red"), None: ("skip  ", "yellow")}
 _WEIGHTS_HELP = "A checkpoint, or an astroNN model folder."
 AsJson = Annotated[bool, typer.Option("--json", help="For machines.")]
 
@@ -92,7 +93,7 @@ def verify(
             _print_check(check)
     if as_json:
         typer.echo(json.dumps([asdict(check) for check in checks], indent=2))
-    if not all(check.passed for check in checks):
+    if any(check.passed is False for check in checks):
         raise typer.Exit(1)
 
 
@@ -104,7 +105,7 @@ def _check_out(out: Path, *, force: bool) -> None:
 
 
 def _print_check(check: Check) -> None:
-    mark = Text("ok    ", "green") if check.passed else Text("FAILED", "bold red")
+    mark = Text(*_MARKS[check.passed])
     console.print(Text.assemble(mark, f" {check.name}: {printable(check.found)}"), soft_wrap=True)
 
 

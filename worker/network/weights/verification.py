@@ -12,14 +12,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from worker.errors import FatalError
-from worker.labels import LABEL_NAMES
+from worker.labels import ELEMENT_POSITIONS, LABEL_NAMES, LABELS
 from worker.network.checkpoint import Metadata
 from worker.network.published import PUBLISHED, pretended_network, published_network
 from worker.network.weights.read import Weights, read_weights
+from worker.spectra.oracle import astronn_apogee
 from worker.spectra.pixels import N_PIXELS
 
 if TYPE_CHECKING:
     from worker.network.engines.engine import Engine
+    from worker.network.model import ApogeeBCNNCensored
 
 Floats = NDArray[np.float64]
 
@@ -29,10 +31,13 @@ _BATCH = 8
 
 @dataclass(frozen=True)
 class Check:
-    """One thing that was looked at, whether it is as it should be, and what was found."""
+    """One thing that was looked at, whether it is as it should be, and what was found.
+
+    ``passed`` is None where it could not be looked at.
+    """
 
     name: str
-    passed: bool
+    passed: bool | None
     found: str
 
 
@@ -60,6 +65,7 @@ def verify(path: Path, *, mc_samples: int, seed: int, device: str) -> Iterator[C
         return
     yield Check("loads", True, f"{type(weights.model).__name__}, every weight finite")
     yield _check_origin(weights.metadata, downloaded=path.is_dir())
+    yield _check_windows(weights.model)
     engine = open_engine(weights.model, mc_samples=mc_samples, seed=seed, device=device)
     spectra = {"simulated spectrum": made_up_spectrum(), "mean spectrum": _mean_spectrum(weights)}
     for name, flux in spectra.items():
@@ -111,6 +117,23 @@ def _check_origin(metadata: Metadata, *, downloaded: bool) -> Check:
         return Check(name, True, f"converted from {found}, as the file tells: {blob}")
     releases = " and ".join(each.release for each in PUBLISHED)
     return Check(name, True, f"not one of the published networks ({releases})")
+
+
+def _check_windows(model: ApogeeBCNNCensored) -> Check:
+    """The pixels that each element's branch reads are held against astroNN's."""
+    name = "windows"
+    try:
+        aspcap_mask = astronn_apogee().aspcap_mask
+    except FatalError as error:
+        return Check(name, None, str(error))
+    differing = []
+    for element, position in enumerate(ELEMENT_POSITIONS):
+        theirs = np.flatnonzero(aspcap_mask(LABELS[position].element, dr=17))
+        if not np.array_equal(model.window(element).numpy(), theirs):
+            differing.append(LABEL_NAMES[position])
+    if differing:
+        return Check(name, False, f"not astroNN's ASPCAP windows for DR17: {', '.join(differing)}")
+    return Check(name, True, "each element's pixels are those of astroNN's ASPCAP windows for DR17")
 
 
 def _check_deterministic(name: str, engine: Engine, flux: NDArray[np.float32]) -> Check:
