@@ -45,7 +45,7 @@ class Options:
     visits: int = 40
 
     def quick(self) -> Options:
-        """As much as shows that everything works."""
+        """So little that it only shows that everything works."""
         return replace(
             self,
             batches=tuple(each for each in self.batches if each <= 16) or self.batches[:1],

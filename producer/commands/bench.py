@@ -43,7 +43,7 @@ def bench(
         list[PartName] | None,
         typer.Argument(
             metavar="PART",
-            help="Of engine, load, stream, live; all of them without any.",
+            help="Any of engine, load, stream, live; without a part all of them.",
             show_default=False,
         ),
     ] = None,
@@ -70,7 +70,8 @@ def bench(
         typer.Option("--files", metavar="DIR", help="Measure loading on these apStar files too."),
     ] = None,
     quick: Annotated[
-        bool, typer.Option("--quick", help="See in a minute that it works; figures are rough.")
+        bool,
+        typer.Option("--quick", help="Only check that it works, in a minute; figures are rough."),
     ] = False,
     model: Model = None,
     device: Annotated[

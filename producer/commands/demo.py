@@ -43,7 +43,10 @@ Floats = NDArray[np.float64]
 
 def demo(
     folder: Annotated[
-        Path, typer.Argument(metavar="DIR", help="Where everything goes; may be there from before.")
+        Path,
+        typer.Argument(
+            metavar="DIR", help="The folder for all files; one from an earlier call is used again."
+        ),
     ] = Path("astronn-demo"),
     stars: Annotated[int, typer.Option("--stars", min=10, max=100_000, help="How many.")] = 200,
     seed: Annotated[

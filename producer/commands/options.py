@@ -37,7 +37,10 @@ Paths = Annotated[
 WantedOption = Annotated[Wanted, typer.Option("--kind", help="Process coadds, visits, or both.")]
 
 Tag = Annotated[
-    str, typer.Option("--tag", help="A name for this set of results; another one computes anew.")
+    str,
+    typer.Option(
+        "--tag", help="A name for this set of results; under another name all is computed anew."
+    ),
 ]
 
 Model = Annotated[

@@ -37,7 +37,10 @@ class LayoutName(StrEnum):
 
 def simulate(
     folder: Annotated[
-        Path, typer.Argument(metavar="DIR", help="Where to; a new folder, or that of before.")
+        Path,
+        typer.Argument(
+            metavar="DIR", help="The folder to write to: a new one, or one to go on with."
+        ),
     ],
     stars: Annotated[int, typer.Option("--stars", min=1, max=10_000_000, help="How many.")] = 200,
     visits: Annotated[

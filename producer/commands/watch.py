@@ -24,12 +24,14 @@ from worker.signals import stopping_on_signals
 
 def watch(
     folder: Annotated[
-        Path, typer.Argument(metavar="DIR", help="The folder, with all that is below it.")
+        Path, typer.Argument(metavar="DIR", help="The folder to follow, with all folders below it.")
     ],
     model: Model = None,
     tag: Annotated[
         str,
-        typer.Option("--tag", help="A name for this set of results; another one computes anew."),
+        typer.Option(
+            "--tag", help="A name for this set of results; under another name all is computed anew."
+        ),
     ] = "",
     lane: Annotated[
         LaneName, typer.Option("--lane", help="`live` goes before `bulk` in every queue.")

@@ -161,7 +161,7 @@ def pulls(visits: Visits, pairs: Pairs, position: int, e_label: Floats) -> Float
 
 
 def width(z: Floats, weights: Floats) -> float:
-    """Below it in absolute value lies the weight of one sigma; 1 for a unit normal."""
+    """The absolute value below which 68.27 % of the weight lies; 1 for a unit normal."""
     z = np.abs(z)
     order = np.argsort(z)
     weights = weights[order]

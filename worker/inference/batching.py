@@ -159,7 +159,7 @@ class MicroBatcher:
             self._end(f"The device's thread ended by {error!r}: {PROCESS_STOPS}.")
 
     def _end(self, fault: str) -> None:
-        """Answer every request with the fault of a device that will not; the first fault counts."""
+        """Fail all requests, since the device will answer none; the first fault counts."""
         with self._changed:
             if self._fault is None:
                 self._fault = fault

@@ -169,7 +169,7 @@ def _among(value: Any, op: ast.cmpop, others: list[Any]) -> Any:
 
 
 def _alike(left: Any, right: Any) -> tuple[Any, Any]:
-    """Both sides of a comparison, of which the database knows only like ones."""
+    """Both sides of a comparison in one type: the database compares only like with like."""
     sorts = _sort(left), _sort(right)
     if sorts == ("moment", "text"):
         return left, _moment(right)

@@ -65,7 +65,7 @@ def _weights(snr: Floats) -> Floats:
 
 
 def _scale(pulls: Floats, weights: Floats) -> float:
-    """Below it lies a weight of one sigma; 1 for too few pulls."""
+    """The value below which 68.27 % of the weight lies; 1 for too few pulls."""
     valid = np.isfinite(pulls)
     if valid.sum() < _LEAST_RESIDUALS:
         return 1.0

@@ -102,17 +102,24 @@ Labels = Annotated[
 Out = Annotated[Path, typer.Option("--out", metavar="OUT.pt", help="The weights to write.")]
 KindOption = Annotated[Kind, typer.Option("--kind", help="Train on coadds, visits, or both.")]
 Epochs = Annotated[int, typer.Option("--epochs", min=1, help="Most epochs.")]
-BatchSize = Annotated[int, typer.Option("--batch-size", min=2, help="Spectra in a step.")]
+BatchSize = Annotated[int, typer.Option("--batch-size", min=2, help="Spectra in a training step.")]
 LearningRate = Annotated[
     float, typer.Option("--learning-rate", min=0, help="The highest learning rate.")
 ]
 Seed = Annotated[int, typer.Option("--seed", min=0, max=2**63 - 1, help="Of all that is random.")]
 Validation = Annotated[
     float,
-    typer.Option("--validation", min=0.001, max=0.9, help="Part of the stars kept aside."),
+    typer.Option(
+        "--validation", min=0.001, max=0.9, help="Fraction of the stars that is kept aside."
+    ),
 ]
 Patience = Annotated[
-    int, typer.Option("--patience", min=1, help="Epochs without gain that end it.")
+    int,
+    typer.Option(
+        "--patience",
+        min=1,
+        help="Training ends after so many epochs without a lower validation loss.",
+    ),
 ]
 DeviceOption = Annotated[Device, typer.Option("--device", help="Where to compute.")]
 PrecisionOption = Annotated[
@@ -127,10 +134,16 @@ Report = Annotated[
     Path | None, typer.Option("--report", metavar="DIR", help="The report; OUT_report.")
 ]
 Description = Annotated[
-    str, typer.Option("--description", metavar="TEXT", help="What it is trained on.")
+    str,
+    typer.Option(
+        "--description", metavar="TEXT", help="What the weights are trained on, in your words."
+    ),
 ]
 Purpose = Annotated[
-    str, typer.Option("--purpose", metavar="TEXT", help="What the weights are for.")
+    str,
+    typer.Option(
+        "--purpose", metavar="TEXT", help="What the weights are meant for, in your words."
+    ),
 ]
 
 

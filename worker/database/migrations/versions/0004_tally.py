@@ -69,7 +69,7 @@ def _is_postgresql() -> bool:
 
 
 def upgrade() -> None:
-    """Count the jobs that there are, then let the triggers go on counting."""
+    """Count the jobs that there are; triggers then keep the count."""
     op.create_table(
         "tally",
         sa.Column("pk", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
