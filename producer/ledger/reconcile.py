@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
@@ -50,12 +50,13 @@ class _Queued:
 class _Watch:
     """Since when a condition has held for each job, over several looks."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
         self._since: dict[_Queued, float] = {}
 
     def longer_than(self, seconds: float, queued: Sequence[_Queued]) -> list[_Queued]:
         """The jobs for which it holds now and has held for so many seconds."""
-        moment = time.monotonic()
+        moment = self._clock()
         self._since = {each: self._since.get(each, moment) for each in queued}
         return [each for each, since in self._since.items() if moment - since >= seconds]
 
@@ -67,9 +68,13 @@ class Reconciler:
     database: Engine
     broker: Broker
     settings: Settings
+    clock: Callable[[], float] = time.monotonic
     _names: set[str] = field(default_factory=set)
-    _missing: _Watch = field(default_factory=lambda: _Watch())
-    _held: _Watch = field(default_factory=lambda: _Watch())
+    _missing: _Watch = field(init=False)
+    _held: _Watch = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.forget()
 
     def reconcile(self, jobs: Sequence[int] | None = None, *, held_are_lost: bool = False) -> int:
         """Put back what is lost or late; returns how many jobs that were.
@@ -106,7 +111,7 @@ class Reconciler:
 
     def forget(self) -> None:
         """Restart all clocks: during an outage no job could move."""
-        self._missing, self._held = _Watch(), _Watch()
+        self._missing, self._held = _Watch(self.clock), _Watch(self.clock)
 
     def _queued(self, jobs: Sequence[int] | None) -> list[_Queued]:
         mine = [] if jobs is None else [Job.pk.in_(jobs)]

@@ -37,7 +37,7 @@ _COMPARED_AT_ONCE = 500
 _REGISTERED_AT_ONCE = 50
 #: No more files are looked for while so many wait to be registered.
 _MOST_SETTLING = 200
-#: How often files that settle are looked at; and how long nothing is looked at otherwise.
+#: How often files that settle are looked at; and how long a step waits otherwise.
 _SETTLING_SECONDS = 0.05
 _IDLE_SECONDS = 0.5
 #: From one try to the next while the database is away.
@@ -53,16 +53,25 @@ class Watch:
     ----------
     plan
         What is wanted of the files, and for which weights and tag.
+    idle
+        For how many seconds a step waits where nothing settles and nothing comes.
     """
 
     def __init__(
-        self, arrivals: Arrivals, settling: Settling, plan: Plan, database: Engine, lane: Lane
+        self,
+        arrivals: Arrivals,
+        settling: Settling,
+        plan: Plan,
+        database: Engine,
+        lane: Lane,
+        idle: float = _IDLE_SECONDS,
     ) -> None:
         self._arrivals = arrivals
         self._settling = settling
         self._plan = plan
         self._database = database
         self._lane: Lane = lane
+        self._idle = idle
         self._root = plan.settings.data_root.resolve()
         self._found: list[Sighting] = []
         self._known: set[int] = set()
@@ -79,7 +88,7 @@ class Watch:
         """One round: notice what comes, register what counts, send it."""
         soon = self._settling.soon()
         noticed, found = self._arrivals.wait(
-            _SETTLING_SECONDS if soon else _IDLE_SECONDS,
+            _SETTLING_SECONDS if soon else self._idle,
             look=not self._found and soon < _MOST_SETTLING,
         )
         moment = time.monotonic()

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from producer.ledger.reconcile import Reconciler
 from producer.ledger.register import Registered, register
 from producer.ledger.release import release
 from producer.sources.files import find_files, spectra_of
+from tests.conftest import Inputs
 from worker.app import app, publish
 from worker.database.session import opened, transaction
 from worker.database.tables import AstroNN, Job, Spectrum
@@ -41,8 +43,18 @@ STAGES = {
 
 
 @dataclass
+class Clock:
+    """A clock that a test sets."""
+
+    moment: float = 0.0
+
+    def __call__(self) -> float:
+        return self.moment
+
+
+@dataclass
 class Stream:
-    """A broker to look into, and the jobs of the real files."""
+    """A broker to look into, and the jobs of three files."""
 
     client: redis.Redis
     engine: Engine
@@ -85,8 +97,8 @@ class Stream:
             for weights in served
         )
 
-    def reconciler(self) -> Reconciler:
-        return Reconciler(self.engine, self.broker, get_settings())
+    def reconciler(self, clock: Callable[[], float] = time.monotonic) -> Reconciler:
+        return Reconciler(self.engine, self.broker, get_settings(), clock)
 
     def path_of(self, job: int) -> str:
         """The file of a job's spectrum."""
@@ -143,17 +155,15 @@ def stream(
     redis_socket: Path,
     redis_urls: tuple[str, str],
     database_url: str,
-    apstar_folder: Path,
-    astra_weights: Path,
-    corrections_pickle: Path,
+    inputs: Inputs,
 ) -> Iterator[Stream]:
     values = {
         "BROKER_URL": redis_urls[0],
         "ARRAYS_URL": redis_urls[1],
         "DATABASE_URL": database_url,
-        "DATA_ROOT": str(apstar_folder),
-        "MODEL": str(astra_weights),
-        "CORRECTIONS": str(corrections_pickle),
+        "DATA_ROOT": str(inputs.folder),
+        "MODEL": str(inputs.weights),
+        "CORRECTIONS": str(inputs.corrections),
         "MC_SAMPLES": "4",
         "CHUNK_SIZE": "8",
     }
@@ -161,10 +171,10 @@ def stream(
         monkeypatch.setenv(f"ASTRONN_STREAM_{name}", value)
     forget_process_state()
     app.conf.broker_url = redis_urls[0]  # Celery reads the settings once in a process
-    files = find_files([apstar_folder], apstar_folder)[:3]
-    weights = weights_sha256(astra_weights)
+    files = find_files([inputs.folder], inputs.folder)[:3]
+    weights = weights_sha256(inputs.weights)
     with opened(database_url) as engine, redis.Redis(unix_socket_path=str(redis_socket)) as client:
-        entries = [entry for file in files for entry in spectra_of(file, apstar_folder, "both")]
+        entries = [entry for file in files for entry in spectra_of(file, inputs.folder, "both")]
         with transaction(engine) as session:
             jobs = register(
                 session, entries, weights=weights, weights_name="own.pt", tag="", lane="bulk"

@@ -16,6 +16,7 @@ from sqlalchemy import Engine, select
 from producer import enqueue
 from producer.ledger.requeue import Selection, requeue
 from producer.sources.names import read_names
+from tests.unit.apstar_files import write_apstar
 from tests.unit.summary_files import DR17_STAR, DR17_VISIT, write_table
 from worker.database.session import opened, transaction
 from worker.database.tables import Job, JobState, Spectrum
@@ -24,7 +25,7 @@ from worker.settings import Settings, get_settings
 from worker.spectra.versions import ABSENT
 
 OBJ = "2M00452143+1634446"
-REAL = f"apStar-r6-{OBJ}.fits"
+STAR = f"apStar-r6-{OBJ}.fits"
 
 
 @pytest.fixture
@@ -32,17 +33,14 @@ def settings(
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
     database_url: str,
-    apstar_folder: Path,
-    astra_weights: Path,
 ) -> Settings:
-    """Those of the environment; the data root holds one real file."""
+    """Those of the environment; the data root holds one file, of a star with three visits."""
     root = tmp_path / "data"
     root.mkdir()
-    shutil.copy(apstar_folder / REAL, root)
+    write_apstar(root / STAR, n_visits=3, cards={"OBJID": OBJ})
     for name, value in {
         "DATABASE_URL": database_url,
         "DATA_ROOT": root,
-        "MODEL": astra_weights,
     }.items():
         monkeypatch.setenv(f"ASTRONN_STREAM_{name}", str(value))
     get_settings.cache_clear()
@@ -75,7 +73,7 @@ def set_done(engine: Engine) -> None:
 
 
 def test_files_are_enqueued_as_live_once(settings: Settings, engine: Engine) -> None:
-    path = settings.data_root / REAL
+    path = settings.data_root / STAR
     done = enqueue([path])
     assert (done.spectra, done.files, done.waiting, done.missing) == (4, 1, 4, 0)
     assert {row["lane"] for row in catalogue(engine)} == {"live"}
@@ -156,10 +154,10 @@ def test_names_come_one_a_line(tmp_path: Path) -> None:
 def test_results_of_a_file_that_has_gone_stay(settings: Settings, engine: Engine) -> None:
     enqueue([settings.data_root])
     set_done(engine)
-    (settings.data_root / REAL).unlink()
+    (settings.data_root / STAR).unlink()
     again = enqueue([OBJ])
     assert (again.done, again.waiting) == (4, 0)
-    assert (again.missing, again.first_missing) == (1, (REAL,))
+    assert (again.missing, again.first_missing) == (1, (STAR,))
     assert ABSENT not in {row["version"] for row in catalogue(engine)}
     assert enqueue([OBJ], tag="new").waiting == 4, "they end as rows that say so"
     assert enqueue([OBJ], tag="newer", missing="skip").spectra == 0
@@ -168,8 +166,8 @@ def test_results_of_a_file_that_has_gone_stay(settings: Settings, engine: Engine
 def test_what_is_known_of_a_file_that_has_gone_stays(settings: Settings, engine: Engine) -> None:
     enqueue([settings.data_root])
     known = catalogue(engine)
-    (settings.data_root / "star.fits").symlink_to(REAL)  # a reduction's link, left behind
-    (settings.data_root / REAL).unlink()
+    (settings.data_root / "star.fits").symlink_to(STAR)  # a reduction's link, left behind
+    (settings.data_root / STAR).unlink()
     assert enqueue([settings.data_root]).missing == 1
     assert catalogue(engine) == known
 
@@ -179,7 +177,7 @@ def allstar(settings: Settings, tmp_path: Path) -> Path:
     """Two stars, of which one has a file."""
     folder = settings.data_root / "dr17/stars/apo25m/120+12"
     folder.mkdir(parents=True)
-    (settings.data_root / REAL).rename(folder / str(DR17_STAR["FILE"]))
+    (settings.data_root / STAR).rename(folder / str(DR17_STAR["FILE"]))
     other = {**DR17_STAR, "FILE": None, "APOGEE_ID": "2M00000003+7417075"}
     return write_table(tmp_path / "allStar.fits", [other, DR17_STAR, DR17_STAR])
 
@@ -260,7 +258,7 @@ def test_example_of_the_documentation_works(
 ) -> None:
     text = (Path(__file__).parents[2] / "docs" / "producers.md").read_text()
     (example,) = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
-    star = settings.data_root / REAL
+    star = settings.data_root / STAR
     exec(example, {"new_files": [star]})  # noqa: S102 - it is our own
     assert capsys.readouterr().out == "4 spectra wait for the stack, 0 had results\n"
     assert {row["tag"] for row in catalogue(engine)} == {"night-60049"}

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import json
 import threading
-import time
 from collections.abc import Callable
 from datetime import timedelta
 
@@ -16,7 +15,7 @@ import producer.ledger.reconcile
 from producer.ledger.dispatcher import Dispatcher
 from producer.ledger.reconcile import Reconciler
 from producer.ledger.release import load_messages, release
-from tests.integration.conftest import Stream
+from tests.integration.conftest import Clock, Stream
 from worker.app import publish
 from worker.database.session import transaction
 from worker.database.tables import AstroNN, Job, JobState, now
@@ -208,9 +207,10 @@ def test_a_job_that_a_worker_holds_for_too_long_is_sent_again(
     stream.send()
     stream.change_jobs(deadline=now() - timedelta(hours=1))  # it waited long in its queue
     hold(stream)
-    reconciler = stream.reconciler()
+    clock = Clock()
+    reconciler = stream.reconciler(clock)
     assert reconciler.reconcile() == 0
-    time.sleep(1.1)
+    clock.moment += 1.1
     held = stream.broker.transit().held
     assert reconciler.reconcile() == len(held) > 0
     assert {job for job, state in stream.states().items() if state == JobState.WAITING} == held
@@ -220,9 +220,10 @@ def test_what_an_outage_took_does_not_count(stream: Stream, configure: Configure
     configure(job_seconds=1)
     stream.send()
     hold(stream)
-    reconciler = stream.reconciler()
+    clock = Clock()
+    reconciler = stream.reconciler(clock)
     assert reconciler.reconcile() == 0
-    time.sleep(1.1)
+    clock.moment += 1.1
     reconciler.forget()
     assert reconciler.reconcile() == 0
 
@@ -233,9 +234,10 @@ def test_a_message_that_is_tried_again_is_not_held_for_too_long(
     configure(job_seconds=1)
     stream.send()
     hold(stream, retries=3)
-    reconciler = stream.reconciler()
+    clock = Clock()
+    reconciler = stream.reconciler(clock)
     assert reconciler.reconcile() == 0
-    time.sleep(1.1)
+    clock.moment += 1.1
     assert reconciler.reconcile() == 0
 
 

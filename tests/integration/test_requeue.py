@@ -12,17 +12,14 @@ from producer.ledger.requeue import Selection, read_ids, requeue, take_back
 from tests.integration.conftest import Stream
 from worker.database.tables import AstroNN, JobState, now
 from worker.errors import UsageError
-from worker.fingerprint import weights_sha256
 from worker.queues import QUEUES
 
 
-def test_requeue_sends_spectra_without_labels_once_more(
-    stream: Stream, astra_weights: Path
-) -> None:
+def test_requeue_sends_spectra_without_labels_once_more(stream: Stream) -> None:
     stream.change_jobs(weights_sha256="0" * 64)  # which nobody serves
     stream.send()
     stream.drain()
-    stream.change_jobs(weights_sha256=weights_sha256(astra_weights))
+    stream.change_jobs(weights_sha256=stream.weights)
     assert requeue(stream.engine, Selection(no_result=True)) == 12
     assert stream.attempts() == {0}
     stream.send()

@@ -1,4 +1,4 @@
-"""The starter weights in the stream; the tests' usual weights stand in for them."""
+"""The starter weights in the stream."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from sqlalchemy import select
 from producer.ledger.dispatcher import Dispatcher
 from producer.ledger.release import send_waiting
 from producer.ledger.served import check_stack
+from tests.conftest import Inputs
 from tests.integration.conftest import Stream
 from worker import starter
 from worker.database.session import transaction
@@ -26,13 +27,10 @@ from worker.transport.served_weights import served_weights, tell_served
 
 
 @pytest.fixture
-def bare(
-    stream: Stream, monkeypatch: pytest.MonkeyPatch, astra_weights: Path, tmp_path: Path
-) -> Stream:
+def bare(stream: Stream, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Stream:
     """A stream whose settings name neither weights nor corrections."""
     corrections = tmp_path / "starter.corrections.json"
     corrections.write_text(json.dumps({name: {"scale": 2, "offset": 3} for name in LABEL_NAMES}))
-    monkeypatch.setattr(starter, "STARTER_WEIGHTS", astra_weights)
     monkeypatch.setattr(starter, "STARTER_CORRECTIONS", corrections)
     for name in ("MODEL", "CORRECTIONS"):
         monkeypatch.delenv(f"ASTRONN_STREAM_{name}")
@@ -59,13 +57,13 @@ def test_rows_of_the_starter_weights_have_their_name_and_their_noise_model(bare:
 
 
 def test_corrections_that_are_given_win(
-    bare: Stream, monkeypatch: pytest.MonkeyPatch, corrections_pickle: Path
+    bare: Stream, monkeypatch: pytest.MonkeyPatch, inputs: Inputs
 ) -> None:
-    monkeypatch.setenv("ASTRONN_STREAM_CORRECTIONS", str(corrections_pickle))
+    monkeypatch.setenv("ASTRONN_STREAM_CORRECTIONS", str(inputs.corrections))
     get_settings.cache_clear()
     bare.send()
     bare.drain()
-    sha256 = read_noise_model(corrections_pickle).sha256
+    sha256 = read_noise_model(inputs.corrections).sha256
     with transaction(bare.engine) as session:
         assert set(session.scalars(select(AstroNN.corrections_sha256))) == {sha256}
 
@@ -104,9 +102,9 @@ def test_without_weights_only_a_stack_that_serves_the_starter_weights_is_sent_to
 
 
 def test_a_stack_that_serves_other_weights_is_not_sent_to(
-    bare: Stream, astra_weights: Path
+    bare: Stream, starter_weights: Path
 ) -> None:
-    named = get_settings().changed(model=astra_weights)
+    named = get_settings().changed(model=starter_weights)
     tell_served(bare.client, "ab" * 32)
     with pytest.raises(TransientError, match="serves other weights"):
         send_waiting(bare.engine, named, bare.weights)

@@ -42,7 +42,7 @@ class Watched:
         """A watch; call what this gives to let it go on until a condition holds."""
         plan = Plan.without_files(get_settings(), wanted="both", tag=tag)
         with closing(Arrivals(self.root, self.root)) as arrivals:
-            watch = Watch(arrivals, Settling(0.05), plan, self.stream.engine, "live")
+            watch = Watch(arrivals, Settling(0.05), plan, self.stream.engine, "live", 0.1)
 
             def until(condition: Callable[[], object], what: str) -> None:
                 def met() -> object:

@@ -10,11 +10,13 @@ import pytest
 from astropy.table import Table
 from sqlalchemy import Engine
 
+from producer.simulation.observe import Observing, simulate_stars
 from tests.conftest import shared
 from tests.unit.result_rows import small_database
 from worker.network.checkpoint import read_checkpoint
 from worker.network.model import ApogeeBCNNCensored
 from worker.results.read import read_table
+from worker.spectra.continuum import normalise, uncertainties
 
 
 @pytest.fixture(scope="module")
@@ -25,8 +27,24 @@ def reference() -> dict[str, np.ndarray]:
 
 
 @pytest.fixture(scope="module")
-def model(astra_weights: Path) -> ApogeeBCNNCensored:
+def model(weights: Path) -> ApogeeBCNNCensored:
+    return read_checkpoint(weights)
+
+
+@pytest.fixture(scope="module")
+def astra_model(astra_weights: Path) -> ApogeeBCNNCensored:
     return read_checkpoint(astra_weights)
+
+
+@pytest.fixture(scope="session")
+def spectra() -> np.ndarray:
+    """Sixteen simulated spectra, normalised, ``(16, 7514)``."""
+    made = simulate_stars(0, range(16), Observing(visits=1, snr=(50.0, 200.0)))
+    flux, error, mask = (
+        np.concatenate([getattr(visits, name) for _, visits in made])
+        for name in ("flux", "error", "mask")
+    )
+    return normalise(flux.astype(float), uncertainties(error), mask).astype(np.float32)
 
 
 @pytest.fixture

@@ -1,10 +1,13 @@
-"""Copies of the peers' astroNN folders, changed as a test needs them."""
+"""astroNN folders, changed as a test needs them, and those of the peers."""
 
 from __future__ import annotations
 
+import atexit
 import json
 import shutil
+import tempfile
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -12,26 +15,32 @@ import h5py
 import pytest
 
 from tests.conftest import shared
+from tests.unit.keras_written import DR17, JSON, write_keras_folder
 from worker.errors import FatalError
 from worker.network.keras.convert import convert
-
-DR17, DR16 = "keras_dr17_dev0", "keras_dr16_style"
-JSON = "astroNN_model_parameter.json"
 
 Layers = dict[str, dict[str, Any]]
 
 
+@cache
+def keras_folder(name: str) -> Path:
+    """A folder in one of the two layouts, not to be changed."""
+    folder = tempfile.TemporaryDirectory(prefix="astronn-test-")
+    atexit.register(folder.cleanup)
+    return write_keras_folder(Path(folder.name), name)
+
+
 def peer_folder(name: str) -> Path:
+    """The folder of this layout that astroNN's own code wrote."""
     return shared("peer_models", name)
 
 
 class KerasFolder:
-    """A changeable copy of a peer's folder."""
+    """A changeable folder."""
 
     def __init__(self, target: Path, name: str = DR17) -> None:
         self.path = target / name
-        shutil.copytree(peer_folder(name), self.path, copy_function=shutil.copyfile)
-        self.path.chmod(0o755)
+        shutil.copytree(keras_folder(name), self.path)
 
     @property
     def h5(self) -> h5py.File:

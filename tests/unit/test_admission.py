@@ -56,7 +56,8 @@ def test_bulk_waits_for_its_turn_where_no_live_message_does(
     assert not served.wait(0.2)
     bulk.close()
     assert served.wait(SECONDS)
-    thread.join()
+    thread.join(SECONDS)
+    assert not thread.is_alive()
 
 
 def test_bulk_stands_back_while_a_live_message_is_served(admission: Admission) -> None:
@@ -70,8 +71,10 @@ def test_bulk_stands_back_while_a_live_message_is_served(admission: Admission) -
         thread = threading.Thread(target=serve)
         thread.start()
         thread.join(0.2)
+        assert thread.is_alive()
         order.append("live")
     thread.join(SECONDS)
+    assert not thread.is_alive()
     assert order == ["live", "bulk"]
 
 

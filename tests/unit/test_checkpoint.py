@@ -13,6 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from tests.conftest import on_peers_weights
 from worker.errors import FatalError
 from worker.fingerprint import weights_sha256
 from worker.network import checkpoint
@@ -23,8 +24,8 @@ State = dict[str, Tensor]
 
 
 @pytest.fixture(scope="module")
-def astra_state(astra_weights: Path) -> State:
-    content = torch.load(astra_weights, weights_only=True)
+def plain_state(weights: Path) -> State:
+    content = torch.load(weights, weights_only=True)
     state: State = content["model_state_dict"]
     return state
 
@@ -92,8 +93,8 @@ def test_a_zip_of_something_else_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("part", [0.1, 0.5, 0.999])
-def test_a_cut_checkpoint_is_refused(tmp_path: Path, astra_weights: Path, part: float) -> None:
-    content = astra_weights.read_bytes()
+def test_a_cut_checkpoint_is_refused(tmp_path: Path, weights: Path, part: float) -> None:
+    content = weights.read_bytes()
     path = tmp_path / "weights.pt"
     path.write_bytes(content[: int(part * len(content))])
     assert "not a PyTorch checkpoint" in refusal(path)
@@ -153,19 +154,19 @@ def test_a_checkpoint_without_named_tensors_is_refused(tmp_path: Path, content: 
     "key",
     ["conv1.weight", "dense_1.weight", "elem_dense1.7.bias", "elem_dense2.18.weight", "input_mean"],
 )
-def test_a_missing_key_is_named(tmp_path: Path, astra_state: State, key: str) -> None:
-    state = {name: value for name, value in astra_state.items() if name != key}
+def test_a_missing_key_is_named(tmp_path: Path, plain_state: State, key: str) -> None:
+    state = {name: value for name, value in plain_state.items() if name != key}
     assert key in refusal(save(tmp_path / "weights.pt", state))
 
 
-def test_a_missing_mask_is_named(tmp_path: Path, astra_state: State) -> None:
-    state = {k: v for k, v in astra_state.items() if k != "aspcap_masks.4"}
+def test_a_missing_mask_is_named(tmp_path: Path, plain_state: State) -> None:
+    state = {k: v for k, v in plain_state.items() if k != "aspcap_masks.4"}
     assert "lacks aspcap_masks.4." in refusal(save(tmp_path / "weights.pt", state))
 
 
 @pytest.mark.parametrize("key", ["dense_3.weight", "aspcap_masks.19", "window_4"])
-def test_an_unknown_key_is_named(tmp_path: Path, astra_state: State, key: str) -> None:
-    state = astra_state | {key: torch.zeros(7514)}
+def test_an_unknown_key_is_named(tmp_path: Path, plain_state: State, key: str) -> None:
+    state = plain_state | {key: torch.zeros(7514)}
     assert f"{key} is unknown" in refusal(save(tmp_path / "weights.pt", state))
 
 
@@ -181,24 +182,24 @@ def test_an_unknown_key_is_named(tmp_path: Path, astra_state: State, key: str) -
 )
 def test_a_wrong_shape_is_named(
     tmp_path: Path,
-    astra_state: State,
+    plain_state: State,
     key: str,
     shape: tuple[int, ...],
     wanted: tuple[int, ...],
 ) -> None:
-    state = astra_state | {key: torch.zeros(shape)}
+    state = plain_state | {key: torch.zeros(shape)}
     assert f"{key} has shape {shape}, not {wanted}" in refusal(save(tmp_path / "weights.pt", state))
 
 
-def test_every_problem_is_named(tmp_path: Path, astra_state: State) -> None:
-    state = astra_state | {"extra": torch.zeros(1), "labels_mean": torch.zeros(3)}
+def test_every_problem_is_named(tmp_path: Path, plain_state: State) -> None:
+    state = plain_state | {"extra": torch.zeros(1), "labels_mean": torch.zeros(3)}
     del state["conv1.bias"]
     text = refusal(save(tmp_path / "weights.pt", state))
     assert all(name in text for name in ("extra", "labels_mean", "conv1.bias"))
 
 
-def test_of_very_many_problems_some_are_named(tmp_path: Path, astra_state: State) -> None:
-    state = astra_state | {f"layer_{i:02}": torch.zeros(1) for i in range(40)}
+def test_of_very_many_problems_some_are_named(tmp_path: Path, plain_state: State) -> None:
+    state = plain_state | {f"layer_{i:02}": torch.zeros(1) for i in range(40)}
     text = refusal(save(tmp_path / "weights.pt", state))
     assert "layer_09 is unknown; and 30 more." in text
     assert "layer_10" not in text
@@ -207,17 +208,17 @@ def test_of_very_many_problems_some_are_named(tmp_path: Path, astra_state: State
 @pytest.mark.parametrize("key", ["conv1.weight", "elem_dense_var.9.bias", "labels_std"])
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_a_weight_that_is_not_finite_is_named(
-    tmp_path: Path, astra_state: State, key: str, value: float
+    tmp_path: Path, plain_state: State, key: str, value: float
 ) -> None:
-    damaged = astra_state[key].clone()
+    damaged = plain_state[key].clone()
     damaged.view(-1)[-1] = value
-    text = refusal(save(tmp_path / "weights.pt", astra_state | {key: damaged}))
+    text = refusal(save(tmp_path / "weights.pt", plain_state | {key: damaged}))
     assert f"{key} has values that are not finite" in text
 
 
-def test_a_weight_that_only_float64_can_hold_is_named(tmp_path: Path, astra_state: State) -> None:
-    large = astra_state["conv1.weight"].double().fill_(1e300)
-    text = refusal(save(tmp_path / "weights.pt", astra_state | {"conv1.weight": large}))
+def test_a_weight_that_only_float64_can_hold_is_named(tmp_path: Path, plain_state: State) -> None:
+    large = plain_state["conv1.weight"].double().fill_(1e300)
+    text = refusal(save(tmp_path / "weights.pt", plain_state | {"conv1.weight": large}))
     assert "conv1.weight has values that are not finite" in text
 
 
@@ -226,9 +227,9 @@ def test_a_weight_that_only_float64_can_hold_is_named(tmp_path: Path, astra_stat
 
 @pytest.mark.parametrize("key", ["dense_1.weight", "labels_std", "extra"])
 def test_a_tensor_that_claims_more_than_its_file_holds_is_refused(
-    tmp_path: Path, astra_state: State, key: str
+    tmp_path: Path, plain_state: State, key: str
 ) -> None:
-    path = save(tmp_path / "weights.pt", astra_state | {key: torch.zeros(1).expand(10**7, 7512)})
+    path = save(tmp_path / "weights.pt", plain_state | {key: torch.zeros(1).expand(10**7, 7512)})
     assert path.stat().st_size < 2**25
     assert f"{key} is no plain tensor" in refusal(path)
 
@@ -244,18 +245,18 @@ def test_a_tensor_that_claims_more_than_its_file_holds_is_refused(
     ids=["sparse", "meta", "complex", "float8"],
 )
 def test_a_tensor_of_another_kind_is_refused(
-    tmp_path: Path, astra_state: State, tensor: Tensor
+    tmp_path: Path, plain_state: State, tensor: Tensor
 ) -> None:
-    path = save(tmp_path / "weights.pt", astra_state | {"labels_mean": tensor})
+    path = save(tmp_path / "weights.pt", plain_state | {"labels_mean": tensor})
     assert "labels_mean is no plain tensor" in refusal(path)
 
 
 @pytest.mark.parametrize("key", ["dense_1.weight", "dense_2.weight", "elem_dense2.3.weight"])
 @pytest.mark.parametrize("shape", [(10**9, 0), (1025, 2), (0, 7512)])
 def test_a_width_that_no_layer_has_is_refused(
-    tmp_path: Path, astra_state: State, key: str, shape: tuple[int, int]
+    tmp_path: Path, plain_state: State, key: str, shape: tuple[int, int]
 ) -> None:
-    text = refusal(save(tmp_path / "weights.pt", astra_state | {key: torch.zeros(shape)}))
+    text = refusal(save(tmp_path / "weights.pt", plain_state | {key: torch.zeros(shape)}))
     assert f"{key.removesuffix('.weight')} has {shape[0]} units" in text
 
 
@@ -303,9 +304,9 @@ def other_widths(state: State, dense: tuple[int, int], element: tuple[int, int])
     ("dense", "element"), [((192, 96), (32, 16)), ((256, 96), (32, 16)), ((192, 64), (40, 8))]
 )
 def test_widths_are_read_from_the_weights(
-    tmp_path: Path, astra_state: State, dense: tuple[int, int], element: tuple[int, int]
+    tmp_path: Path, plain_state: State, dense: tuple[int, int], element: tuple[int, int]
 ) -> None:
-    state = other_widths(astra_state, dense, element)
+    state = other_widths(plain_state, dense, element)
     model = read_checkpoint(save(tmp_path / "weights.pt", state))
     assert model.architecture.dense == dense
     assert model.architecture.element1[18] == element[0]
@@ -318,17 +319,19 @@ def test_widths_are_read_from_the_weights(
     torch.testing.assert_close(model.dense_1.weight.data, state["dense_1.weight"])
 
 
-def test_a_network_is_ready_for_inference_alone(astra_weights: Path) -> None:
-    model = read_checkpoint(astra_weights)
+@on_peers_weights
+def test_a_network_is_ready_for_inference_alone(weights: Path) -> None:
+    model = read_checkpoint(weights)
     assert isinstance(model, ApogeeBCNNCensored)
     assert not model.training
     assert not any(parameter.requires_grad for parameter in model.parameters())
 
 
-def test_every_tensor_of_the_file_is_used(astra_weights: Path, astra_state: State) -> None:
-    loaded = read_checkpoint(astra_weights).state_dict()
-    assert len(loaded) == len(astra_state)
-    for key, value in astra_state.items():
+@on_peers_weights
+def test_every_tensor_of_the_file_is_used(weights: Path, plain_state: State) -> None:
+    loaded = read_checkpoint(weights).state_dict()
+    assert len(loaded) == len(plain_state)
+    for key, value in plain_state.items():
         if key.startswith("aspcap_masks."):
             window = loaded[f"window_{key.removeprefix('aspcap_masks.')}"]
             torch.testing.assert_close(window, value.nonzero().flatten())
@@ -347,7 +350,7 @@ def test_the_hash_of_a_missing_file_is_refused(tmp_path: Path) -> None:
         weights_sha256(tmp_path / "weights.pt")
 
 
-def test_a_mask_of_another_length_is_refused(tmp_path: Path, astra_state: State) -> None:
-    mask = torch.cat([astra_state["aspcap_masks.4"], torch.zeros(1061).bool()])
-    text = refusal(save(tmp_path / "long.pt", astra_state | {"aspcap_masks.4": mask}))
+def test_a_mask_of_another_length_is_refused(tmp_path: Path, plain_state: State) -> None:
+    mask = torch.cat([plain_state["aspcap_masks.4"], torch.zeros(1061).bool()])
+    text = refusal(save(tmp_path / "long.pt", plain_state | {"aspcap_masks.4": mask}))
     assert "aspcap_masks.4 has shape (8575,)" in text

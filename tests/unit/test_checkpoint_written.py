@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from tests.conftest import on_peers_weights
 from tests.unit.test_checkpoint import Intruder
 from worker.errors import FatalError
 from worker.network.checkpoint import read_checkpoint, read_metadata, stored_type, write_checkpoint
@@ -26,8 +27,8 @@ METADATA = {
 
 
 @pytest.fixture(scope="module")
-def astra_state(astra_weights: Path) -> State:
-    return written_state(astra_weights)
+def plain_state(weights: Path) -> State:
+    return written_state(weights)
 
 
 @pytest.fixture
@@ -42,30 +43,31 @@ def written_state(path: Path) -> State:
     return state
 
 
+@on_peers_weights
 def test_a_written_file_has_the_keys_types_and_values_of_astras(
-    written: Path, astra_state: State
+    written: Path, plain_state: State
 ) -> None:
     state = written_state(written)
-    assert state.keys() == astra_state.keys()
-    for key, value in astra_state.items():
+    assert state.keys() == plain_state.keys()
+    for key, value in plain_state.items():
         torch.testing.assert_close(state[key], value, rtol=0, atol=0)  # and dtype and shape
 
 
 def test_half_precision_is_for_the_weights_alone(
-    tmp_path: Path, model: ApogeeBCNNCensored, astra_state: State
+    tmp_path: Path, model: ApogeeBCNNCensored, plain_state: State
 ) -> None:
     path = tmp_path / "half.pt"
     write_checkpoint(path, model, METADATA, half=True)
     assert stored_type(path) == "float16"
     state = written_state(path)
-    assert state.keys() == astra_state.keys()
-    for key, value in astra_state.items():
+    assert state.keys() == plain_state.keys()
+    for key, value in plain_state.items():
         dtype = torch.float16 if value.dtype == torch.float32 else value.dtype
         torch.testing.assert_close(state[key], value.to(dtype), rtol=0, atol=0)
     assert {"input_mean", "labels_mean", "labels_std"} == {
         key for key, value in state.items() if value.dtype == torch.float64
     }
-    assert path.stat().st_size < 0.55 * sum(v.nbytes for v in astra_state.values())
+    assert path.stat().st_size < 0.55 * sum(v.nbytes for v in plain_state.values())
 
 
 def test_half_precision_is_read_as_float32(tmp_path: Path, model: ApogeeBCNNCensored) -> None:
@@ -80,10 +82,8 @@ def test_half_precision_is_read_as_float32(tmp_path: Path, model: ApogeeBCNNCens
     torch.testing.assert_close(labels, expected, rtol=0, atol=0.01)  # of the labels' scatter
 
 
-def test_weights_that_half_precision_cannot_hold_are_refused(
-    tmp_path: Path, astra_weights: Path
-) -> None:
-    model = read_checkpoint(astra_weights)
+def test_weights_that_half_precision_cannot_hold_are_refused(tmp_path: Path, weights: Path) -> None:
+    model = read_checkpoint(weights)
     model.elem_dense2[3].bias[2] = 7e4
     with pytest.raises(FatalError, match=r"half\.pt cannot .* float16: elem_dense2\.3\.bias is"):
         write_checkpoint(tmp_path / "half.pt", model, {}, half=True)
@@ -97,9 +97,7 @@ def test_a_network_survives_writing_and_reading(written: Path, model: ApogeeBCNN
     assert stored_type(written) == "float32"
 
 
-def test_equal_networks_give_equal_files(
-    tmp_path: Path, written: Path, astra_weights: Path
-) -> None:
+def test_equal_networks_give_equal_files(tmp_path: Path, written: Path, weights: Path) -> None:
     # In another process, under another name, with metadata put together in another way: no
     # two of the values below are the same object.
     program = """
@@ -112,7 +110,7 @@ metadata = {"format": int("1"), "trained_on": {"spectra": 999 + 1, "snr": (41 / 
 write_checkpoint(Path(sys.argv[2]), read_checkpoint(Path(sys.argv[1])), metadata)
 """
     other = tmp_path / "another name.pt"
-    subprocess.run([sys.executable, "-c", program, str(astra_weights), str(other)], check=True)
+    subprocess.run([sys.executable, "-c", program, str(weights), str(other)], check=True)
     assert other.read_bytes() == written.read_bytes()
 
 
@@ -150,8 +148,9 @@ def test_metadata_survive_writing_and_reading(written: Path) -> None:
     assert read_metadata(written) == METADATA
 
 
-def test_a_file_of_others_has_no_metadata(tmp_path: Path, astra_weights: Path) -> None:
-    assert read_metadata(astra_weights) == {}
+@on_peers_weights
+def test_a_file_of_others_has_no_metadata(tmp_path: Path, weights: Path) -> None:
+    assert read_metadata(weights) == {}
     torch.save([1], tmp_path / "list.pt")
     assert read_metadata(tmp_path / "list.pt") == {}
 

@@ -195,7 +195,7 @@ def test_pods_are_locked_down_and_limited(name: str) -> None:
             assert given[folder]["readOnly"]
 
 
-@pytest.mark.parametrize("name", set(pods()) - SERVERS - {"migrate"})
+@pytest.mark.parametrize("name", sorted(set(pods()) - SERVERS - {"migrate"}))
 def test_only_those_who_write_to_the_database_know_it(name: str) -> None:
     known = {source["secretRef"]["name"] for source in container(name)["envFrom"][1:]}
     writes = f"{PREFIX}DATABASE_URL" in SERVICES.get(name, {}).get("environment", {})

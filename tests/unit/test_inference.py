@@ -160,10 +160,8 @@ def test_a_spectrum_without_finite_labels_ends_alone(
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_flux_that_is_not_finite_costs_its_own_labels_alone(
-    astra_weights: Path, value: float
-) -> None:
-    served = Inference(Settings(model=astra_weights, mc_samples=2, device="cpu"))
+def test_flux_that_is_not_finite_costs_its_own_labels_alone(weights: Path, value: float) -> None:
+    served = Inference(Settings(model=weights, mc_samples=2, device="cpu"))
     try:
         request, _ = message(served, 1, 2, 3)
         flux = np.ones((3, 7514), np.float32)

@@ -14,15 +14,15 @@ from numpy.typing import NDArray
 
 from tests.conftest import shared
 from tests.unit.keras_folders import (
-    DR16,
-    DR17,
     KerasFolder,
     Layers,
     inputs,
+    keras_folder,
     peer_folder,
     rewire,
     set_inputs,
 )
+from tests.unit.keras_written import DR16, DR17, JSON
 from worker import __version__
 from worker.labels import ELEMENT_POSITIONS, LABELS
 from worker.network.engines.choose import open_engine
@@ -42,6 +42,11 @@ both = pytest.mark.parametrize("name", [DR17, DR16])
 
 @pytest.fixture(scope="module")
 def converted() -> dict[str, Converted]:
+    return {name: convert(keras_folder(name)) for name in (DR17, DR16)}
+
+
+@pytest.fixture(scope="module")
+def peers() -> dict[str, Converted]:
     return {name: convert(peer_folder(name)) for name in (DR17, DR16)}
 
 
@@ -70,9 +75,9 @@ def assert_same_network(model: ApogeeBCNNCensored, other: ApogeeBCNNCensored) ->
 
 @both
 def test_deterministic_outputs_equal_astronns(
-    name: str, converted: dict[str, Converted], all_references: Reference
+    name: str, peers: dict[str, Converted], all_references: Reference
 ) -> None:
-    model, reference = converted[name].model, reference_of(name, all_references)
+    model, reference = peers[name].model, reference_of(name, all_references)
     with torch.inference_mode():
         spectra = model.normalise_input(torch.from_numpy(reference["spectra"]))
         np.testing.assert_array_equal(spectra.numpy(), reference["normalised_input"])
@@ -85,9 +90,9 @@ def test_deterministic_outputs_equal_astronns(
 
 @both
 def test_deterministic_labels_in_their_units_equal_astronns(
-    name: str, converted: dict[str, Converted], all_references: Reference
+    name: str, peers: dict[str, Converted], all_references: Reference
 ) -> None:
-    model, reference = converted[name].model, reference_of(name, all_references)
+    model, reference = peers[name].model, reference_of(name, all_references)
     with torch.inference_mode():
         labels, log_variances = model(model.normalise_input(torch.from_numpy(reference["spectra"])))
     scatter = reference["labels_std"]
@@ -100,21 +105,21 @@ def test_deterministic_labels_in_their_units_equal_astronns(
 
 @both
 def test_normalisation_equals_astronns(
-    name: str, converted: dict[str, Converted], all_references: Reference
+    name: str, peers: dict[str, Converted], all_references: Reference
 ) -> None:
     reference = reference_of(name, all_references)
     for key in ("input_mean", "labels_mean", "labels_std"):
-        np.testing.assert_array_equal(getattr(converted[name].model, key).numpy(), reference[key])
+        np.testing.assert_array_equal(getattr(peers[name].model, key).numpy(), reference[key])
 
 
 @both
 def test_statistics_agree_with_1000_passes_of_astronns_code(
-    name: str, converted: dict[str, Converted], all_references: Reference
+    name: str, peers: dict[str, Converted], all_references: Reference
 ) -> None:
     passes, reference = 200, reference_of(name, all_references)
     their_passes = int(reference["mc_num"])
     assert their_passes == 1000
-    engine = open_engine(converted[name].model, mc_samples=passes, seed=20240607)
+    engine = open_engine(peers[name].model, mc_samples=passes, seed=20240607)
     labels, e_labels = engine(reference["spectra"], [f"star {n}" for n in range(16)])
     # Their model variance is the biased one, over N; ours is over N - 1.
     variance = reference["mc_model"] ** 2 * their_passes / (their_passes - 1)
@@ -130,6 +135,43 @@ def test_statistics_agree_with_1000_passes_of_astronns_code(
     ratio = e_labels / np.sqrt(variance + reference["mc_predictive"] ** 2)
     assert np.abs(ratio - 1).max() < 0.22
     assert abs(ratio.mean() - 1) < 0.015
+
+
+Graph = dict[str, tuple[str, list[str], dict[str, Any]]]
+
+
+def network_of(folder: Path) -> tuple[Graph, dict[str, tuple[int, ...] | None]]:
+    """The layers of a folder's graph by name, and the shapes of what its file holds."""
+    shapes: dict[str, tuple[int, ...] | None] = {}
+    with h5py.File(folder / "model_weights.h5") as file:
+        layers = json.loads(file.attrs["model_config"])["config"]["layers"]
+        file["model_weights"].visititems(
+            lambda name, held: shapes.setdefault(name, getattr(held, "shape", None))
+        )
+    of_training = ("izer", "constraint")
+    graph = {
+        layer["name"]: (
+            layer["class_name"],
+            inputs(layer) if layer["inbound_nodes"] else [],
+            {k: v for k, v in layer["config"].items() if not k.endswith(of_training)},
+        )
+        for layer in layers
+    }
+    shapes.pop("top_level_model_weights", None)
+    return graph, shapes
+
+
+@both
+def test_the_folders_of_the_tests_are_as_astronns_own_code_writes_them(name: str) -> None:
+    ours, theirs = keras_folder(name), peer_folder(name)
+    assert network_of(ours) == network_of(theirs)
+    parameters, their_parameters = (
+        json.loads((folder / JSON).read_text()) for folder in (ours, theirs)
+    )
+    assert parameters["targetname"] == their_parameters["targetname"]
+    for key, value in parameters.items():
+        assert type(value) is type(their_parameters[key]), key
+        assert np.shape(value) == np.shape(their_parameters[key]), key
 
 
 # --- What is taken from where --------------------------------------------------------------
@@ -150,7 +192,7 @@ def test_windows_are_the_aspcap_windows(name: str, converted: dict[str, Converte
 def test_the_heads_of_the_full_branch_are_those_that_the_outputs_join(
     name: str, output: str, layer: str, converted: dict[str, Converted]
 ) -> None:
-    with h5py.File(peer_folder(name) / "model_weights.h5") as file:
+    with h5py.File(keras_folder(name) / "model_weights.h5") as file:
         layers = {
             each["name"]: each
             for each in json.loads(file.attrs["model_config"])["config"]["layers"]
@@ -166,7 +208,7 @@ def test_the_heads_of_the_full_branch_are_those_that_the_outputs_join(
 def test_metadata_tell_where_the_weights_come_from(
     name: str, converted: dict[str, Converted]
 ) -> None:
-    content = (peer_folder(name) / "model_weights.h5").read_bytes()
+    content = (keras_folder(name) / "model_weights.h5").read_bytes()
     blob = hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False)
     assert converted[name].metadata == {
         "format": 1,

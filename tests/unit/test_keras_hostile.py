@@ -8,7 +8,8 @@ from typing import Any
 import h5py
 import pytest
 
-from tests.unit.keras_folders import DR17, KerasFolder, Layers, peer_folder, set_inputs
+from tests.unit.keras_folders import KerasFolder, Layers, keras_folder, set_inputs
+from tests.unit.keras_written import DR17
 
 
 @pytest.fixture
@@ -20,7 +21,7 @@ def folder(tmp_path: Path) -> KerasFolder:
 @pytest.mark.parametrize("kind", ["external", "soft"])
 def test_links_are_not_followed(folder: KerasFolder, where: str, kind: str) -> None:
     # The very content that belongs there, but elsewhere: it would be taken if it were followed.
-    other = str(peer_folder(DR17) / "model_weights.h5")
+    other = str(keras_folder(DR17) / "model_weights.h5")
     with folder.h5 as file:
         file.move(where, "aside")
         file[where] = (
@@ -42,7 +43,7 @@ def test_data_outside_the_file_are_not_read(folder: KerasFolder) -> None:
 def test_data_put_together_from_other_files_are_not_read(folder: KerasFolder) -> None:
     layout = h5py.VirtualLayout((96, 1), "f4")
     layout[:] = h5py.VirtualSource(
-        str(peer_folder(DR17) / "model_weights.h5"),
+        str(keras_folder(DR17) / "model_weights.h5"),
         "model_weights/dense_3/dense_3/kernel:0",
         (96, 1),
     )

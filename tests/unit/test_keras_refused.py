@@ -8,16 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.unit.keras_folders import (
-    DR16,
-    DR17,
-    JSON,
-    KerasFolder,
-    Layers,
-    inputs,
-    rewire,
-    set_inputs,
-)
+from tests.unit.keras_folders import KerasFolder, Layers, inputs, rewire, set_inputs
+from tests.unit.keras_written import DR16, DR17, JSON
 from worker.errors import FatalError, UsageError
 from worker.network.keras.convert import convert
 

@@ -18,13 +18,15 @@ ATOL_IN_SCATTERS = 1e-6
 
 
 @pytest.fixture(scope="module")
-def outputs(model: ApogeeBCNNCensored, reference: Reference) -> tuple[Tensor, Tensor]:
+def outputs(astra_model: ApogeeBCNNCensored, reference: Reference) -> tuple[Tensor, Tensor]:
     with torch.inference_mode():
-        return model(model.normalise_input(torch.from_numpy(reference["spectra"])))
+        return astra_model(astra_model.normalise_input(torch.from_numpy(reference["spectra"])))
 
 
-def test_normalised_input_equals_astras(model: ApogeeBCNNCensored, reference: Reference) -> None:
-    normalised = model.normalise_input(torch.from_numpy(reference["spectra"]))
+def test_normalised_input_equals_astras(
+    astra_model: ApogeeBCNNCensored, reference: Reference
+) -> None:
+    normalised = astra_model.normalise_input(torch.from_numpy(reference["spectra"]))
     assert normalised.dtype == torch.float32
     np.testing.assert_array_equal(normalised.numpy(), reference["normalised_input"])
 
@@ -39,9 +41,9 @@ def test_deterministic_outputs_equal_astras(
 
 
 def test_deterministic_labels_in_their_units_equal_astras(
-    model: ApogeeBCNNCensored, outputs: tuple[Tensor, Tensor], reference: Reference
+    astra_model: ApogeeBCNNCensored, outputs: tuple[Tensor, Tensor], reference: Reference
 ) -> None:
-    labels = (outputs[0].double() * model.labels_std + model.labels_mean).numpy()
+    labels = (outputs[0].double() * astra_model.labels_std + astra_model.labels_mean).numpy()
     expected = reference["det_mean"]
     tolerance = RTOL * np.abs(expected) + ATOL_IN_SCATTERS * reference["labels_std"]
     assert (np.abs(labels - expected) <= tolerance).all()
@@ -51,25 +53,29 @@ def test_labels_come_in_the_order_that_astra_gives(reference: Reference) -> None
     assert [label.peer_name for label in LABELS] == reference["targetname"].tolist()
 
 
-def test_scaling_comes_from_the_checkpoint(model: ApogeeBCNNCensored, reference: Reference) -> None:
+def test_scaling_comes_from_the_checkpoint(
+    astra_model: ApogeeBCNNCensored, reference: Reference
+) -> None:
     for name in ("input_mean", "labels_mean", "labels_std"):
-        np.testing.assert_array_equal(getattr(model, name).numpy(), reference[name])
+        np.testing.assert_array_equal(getattr(astra_model, name).numpy(), reference[name])
 
 
 def test_each_spectrum_is_answered_alone(
-    model: ApogeeBCNNCensored, outputs: tuple[Tensor, Tensor], reference: Reference
+    astra_model: ApogeeBCNNCensored, outputs: tuple[Tensor, Tensor], reference: Reference
 ) -> None:
     with torch.inference_mode():
-        alone = model(model.normalise_input(torch.from_numpy(reference["spectra"][5:6])))
+        alone = astra_model(
+            astra_model.normalise_input(torch.from_numpy(reference["spectra"][5:6]))
+        )
     for one, all_of_them in zip(alone, outputs, strict=True):
         np.testing.assert_allclose(one[0], all_of_them[5], rtol=RTOL, atol=ATOL_IN_SCATTERS)
 
 
 @pytest.mark.parametrize("element", [0, 5, 18])
 def test_an_element_branch_sees_its_window_alone(
-    model: ApogeeBCNNCensored, reference: Reference, element: int
+    model: ApogeeBCNNCensored, spectra: NDArray[np.float32], element: int
 ) -> None:
-    spectrum = model.normalise_input(torch.from_numpy(reference["spectra"][:1]))
+    spectrum = model.normalise_input(torch.from_numpy(spectra[:1]))
     inside = torch.zeros(spectrum.shape[1], dtype=torch.bool)
     inside[model.window(element)] = True
     layer = model.elem_dense1[element]

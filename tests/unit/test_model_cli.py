@@ -10,7 +10,8 @@ import torch
 from typer.testing import CliRunner, Result
 
 from producer.commands.main import command_line
-from tests.unit.keras_folders import DR17, KerasFolder, peer_folder
+from tests.unit.keras_folders import KerasFolder, keras_folder
+from tests.unit.keras_written import DR17
 from worker.errors import FatalError, UsageError
 from worker.labels import LABEL_NAMES
 from worker.network.checkpoint import read_checkpoint, read_metadata, write_checkpoint
@@ -38,11 +39,11 @@ def printed(*arguments: object) -> str:
 
 def test_a_folder_is_converted_described_and_verified(tmp_path: Path) -> None:
     out = tmp_path / "dr17.pt"
-    text = printed("convert", peer_folder(DR17), out)
+    text = printed("convert", keras_folder(DR17), out)
     assert "ApogeeBCNNCensored, 3,992,530 parameters" in text
     assert "dense 256, 96" in text
     assert f"astronn-stream model verify {out}" in text
-    converted = convert(peer_folder(DR17))
+    converted = convert(keras_folder(DR17))
     for key, value in converted.model.state_dict().items():
         torch.testing.assert_close(read_checkpoint(out).state_dict()[key], value, rtol=0, atol=0)
     assert read_metadata(out) == converted.metadata
@@ -57,11 +58,11 @@ def test_a_folder_is_converted_described_and_verified(tmp_path: Path) -> None:
 def test_a_checkpoint_is_replaced_only_when_told_to(tmp_path: Path) -> None:
     out = tmp_path / "weights.pt"
     out.write_bytes(b"precious")
-    result = model("convert", peer_folder(DR17), out)
+    result = model("convert", keras_folder(DR17), out)
     assert isinstance(result.exception, UsageError)
     assert "exists already; --force replaces it" in str(result.exception)
     assert out.read_bytes() == b"precious"
-    printed("convert", peer_folder(DR17), out, "--force")
+    printed("convert", keras_folder(DR17), out, "--force")
     assert read_metadata(out)["folder"] == DR17
 
 
@@ -103,11 +104,11 @@ def test_info_warns_of_absurd_normalisation_and_missing_provenance(astra_weights
 
 
 def test_what_a_file_tells_cannot_steer_the_terminal_or_pass_for_ours(
-    tmp_path: Path, astra_weights: Path
+    tmp_path: Path, weights: Path
 ) -> None:
     path = tmp_path / "weights.pt"
     metadata = {"sha256": "\x1b[2J[red]forged[/red]\nok     loads", "network": ["\x1b"]}
-    write_checkpoint(path, read_checkpoint(astra_weights), metadata)
+    write_checkpoint(path, read_checkpoint(weights), metadata)
     text = printed("info", path)
     ours, theirs = text.split("Provenance, as the file tells it:")
     assert "\x1b" not in text
@@ -115,9 +116,9 @@ def test_what_a_file_tells_cannot_steer_the_terminal_or_pass_for_ours(
     assert "sha256   ?[2J[red]forged[/red]?ok     loads" in theirs
 
 
-def test_a_failed_check_ends_with_exit_code_1(tmp_path: Path, astra_weights: Path) -> None:
+def test_a_failed_check_ends_with_exit_code_1(tmp_path: Path, weights: Path) -> None:
     path = tmp_path / "weights.pt"
-    network = read_checkpoint(astra_weights)
+    network = read_checkpoint(weights)
     network.labels_std[3] = 0
     write_checkpoint(path, network, {"folder": PUBLISHED[0].folder})
     result = model("verify", path)

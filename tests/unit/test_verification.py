@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from tests.unit.keras_folders import DR16, DR17, peer_folder
+from tests.conftest import on_peers_weights
+from tests.unit.keras_folders import keras_folder
+from tests.unit.keras_written import DR16, DR17
 from worker.errors import FatalError, UsageError
 from worker.labels import LABELS
 from worker.network import published
@@ -33,9 +35,9 @@ def checks_of(path: Path) -> dict[str, Check]:
 
 
 @pytest.fixture
-def changeable(astra_weights: Path) -> ApogeeBCNNCensored:
+def changeable(weights: Path) -> ApogeeBCNNCensored:
     """A network that a test may damage."""
-    return read_checkpoint(astra_weights)
+    return read_checkpoint(weights)
 
 
 def written(tmp_path: Path, model: ApogeeBCNNCensored, **metadata: str) -> Path:
@@ -73,8 +75,9 @@ def test_the_simulated_spectrum_looks_like_one() -> None:
 # --- Checks --------------------------------------------------------------------------------
 
 
-def test_good_weights_pass_every_check(astra_weights: Path) -> None:
-    checks = checks_of(astra_weights)
+@on_peers_weights
+def test_good_weights_pass_every_check(weights: Path) -> None:
+    checks = checks_of(weights)
     assert all(check.passed for check in checks.values())
     assert list(checks) == [
         "loads",
@@ -91,21 +94,21 @@ def test_good_weights_pass_every_check(astra_weights: Path) -> None:
 def test_a_folder_and_what_it_is_converted_to_give_the_same_findings(
     tmp_path: Path, name: str
 ) -> None:
-    converted = convert(peer_folder(name))
+    converted = convert(keras_folder(name))
     path = tmp_path / "weights.pt"
     write_checkpoint(path, converted.model, converted.metadata)
-    one, other = checks_of(peer_folder(name)), checks_of(path)
+    one, other = checks_of(keras_folder(name)), checks_of(path)
     assert all(check.passed for check in one.values())
     del one["speed"], other["speed"]
     assert one == other
 
 
 def test_the_mean_spectrum_is_judged_by_the_biases_alone(
-    astra_weights: Path, changeable: ApogeeBCNNCensored
+    weights: Path, changeable: ApogeeBCNNCensored
 ) -> None:
     labels, _ = changeable(torch.zeros(1, 7514))
     raw = (labels.double() * changeable.labels_std + changeable.labels_mean)[0]
-    found = checks_of(astra_weights)["mean spectrum, no dropout"].found
+    found = checks_of(weights)["mean spectrum, no dropout"].found
     assert found == f"finite: teff {raw[0]:.0f}, logg {raw[1]:.2f}, fe_h {raw[19]:.2f}"
 
 
@@ -149,7 +152,7 @@ def test_uncertainties_that_are_not_positive_are_named(
 
 
 def test_runs_that_differ_in_the_last_bit_fail(
-    astra_weights: Path, monkeypatch: pytest.MonkeyPatch
+    weights: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     original, calls = choose.open_engine, []
 
@@ -165,7 +168,7 @@ def test_runs_that_differ_in_the_last_bit_fail(
         return opened
 
     monkeypatch.setattr(choose, "open_engine", open_drifting)
-    checks = checks_of(astra_weights)
+    checks = checks_of(weights)
     assert not checks["simulated spectrum, repeated"].passed
     assert checks["simulated spectrum, 3 passes"].passed
 
@@ -196,14 +199,14 @@ def test_without_astronn_windows_are_left_alone_and_it_says_what_to_install(
 @pytest.fixture
 def dr17_is_published(monkeypatch: pytest.MonkeyPatch) -> PublishedNetwork:
     """As if the peer's folder were a published one."""
-    blob = str(convert(peer_folder(DR17)).metadata[BLOB])
+    blob = str(convert(keras_folder(DR17)).metadata[BLOB])
     network = PublishedNetwork("DR17", DR17, blob)
     monkeypatch.setattr(published, "PUBLISHED", (network,))
     return network
 
 
 def test_a_published_folder_is_recognised(dr17_is_published: PublishedNetwork) -> None:
-    check = checks_of(peer_folder(DR17))["origin"]
+    check = checks_of(keras_folder(DR17))["origin"]
     assert check.passed
     assert check.found == (
         f"the published DR17 network, {DR17}: git blob {dr17_is_published.git_blob_sha1}"
@@ -236,18 +239,16 @@ def test_a_published_name_with_other_content_fails(
     assert describe(read_weights(path)).published is None
 
 
-def test_others_are_not_published(astra_weights: Path) -> None:
-    check = checks_of(astra_weights)["origin"]
+def test_others_are_not_published(weights: Path) -> None:
+    check = checks_of(weights)["origin"]
     assert check == Check("origin", True, "not one of the published networks (DR17 and DR16)")
 
 
 # --- Description ---------------------------------------------------------------------------
 
 
-def test_a_description_tells_the_network(
-    astra_weights: Path, changeable: ApogeeBCNNCensored
-) -> None:
-    description = describe(read_weights(astra_weights))
+def test_a_description_tells_the_network(weights: Path, changeable: ApogeeBCNNCensored) -> None:
+    description = describe(read_weights(weights))
     state = changeable.state_dict()
     assert description.architecture == "ApogeeBCNNCensored"
     assert description.parameters == sum(
@@ -270,13 +271,13 @@ def test_a_description_tells_the_network(
     assert [label.name for label in description.labels] == [label.name for label in LABELS]
     assert [label.mean for label in description.labels] == state["labels_mean"].tolist()
     assert [label.std for label in description.labels] == state["labels_std"].tolist()
-    assert description.bytes == astra_weights.stat().st_size
+    assert description.bytes == weights.stat().st_size
     assert description.stored_as == "float32"
     assert description.metadata == {}
 
 
 def test_a_folder_is_described_as_well() -> None:
-    description = describe(read_weights(peer_folder(DR16)))
+    description = describe(read_weights(keras_folder(DR16)))
     assert description.dense == (192, 64)
     assert description.file.endswith("model_weights.h5")
     assert description.sha256 == description.metadata["model_weights_sha256"]
