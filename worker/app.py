@@ -26,7 +26,7 @@ from worker.messages import (
 )
 from worker.queues import QUEUES, STAGES, Lane, Stage, lane_queue
 from worker.settings import get_settings
-from worker.task_text import describe
+from worker.task_text import task_text
 
 #: Seconds after which Redis hands a message that a dead worker held to another one.
 VISIBILITY_TIMEOUT = 300
@@ -110,7 +110,7 @@ def publish(
             task,
             args=(message.model_dump(mode="json"),),
             queue=queue,
-            argsrepr=describe(tickets_of(message), about),
+            argsrepr=task_text(tickets_of(message), about),
             retry=patient,
         )
     except OperationalError as error:
@@ -119,7 +119,7 @@ def publish(
 
 def _route(message: AnyMessage, urgency: Lane) -> tuple[str, str]:
     """The task and the queue of a message."""
-    recorder = QUEUES["record"][0 if urgency == "live" else 1]
+    recorder = lane_queue("record", urgency)
     match message:
         case LoadSpectra(lane=lane):
             return "load", lane_queue("load", lane)

@@ -1,12 +1,17 @@
-"""The quality flags of a result: one enumeration, one function that sets them."""
+"""The quality flags of a result. A new one is a bit and, if it tells of a label, a rule.
+
+All else derives: its column, its text, tables, pictures and pages.
+"""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from enum import IntFlag
 
 import numpy as np
 from numpy.typing import NDArray
 
+from worker.array_types import Floats
 from worker.labels import LABEL_NAMES
 
 
@@ -18,11 +23,62 @@ class ResultFlag(IntFlag):
     UNCERTAIN_FE_H = 1 << 2
     NO_RESULT = 1 << 11
 
+    @property
+    def label(self) -> str:
+        """Its name in lower case, as in ``uncertain_logg``."""
+        return str(self.name).lower()
+
+    @property
+    def column(self) -> str:
+        """The column that tells of it, as ``flag_uncertain_logg``."""
+        return f"flag_{self.label}"
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A label is uncertain when its uncertainty is above all bounds that are given.
+
+    Parameters
+    ----------
+    above
+        For the uncertainty, in the label's unit.
+    relative
+        For its ratio to the label; a label of zero counts as infinitely uncertain.
+    """
+
+    name: str
+    above: float | None = None
+    relative: float | None = None
+
+    def __str__(self) -> str:
+        conditions = []
+        if self.above is not None:
+            conditions.append(f"e_{self.name} > {self.above:g}")
+        if self.relative is not None:
+            conditions.append(f"abs(e_{self.name} / {self.name}) > {self.relative:g}")
+        return " and ".join(conditions)
+
+    def applies(self, label: Floats, e_label: Floats) -> NDArray[np.bool_]:
+        """Whether each of some labels is uncertain."""
+        uncertain = np.ones(label.shape, dtype=np.bool_)
+        if self.above is not None:
+            uncertain &= e_label > self.above
+        if self.relative is not None:
+            ratio = np.full_like(label, np.inf)
+            np.divide(e_label, label, out=ratio, where=label != 0)
+            uncertain &= np.abs(ratio) > self.relative
+        return uncertain
+
+
+#: When labels are uncertain.
+RULES = {
+    ResultFlag.UNCERTAIN_LOGG: Rule("logg", above=0.2, relative=0.075),
+    ResultFlag.UNCERTAIN_TEFF: Rule("teff", above=300),
+    ResultFlag.UNCERTAIN_FE_H: Rule("fe_h", relative=0.12),
+}
 
 DESCRIPTIONS: dict[ResultFlag, str] = {
-    ResultFlag.UNCERTAIN_LOGG: "e_logg > 0.2 and abs(e_logg / logg) > 0.075",
-    ResultFlag.UNCERTAIN_TEFF: "e_teff > 300",
-    ResultFlag.UNCERTAIN_FE_H: "abs(e_fe_h / fe_h) > 0.12",
+    **{flag: str(rule) for flag, rule in RULES.items()},
     ResultFlag.NO_RESULT: "no labels: the spectrum could not be loaded or carries no information",
 }
 
@@ -30,7 +86,7 @@ DESCRIPTIONS: dict[ResultFlag, str] = {
 BAD = ResultFlag.UNCERTAIN_LOGG | ResultFlag.UNCERTAIN_TEFF | ResultFlag.UNCERTAIN_FE_H
 
 
-def flag_uncertain(labels: NDArray[np.float64], e_labels: NDArray[np.float64]) -> NDArray[np.int64]:
+def flag_uncertain(labels: Floats, e_labels: Floats) -> NDArray[np.int64]:
     """The flags of spectra that have labels.
 
     Parameters
@@ -43,22 +99,8 @@ def flag_uncertain(labels: NDArray[np.float64], e_labels: NDArray[np.float64]) -
     ndarray
         ``(n,)`` bits of :class:`ResultFlag`.
     """
-    teff, logg, fe_h = (LABEL_NAMES.index(name) for name in ("teff", "logg", "fe_h"))
-    e_teff, e_logg = e_labels[:, teff], e_labels[:, logg]
-    relative = _relative(labels, e_labels)
-    uncertain = {
-        ResultFlag.UNCERTAIN_LOGG: (e_logg > 0.2) & (relative[:, logg] > 0.075),
-        ResultFlag.UNCERTAIN_TEFF: e_teff > 300,
-        ResultFlag.UNCERTAIN_FE_H: relative[:, fe_h] > 0.12,
-    }
     flags = np.zeros(len(labels), dtype=np.int64)
-    for flag, rows in uncertain.items():
-        flags[rows] |= flag.value
+    for flag, rule in RULES.items():
+        place = LABEL_NAMES.index(rule.name)
+        flags[rule.applies(labels[:, place], e_labels[:, place])] |= flag.value
     return flags
-
-
-def _relative(labels: NDArray[np.float64], e_labels: NDArray[np.float64]) -> NDArray[np.float64]:
-    """``abs(e / label)``; a label of zero counts as infinitely uncertain."""
-    ratio = np.full_like(labels, np.inf)
-    np.divide(e_labels, labels, out=ratio, where=labels != 0)
-    return np.abs(ratio)

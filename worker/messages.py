@@ -5,7 +5,6 @@ A test pins the exact serialised form of each. A change of form takes a new ``ve
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable
 from typing import Annotated, Literal
 
@@ -14,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 from worker.identity import natural_key
 from worker.labels import LABELS
 from worker.queues import Lane
+from worker.redis_keys import flux_key
 
 #: No message that we send comes near these; one that goes beyond is no message of ours.
 _MOST_SPECTRA = 10_000
@@ -71,8 +71,7 @@ class LoadSpectra(Message):
     @property
     def array_key(self) -> str:
         """The key in the array store for the normalised flux of this very chunk."""
-        digest = hashlib.blake2b(self.model_dump_json().encode(), digest_size=16)
-        return f"astronn-stream:flux:{digest.hexdigest()}"
+        return flux_key(self.model_dump_json())
 
     def loaded(self, spectra: tuple[SpectrumReference, ...], seconds: float) -> InferSpectra:
         """The message that asks for the labels of what could be loaded."""

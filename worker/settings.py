@@ -19,6 +19,10 @@ from worker.errors import FatalError
 from worker.redis_url import checked_redis_url
 
 PREFIX = "ASTRONN_STREAM_"
+
+#: Where to compute; ``auto``: on a GPU where there is one.
+Device = Literal["auto", "cpu", "cuda"]
+
 _SQLITE = "sqlite:///"
 #: A socket's path has some 100 characters, of which our own names below the folder take half.
 _LONGEST_SOCKET_FOLDER = 50
@@ -41,7 +45,7 @@ class Settings(BaseSettings):
     model: Path | None = None
     corrections: Path | None = None
 
-    device: Literal["auto", "cpu", "cuda"] = "auto"
+    device: Device = "auto"
     mc_samples: int = Field(100, ge=2)
     seed: int = Field(0, ge=0, lt=2**63)
     coadd_mask: Literal["and", "or"] = "and"

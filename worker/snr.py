@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 from itertools import pairwise
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+
+from worker.array_types import Floats
+
+_Float = TypeVar("_Float", np.float32, np.float64)
 
 #: Edges between the bins, which are about 20, 50, 100 and 200 per pixel.
 SNR_EDGES = (30.0, 75.0, 150.0)
@@ -21,13 +26,16 @@ def snr_bins(
     }
 
 
+def known_snr(snr: NDArray[_Float]) -> NDArray[_Float]:
+    """S/N, NaN where it is not known: DR17 writes a zero there."""
+    return np.where(snr > 0, snr, snr.dtype.type(np.nan))
+
+
 #: With fewer degrees of freedom a label is left as it is.
 LEAST_FREEDOM = 30
 
 #: S/N between which the factor is linear; a place with less support than this is left out.
 SNR_PLACES = (10.0, 20.0, 40.0, 80.0, 160.0, 320.0)
-
-Floats = NDArray[np.float64]
 
 
 def supported_places(snr: Floats, weight: Floats) -> Floats:

@@ -10,7 +10,7 @@ from worker.messages import Failure, SpectrumReference, Ticket
 _LONGEST = 2000
 
 
-def describe(tickets: Sequence[Ticket], about: Iterable[SpectrumReference] = ()) -> str:
+def task_text(tickets: Sequence[Ticket], about: Iterable[SpectrumReference] = ()) -> str:
     """Which spectra these are: their files, their numbers, and why they failed if they did.
 
     Parameters

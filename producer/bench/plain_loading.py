@@ -11,14 +11,13 @@ import numpy as np
 from astropy.io import fits
 from numpy.typing import NDArray
 
+from worker.array_types import Floats
 from worker.identity import COADD
 from worker.messages import SpectrumReference
 from worker.spectra.oracle import astronn_apogee
 from worker.spectra.pixels import cut_gaps
 
 apogee_continuum = astronn_apogee().apogee_continuum
-
-Floats = NDArray[np.float64]
 
 
 def row_by_row(

@@ -8,10 +8,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
+from worker.array_types import Floats
 from worker.network.masks import RATE
 from worker.network.model import ApogeeBCNNCensored
-
-Floats = NDArray[np.float64]
 
 
 def torch_dropout(_site: str, values: Tensor) -> Tensor:

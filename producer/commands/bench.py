@@ -6,14 +6,12 @@ import tempfile
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from producer.commands.model.train import Device
-from producer.commands.options import Model, settings_with
+from producer.commands.options import DeviceOption, Model, settings_with
 from producer.commands.screen import console, progress_console, telling_interruption
 from worker.errors import UsageError
 from worker.settings import Settings, settings_apart
@@ -27,23 +25,16 @@ _DATA, _PICTURE = "bench.json", "bench.png"
 _LARGEST_BATCH = 65_536
 #: The benchmark keeps to itself, whatever stack and database are configured.
 _ITS_OWN = ("BROKER_URL", "ARRAYS_URL", "DATABASE_URL", "DATA_ROOT")
-
-
-class PartName(StrEnum):
-    """What can be measured."""
-
-    ENGINE = "engine"
-    LOAD = "load"
-    STREAM = "stream"
-    LIVE = "live"
+#: What can be measured.
+_PARTS = ("engine", "load", "stream", "live")
 
 
 def bench(
     parts: Annotated[
-        list[PartName] | None,
+        list[str] | None,
         typer.Argument(
             metavar="PART",
-            help="Any of engine, load, stream, live; without a part all of them.",
+            help=f"Any of {', '.join(_PARTS)}; without a part all of them.",
             show_default=False,
         ),
     ] = None,
@@ -74,9 +65,7 @@ def bench(
         typer.Option("--quick", help="Only check that it works, in a minute; figures are rough."),
     ] = False,
     model: Model = None,
-    device: Annotated[
-        Device | None, typer.Option("--device", help="Where to compute; ASTRONN_STREAM_DEVICE.")
-    ] = None,
+    device: DeviceOption = None,
 ) -> None:
     """Measure how fast it is on this machine, beside plain code in the same run.
 
@@ -90,13 +79,15 @@ def bench(
     """
     from producer.bench.parts import Options
 
-    chosen = parts or list(PartName)
-    if chosen != [PartName.ENGINE]:
+    if unknown := set(parts or ()).difference(_PARTS):
+        raise UsageError(f"There is no part {min(unknown)!r}; there are {', '.join(_PARTS)}.")
+    chosen = parts or _PARTS
+    if list(chosen) != ["engine"]:
         require_astronn()
     options = Options(_batch_sizes(batches), rounds, spectra)
     if quick:
         options = options.quick()
-    settings_apart(_ITS_OWN, device=None if device is None else device.value)
+    settings_apart(_ITS_OWN, device=device)
     settings = settings_with(model)
     _make_folders(out, files)
     with telling_interruption(f"parts that were done are in {out}"):
@@ -117,14 +108,12 @@ def _measure(
     console.print(sentence(machine), soft_wrap=True, markup=False)
     measured: dict[str, list[Measured]] = {}
     with tempfile.TemporaryDirectory(prefix="astronn-bench-") as folder:
-        for part in PartName:  # in this order, however they are named
+        for part in _PARTS:  # in this order, however they are named
             if part not in wanted:
                 continue
             with _telling(part) as tell:
-                measured[part.value] = measure(
-                    part.value, settings, options, Path(folder) / part, files, tell
-                )
-            console.print(screen(part.value, measured[part.value]))
+                measured[part] = measure(part, settings, options, Path(folder) / part, files, tell)
+            console.print(screen(part, measured[part]))
             write(out / _DATA, as_json(machine, asdict(options), measured))
             draw(out / _PICTURE, machine, measured)
     console.print(f"Figures and picture: {out / _DATA}, {out / _PICTURE}", soft_wrap=True)

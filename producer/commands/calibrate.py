@@ -9,13 +9,12 @@ import numpy as np
 import typer
 from rich.table import Table
 
-from producer.commands.options import ResultsTable, ResultsTag
+from producer.commands.options import ResultsTable, ResultsTag, ResultsWeights, configured_database
 from producer.commands.screen import console, progress_bar, telling_interruption
 from worker import __version__
 from worker.atomic_file import replacing
 from worker.errors import UsageError
 from worker.labels import LABELS
-from worker.settings import get_settings
 from worker.text import counted, printable
 
 if TYPE_CHECKING:
@@ -26,8 +25,6 @@ if TYPE_CHECKING:
     from worker.calibration.repeats import Visits
     from worker.calibration.widths import LabelPulls
 
-_WEIGHTS_HELP = "Only labels from these weights: their name, or the beginning of their SHA-256."
-Weights = Annotated[str | None, typer.Option("--weights", metavar="W", help=_WEIGHTS_HELP)]
 #: Between bins of S/N, the ratio of widths from which one factor is not enough.
 _UNEVEN = 1.3
 
@@ -38,7 +35,7 @@ def calibrate(
     ] = Path("corrections.json"),
     table: ResultsTable = None,
     tag: ResultsTag = None,
-    weights: Weights = None,
+    weights: ResultsWeights = None,
     by_snr: Annotated[
         bool, typer.Option("--by-snr", help="Also fit factors by S/N; only .json can hold them.")
     ] = False,
@@ -99,15 +96,6 @@ def _read(
     with opened(configured_database()) as database:
         chosen = choose_set(result_sets(database), weights, tag)
         return chosen, read_database(database, chosen, seed)
-
-
-def configured_database() -> str:
-    """The URL of the configured database; it has to be there already."""
-    from worker.database.session import check_exists
-
-    url = get_settings().database_url
-    check_exists(url)
-    return url
 
 
 def _calibrate(

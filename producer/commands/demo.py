@@ -17,11 +17,13 @@ from producer.commands.screen import console, progress_bar, reading, telling_int
 from producer.commands.summary import print_outcome
 from producer.ledger.plan import Plan
 from producer.running.run import carry_out
+from worker.array_types import Floats
 from worker.errors import FatalError
 from worker.fingerprint import weights_sha256
 from worker.identity import COADD
 from worker.labels import LABEL_NAMES, LABELS
 from worker.settings import Settings, settings_apart
+from worker.snr import known_snr
 from worker.tables.export import write_table
 
 if TYPE_CHECKING:
@@ -37,8 +39,6 @@ _VISITS = 3
 _ITS_OWN = ("BROKER_URL", "ARRAYS_URL", "MODEL", "CORRECTIONS")
 #: A star is shown that has lines, and is bright enough for its abundances to mean something.
 _SHOWN_SNR, _SHOWN_LOGG = 80.0, 3.0
-
-Floats = NDArray[np.float64]
 
 
 def demo(
@@ -138,8 +138,7 @@ class Comparison:
         """In the form that the pictures of a training's report take."""
         from worker.training.evaluation import Evaluated
 
-        snr = np.asarray(self.table["snr"], dtype=np.float64)
-        snr = np.where(snr > 0, snr, np.nan)  # DR17 writes a zero for what it does not know
+        snr = known_snr(np.asarray(self.table["snr"], dtype=np.float64))
         nothing = np.zeros(len(snr), dtype=np.bool_)
         return Evaluated(self.column(""), self.column("e_"), self.known, snr, nothing)
 

@@ -6,30 +6,23 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from sqlalchemy import Engine
 
 from producer.commands.options import (
-    LaneName,
-    MissingFiles,
+    LaneOption,
     Model,
     Tag,
-    Wanted,
     settings_with,
     tell_starter,
 )
-from producer.commands.screen import (
-    progress_bar,
-    progress_console,
-    telling_interruption,
-)
-from producer.commands.summary import print_enqueued
+from producer.commands.screen import progress_bar, telling_interruption
+from producer.commands.summary import print_enqueued, tell_waiting
 from producer.ledger import enqueue as intake
-from producer.ledger.release import send_waiting
+from producer.ledger.enqueue import Missing
+from producer.ledger.served import why_nothing_is_sent
+from producer.sources.files import Wanted
 from producer.sources.names import read_names
-from worker.database.session import opened
-from worker.errors import TransientError, UsageError
+from worker.errors import UsageError
 from worker.fingerprint import weights_sha256
-from worker.settings import Settings
 
 
 def enqueue(
@@ -74,19 +67,20 @@ def enqueue(
         ),
     ] = None,
     tag: Tag = "",
-    lane: Annotated[
-        LaneName, typer.Option("--lane", help="`live` goes before `bulk` in every queue.")
-    ] = LaneName.BULK,
+    lane: LaneOption = "bulk",
     missing: Annotated[
-        MissingFiles,
+        Missing,
         typer.Option(
             "--missing",
             help="What becomes of spectra that are named but whose file is not there: a row that "
             "says so, or nothing.",
         ),
-    ] = MissingFiles.RECORD,
+    ] = "record",
 ) -> None:
-    """Give spectra to a running stack and return; see `astronn-stream up`."""
+    """Write into the database which spectra are wanted, and return.
+
+    The dispatcher of a stack sends them; see `astronn-stream up`.
+    """
     if not paths and summary is None and ids is None:
         raise UsageError("Say which spectra: PATH..., --summary FILE or --ids FILE.")
     settings = settings_with(model)
@@ -95,36 +89,15 @@ def enqueue(
             [*(paths or []), *(read_names(ids) if ids is not None else [])],
             summary=summary,
             root=root,
-            kind=kind.value if kind else None,
-            lane=lane.value,
+            kind=kind,
+            lane=lane,
             tag=tag,
-            missing=missing.value,
+            missing=missing,
             settings=settings,
             bar=progress_bar,
         )
     weights = weights_sha256(settings.weights_file)
     tell_starter(weights)
-    with opened(settings.database_url) as database:
-        delay = send(database, settings, weights)
-    print_enqueued(enqueued, skipped=missing is MissingFiles.SKIP)
-    tell_delay(delay)
-
-
-def send(database: Engine, settings: Settings, weights: str) -> TransientError | None:
-    """Send what waits for these weights; why it could not be, if it could not."""
-    try:
-        send_waiting(database, settings, weights)
-    except TransientError as error:
-        return error
-    return None
-
-
-def tell_delay(delay: TransientError | None) -> None:
-    """Say why nothing could be sent, where that is so."""
-    if delay is not None:
-        progress_console.print(
-            f"{delay} The spectra wait in the database until a stack that serves their weights "
-            "runs on it (`astronn-stream up`).",
-            soft_wrap=True,
-            markup=False,
-        )
+    print_enqueued(enqueued, skipped=missing == "skip")
+    if enqueued.waiting:
+        tell_waiting(why_nothing_is_sent(settings, weights))

@@ -7,8 +7,9 @@ from typing import Annotated
 
 import typer
 
-from producer.commands.options import Kind, ResultsTag, ResultsWhere
+from producer.commands.options import ResultsTag, ResultsWhere
 from producer.commands.screen import console
+from worker.database.tables import Kind
 from worker.errors import UsageError
 from worker.settings import get_settings
 from worker.signals import stopping_on_signals
@@ -33,11 +34,11 @@ def export(
 ) -> None:
     """Write the results in the database as tables with units and descriptions."""
     from worker.database.session import existing
-    from worker.results.read import Wanted
+    from worker.results.read import RowSelection
     from worker.results.where import condition
     from worker.tables.export import write_results, write_survey
 
-    wanted = Wanted(kind=kind, tag=tag, where=None if where is None else condition(where))
+    wanted = RowSelection(kind=kind, tag=tag, where=None if where is None else condition(where))
     # A signal to stop must not leave half a table in a hidden folder.
     with stopping_on_signals(), existing(get_settings().database_url) as database:
         if out is not None and survey is None:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from producer.commands.status import console
+from producer.commands.screen import console
 from worker.errors import UsageError
 from worker.settings import get_settings
 from worker.signals import stopping_on_signals

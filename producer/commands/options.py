@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -10,31 +9,14 @@ import typer
 
 from producer.commands.screen import console
 from worker.errors import UsageError
-from worker.settings import Settings, get_settings, use_settings
+from worker.queues import Lane
+from worker.settings import Device, Settings, get_settings, use_settings
 from worker.starter import NOTICE, is_starter
-
-
-class Wanted(StrEnum):
-    """Which spectra of a file are to be processed."""
-
-    COADD = "coadd"
-    VISIT = "visit"
-    BOTH = "both"
-
-
-class MissingFiles(StrEnum):
-    """What becomes of spectra whose file is not there."""
-
-    RECORD = "record"
-    SKIP = "skip"
-
 
 Paths = Annotated[
     list[Path],
     typer.Argument(metavar="PATH", help="apStar files, and folders that hold them."),
 ]
-
-WantedOption = Annotated[Wanted, typer.Option("--kind", help="Process coadds, visits, or both.")]
 
 Tag = Annotated[
     str,
@@ -61,7 +43,24 @@ Corrections = Annotated[
     ),
 ]
 
+LaneOption = Annotated[
+    Lane, typer.Option("--lane", help="`live` goes before `bulk` in every queue.")
+]
+
+DeviceOption = Annotated[
+    Device | None, typer.Option("--device", help="Where to compute; ASTRONN_STREAM_DEVICE.")
+]
+
 ResultsTag = Annotated[str | None, typer.Option("--tag", help="Only results under this tag.")]
+
+ResultsWeights = Annotated[
+    str | None,
+    typer.Option(
+        "--weights",
+        metavar="W",
+        help="Only labels from these weights: their name, or the beginning of their SHA-256.",
+    ),
+]
 
 ResultsWhere = Annotated[
     str | None,
@@ -83,28 +82,6 @@ ResultsTable = Annotated[
 ]
 
 
-class LaneName(StrEnum):
-    """How urgent spectra are."""
-
-    LIVE = "live"
-    BULK = "bulk"
-
-
-class Kind(StrEnum):
-    """Which spectra are meant."""
-
-    COADD = "coadd"
-    VISIT = "visit"
-
-
-class StageName(StrEnum):
-    """The stages that have workers."""
-
-    LOAD = "load"
-    INFER = "infer"
-    RECORD = "record"
-
-
 def settings_with(model: Path | None = None, corrections: Path | None = None) -> Settings:
     """The settings of the environment with the command's options over them.
 
@@ -124,6 +101,15 @@ def settings_with(model: Path | None = None, corrections: Path | None = None) ->
     settings = get_settings().changed(model=model, corrections=corrections)
     use_settings(settings)
     return settings
+
+
+def configured_database() -> str:
+    """The URL of the configured database; it has to be there already."""
+    from worker.database.session import check_exists
+
+    url = get_settings().database_url
+    check_exists(url)
+    return url
 
 
 def tell_starter(weights: str) -> None:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import os
-from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -27,12 +26,8 @@ if TYPE_CHECKING:
     from worker.pictures.style import Theme
 
 
-class Format(StrEnum):
-    """What files pictures become."""
-
-    PNG = "png"
-    PDF = "pdf"
-    BOTH = "both"
+#: What files pictures become.
+Format = Literal["png", "pdf", "both"]
 
 
 def plot(
@@ -49,7 +44,7 @@ def plot(
         ),
     ] = None,
     dark: Annotated[bool, typer.Option("--dark", help="Draw light on dark.")] = False,
-    kind: Annotated[Format, typer.Option("--format", help="What files to write.")] = Format.PNG,
+    kind: Annotated[Format, typer.Option("--format", help="What files to write.")] = "png",
 ) -> None:
     """Draw results: where the stars are, uncertainties, visit-to-visit scatter and flags.
 
@@ -59,7 +54,7 @@ def plot(
     from worker.pictures.style import DARK, LIGHT
 
     theme = DARK if dark else LIGHT
-    kinds = ("png", "pdf") if kind is Format.BOTH else (kind.value,)
+    kinds = ("png", "pdf") if kind == "both" else (kind,)
     if table is not None and (tag is not None or where is not None):
         raise UsageError(
             "--tag and --where choose rows of the database; `export` takes them, too, and writes "
@@ -77,12 +72,12 @@ def plot(
 def _sample(table: Path | None, tag: str | None, where: str | None) -> Sample:
     from worker.database.session import existing
     from worker.pictures.sample import Sample
-    from worker.results.read import Wanted
+    from worker.results.read import RowSelection
     from worker.results.where import condition
 
     if table is not None:
         return Sample.of_file(table)
-    wanted = Wanted(tag=tag, where=None if where is None else condition(where))
+    wanted = RowSelection(tag=tag, where=None if where is None else condition(where))
     with existing(get_settings().database_url) as database:
         return Sample.of_database(database, wanted)
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from producer.commands.options import ResultsTag
+from producer.commands.options import ResultsTag, ResultsWeights, configured_database
 from producer.commands.screen import console, progress_bar, telling_interruption
 from worker.errors import UsageError
 from worker.text import counted, printable
@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from sqlalchemy import Engine
 
     from worker.results.recalibration import Recalibrated
-from producer.commands.calibrate import Weights, configured_database
 
 
 def recalibrate(
@@ -24,7 +23,7 @@ def recalibrate(
         Path, typer.Argument(metavar="CORRECTIONS", help="Noise model: .json, .toml or .pkl.")
     ],
     tag: ResultsTag = None,
-    weights: Weights = None,
+    weights: ResultsWeights = None,
 ) -> None:
     """Apply another noise model to the results in the database.
 
@@ -78,7 +77,7 @@ def _tell_recalibrated(result: Recalibrated, total: int) -> None:
     kept = f"; {total - result.rows} had this noise model already" if total > result.rows else ""
     console.print(f"{counted(result.rows, 'row')} recalibrated{kept}.", soft_wrap=True)
     changes = [
-        f"flag_{(flag.name or '').lower()}: {result.gained[flag]} gained, {result.lost[flag]} lost"
+        f"{flag.column}: {result.gained[flag]} gained, {result.lost[flag]} lost"
         for flag in result.gained
         if result.gained[flag] or result.lost[flag]
     ]

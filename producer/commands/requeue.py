@@ -8,16 +8,14 @@ from typing import Annotated
 
 import typer
 
-from producer.commands.enqueue import send, tell_delay
-from producer.commands.options import LaneName
-from producer.commands.screen import (
-    console,
-)
+from producer.commands.screen import console
+from producer.commands.summary import tell_waiting
 from producer.ledger.requeue import Selection, read_ids
 from producer.ledger.requeue import requeue as requeue_jobs
+from producer.ledger.served import why_nothing_is_sent
 from worker.database.session import exists, opened
 from worker.errors import UsageError
-from worker.fingerprint import weights_sha256
+from worker.queues import Lane
 from worker.settings import get_settings
 from worker.text import counted
 
@@ -47,10 +45,10 @@ def requeue(
     ] = None,
     tag: Annotated[str | None, typer.Option("--tag", help="Only jobs under this tag.")] = None,
     lane: Annotated[
-        LaneName | None, typer.Option("--lane", help="Send the spectra in this lane.")
+        Lane | None, typer.Option("--lane", help="Send the spectra in this lane.")
     ] = None,
 ) -> None:
-    """Send jobs again: sent ones without a row, or with an option those without labels.
+    """Let jobs be sent again: sent ones without a row, or with an option those without labels.
 
     The dispatcher does that by itself for what got lost; this is for whoever has repaired
     something. Options narrow each other.
@@ -67,9 +65,7 @@ def requeue(
     if not exists(settings.database_url):
         raise UsageError("There is no database here yet; `astronn-stream enqueue` makes one.")
     with opened(settings.database_url) as database:
-        count = requeue_jobs(database, selection, lane.value if lane else None)
-        # Without weights of its own it leaves the sending to the stack's dispatcher.
-        named = settings.model is not None
-        delay = send(database, settings, weights_sha256(settings.weights_file)) if named else None
+        count = requeue_jobs(database, selection, lane)
     console.print(f"{counted(count, 'job')} enqueued again.")
-    tell_delay(delay)
+    if count:
+        tell_waiting(why_nothing_is_sent(settings))

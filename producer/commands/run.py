@@ -12,22 +12,20 @@ from producer.commands.options import (
     Model,
     Paths,
     Tag,
-    Wanted,
-    WantedOption,
     settings_with,
     tell_starter,
 )
-from producer.commands.report import report_run
 from producer.commands.screen import (
     console,
     progress_bar,
     reading,
     telling_interruption,
 )
-from producer.commands.summary import print_outcome
+from producer.commands.summary import print_outcome, write_page
 from producer.ledger.plan import Plan
 from producer.ledger.served import check_stack
 from producer.running.run import carry_out
+from producer.sources.files import Wanted
 from worker.reports.page.page import check_report
 from worker.tables.export import check_output, write_table
 
@@ -39,7 +37,9 @@ def run(
     ] = Path("labels.fits"),
     model: Model = None,
     corrections: Corrections = None,
-    kind: WantedOption = Wanted.BOTH,
+    kind: Annotated[
+        Wanted, typer.Option("--kind", help="Process coadds, visits, or both.")
+    ] = "both",
     tag: Tag = "",
     serial: Annotated[
         bool, typer.Option("--serial", help="Use one process, without Redis and workers.")
@@ -64,7 +64,7 @@ def run(
     if report is not None:
         check_report(report)
     settings = settings_with(model, corrections)
-    plan = Plan.make(paths, settings, wanted=kind.value, tag=tag)
+    plan = Plan.make(paths, settings, wanted=kind, tag=tag)
     if settings.broker_url is not None and not serial:
         check_stack(settings, plan.weights)
     tell_starter(plan.weights)
@@ -74,4 +74,5 @@ def run(
     print_outcome(outcome, plan.tag)
     console.print(f"{out}: {len(outcome.table)} rows", soft_wrap=True)
     if report is not None:
-        report_run(report, outcome)
+        told = f"{outcome.processed:,} spectra in {outcome.seconds:.1f} s"
+        write_page(report, outcome.table, [("Processed in this run", told)])

@@ -18,9 +18,15 @@ from rich.progress import (
 )
 
 from worker.signals import stopping_on_signals
+from worker.text import printable
 
 console = Console(highlight=False, emoji=False)
 progress_console = Console(stderr=True, highlight=False, emoji=False)
+
+
+def say(text: str, *, to: Console = console) -> None:
+    """Print a line that may hold what others wrote: names of files, reasons."""
+    to.print(printable(text), soft_wrap=True, markup=False)
 
 
 @contextmanager

@@ -6,9 +6,8 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -26,15 +25,6 @@ if TYPE_CHECKING:
 _SLOWEST, _FASTEST = 0.002, 1e6
 
 
-class LayoutName(StrEnum):
-    """The eras whose files are written."""
-
-    DR13 = "dr13"
-    DR17 = "dr17"
-    SDSS5 = "sdss5"
-    MIXED = "mixed"
-
-
 def simulate(
     folder: Annotated[
         Path,
@@ -50,8 +40,9 @@ def simulate(
         int, typer.Option("--seed", min=0, max=2**63 - 1, help="Of all that is random.")
     ] = 0,
     layout: Annotated[
-        LayoutName, typer.Option("--layout", help="The era; `mixed` takes the three in turn.")
-    ] = LayoutName.SDSS5,
+        Literal["dr13", "dr17", "sdss5", "mixed"],
+        typer.Option("--layout", help="The era; `mixed` takes the three in turn."),
+    ] = "sdss5",
     snr: Annotated[
         tuple[float, float],
         typer.Option("--snr", metavar="LOW HIGH", help="S/N per pixel of the visits, 1 to 10000."),
@@ -85,7 +76,7 @@ def simulate(
     from producer.simulation.survey import Survey
     from producer.simulation.truth import Truth
 
-    survey = Survey(stars, visits, seed, layout.value, snr)
+    survey = Survey(stars, visits, seed, layout, snr)
     truth = Truth.of(folder, survey.settings())
     with telling_interruption():
         if live is None:

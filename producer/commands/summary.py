@@ -2,9 +2,21 @@
 
 from __future__ import annotations
 
-from producer.commands.screen import console
+from collections.abc import Sequence
+from pathlib import Path
+
+from astropy.table import Table
+
+from producer.commands.screen import (
+    console,
+    progress_bar,
+    progress_console,
+    say,
+    telling_interruption,
+)
 from producer.ledger.enqueue import Enqueued
 from producer.running.run import Outcome
+from worker.reports.page.page import write_report
 from worker.results.summary import Summary, summarise
 from worker.text import counted, printable
 
@@ -69,3 +81,26 @@ def print_enqueued(enqueued: Enqueued, *, skipped: bool) -> None:
             soft_wrap=True,
             markup=False,
         )
+
+
+def tell_waiting(reason: str | None) -> None:
+    """Say that spectra wait in the database, where there is a reason why nothing sends them."""
+    if reason is not None:
+        progress_console.print(
+            f"{printable(reason)} The spectra wait in the database until a stack that serves "
+            "their weights runs on it (`astronn-stream up`).",
+            soft_wrap=True,
+            markup=False,
+        )
+
+
+def write_page(path: Path, results: Table, facts: Sequence[tuple[str, object]]) -> None:
+    """Write the page of some results, and say where it is."""
+    from worker.pictures.gallery import GALLERY
+
+    with (
+        telling_interruption("the report was not written"),
+        progress_bar("Drawing", len(GALLERY)) as advance,
+    ):
+        write_report(path, results, facts, advance)
+    say(f"{path}: open it in a browser")

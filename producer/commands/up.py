@@ -9,10 +9,10 @@ import typer
 
 from producer.commands.options import Corrections, Model, settings_with, tell_starter
 from producer.commands.screen import console
-from worker.errors import TransientError, UsageError
+from worker.database.session import wait_for_database
+from worker.errors import UsageError
 from worker.fingerprint import weights_sha256
 from worker.local.stack import FLOWER, REDIS, WHOLE_STACK, LocalStack
-from worker.outage import Outage
 from worker.signals import stopping_on_signals
 from worker.transport.client import broker_answers
 
@@ -43,20 +43,6 @@ def up(
             _serve(LocalStack(settings, settings.stack_directory, services=services))
     except KeyboardInterrupt:
         console.print("The stack is down.")
-
-
-def wait_for_database(url: str, action: str) -> None:
-    """Bring the tables up to date, as soon as the database answers."""
-    from worker.database.session import opened
-
-    outage = Outage(action)
-    while True:
-        try:
-            with opened(url):
-                return outage.end()
-        except TransientError as error:
-            outage.begin(error)
-            time.sleep(1)
 
 
 def _serve(stack: LocalStack) -> None:

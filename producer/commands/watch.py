@@ -9,15 +9,14 @@ from typing import Annotated
 
 import typer
 
-from producer.commands.options import LaneName, Model, settings_with, tell_starter
-from producer.commands.up import wait_for_database
+from producer.commands.options import LaneOption, Model, settings_with, tell_starter
 from producer.ledger.plan import Plan
 from producer.ledger.served import check_stack
 from producer.sources.paths import check_inside
 from producer.watching.arrivals import Arrivals
 from producer.watching.settling import Settling
 from producer.watching.watch import Watch
-from worker.database.session import open_database
+from worker.database.session import open_database, wait_for_database
 from worker.errors import UsageError
 from worker.signals import stopping_on_signals
 
@@ -33,9 +32,7 @@ def watch(
             "--tag", help="A name for this set of results; under another name all is computed anew."
         ),
     ] = "",
-    lane: Annotated[
-        LaneName, typer.Option("--lane", help="`live` goes before `bulk` in every queue.")
-    ] = LaneName.LIVE,
+    lane: LaneOption = "live",
     settle: Annotated[
         float,
         typer.Option(
@@ -82,4 +79,4 @@ def watch(
         wait_for_database(settings.database_url, "watch")
         database = open_database(settings.database_url)
         with closing(Arrivals(folder.absolute(), settings.data_root, poll)) as arrivals:
-            Watch(arrivals, Settling(settle), plan, database, lane.value).run()
+            Watch(arrivals, Settling(settle), plan, database, lane).run()

@@ -9,17 +9,17 @@ from typing import Annotated
 
 import typer
 
-from producer.commands.options import LaneName, StageName, tell_starter
+from producer.commands.options import tell_starter
 from worker.errors import FatalError, UsageError
 from worker.local.stack import EXIT_MISCONFIGURED
-from worker.queues import Stage
+from worker.queues import Lane, Stage
 from worker.settings import get_settings
 
 
 def worker(
-    stage: Annotated[StageName, typer.Argument(help="The stage whose queues it serves.")],
+    stage: Annotated[Stage, typer.Argument(help="The stage whose queues it serves.")],
     lane: Annotated[
-        LaneName | None,
+        Lane | None,
         typer.Option("--lane", help="Serve only this lane; for loaders."),
     ] = None,
     name: Annotated[
@@ -33,7 +33,7 @@ def worker(
 
     A signal to stop (SIGTERM or Ctrl-C) lets it finish what it is at and give back the rest.
     """
-    if lane is not None and stage is not StageName.LOAD:
+    if lane is not None and stage != "load":
         raise UsageError(f"A lane can be left to a loader; {stage} serves all of them.")
     if name is not None and not re.fullmatch(r"[\w.-]+", name):
         raise UsageError("--name takes letters, digits, points, hyphens and underscores.")
@@ -47,26 +47,25 @@ def worker(
 
     from worker.app import app, task_module, worker_arguments
 
-    served: Stage = stage.value
     # No other stage's, which would only cost time; and not by Celery, which would look for
     # whatever that module imports in the current folder first.
-    import_module(task_module(served))
+    import_module(task_module(stage))
     app.conf.include = ()
     # The tasks tell an outage once; Celery would tell it of each message, again and again.
     told = {LOG_RECEIVED, LOG_RETRY, LOG_REJECTED}
     for logs in ("celery.app.trace", "celery.worker.strategy"):
         logging.getLogger(logs).addFilter(lambda record: record.msg not in told)
-    app.worker_main(worker_arguments(served, None if lane is None else lane.value, name))
+    app.worker_main(worker_arguments(stage, lane, name))
 
 
-def _prepare(stage: StageName) -> None:
+def _prepare(stage: Stage) -> None:
     """Open what the stage needs, so that a mistake stops the worker before it takes messages."""
     match stage:
-        case StageName.INFER:
+        case "infer":
             from worker.stages.infer import open_inference
 
             tell_starter(open_inference().weights)
-        case StageName.RECORD:
+        case "record":
             from worker.stages.record import noise_model
 
             noise_model(get_settings().corrections)

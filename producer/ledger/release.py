@@ -7,7 +7,6 @@ way, which bounds what Redis has to hold.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import closing
 from datetime import timedelta
 from itertools import groupby
 from typing import cast
@@ -18,15 +17,10 @@ from sqlalchemy.orm import Session
 from worker.app import publish
 from worker.database.session import reading, transaction
 from worker.database.tables import Job, JobState, Spectrum, now
-from worker.errors import TransientError
 from worker.messages import LoadSpectra, SpectrumReference
-from worker.queues import Lane
+from worker.queues import LANES, Lane
 from worker.settings import Settings
-from worker.transport.broker import Broker
-from worker.transport.client import broker_client
-from worker.transport.served_weights import served_weights
 
-LANES: tuple[Lane, ...] = ("live", "bulk")
 #: The chunk size that makes each file a message.
 _ALONE = 0
 #: The number of PostgreSQL's advisory lock for dispatching; any that nothing else uses.
@@ -215,29 +209,3 @@ def send(message: LoadSpectra) -> None:
     It is not patient: the jobs' rows are locked meanwhile, and the next round tries again.
     """
     publish(message, patient=False)
-
-
-def send_waiting(
-    database: Engine, settings: Settings, weights: str, jobs: Sequence[int] | None = None
-) -> None:
-    """Send what waits to a running stack, as far as there is room; its dispatcher sends the rest.
-
-    Parameters
-    ----------
-    jobs
-        Only these; all where it is None.
-
-    Raises
-    ------
-    TransientError
-        Redis or the database does not answer; the stack serves other weights, or no weights are
-        given and no stack says that it serves the starter weights. What waits goes on waiting.
-    """
-    with closing(broker_client(settings)) as client:
-        served = served_weights(client)
-        if settings.model is None and served != weights:
-            raise TransientError("No stack that serves the starter weights answers.")
-        if served not in (None, weights):
-            raise TransientError("The stack that runs here serves other weights.")
-        name = Broker(client, settings.broker).name()
-        release(database, send, settings, name, weights=weights, jobs=jobs)

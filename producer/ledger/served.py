@@ -1,10 +1,10 @@
-"""Whether the stack that runs serves the weights that are asked for."""
+"""Whether a stack runs, and serves the weights that are asked for."""
 
 from __future__ import annotations
 
 from contextlib import closing, suppress
 
-from worker.errors import TransientError, UsageError
+from worker.errors import StreamError, TransientError, UsageError
 from worker.settings import Settings
 from worker.transport.client import broker_client
 from worker.transport.served_weights import served_weights
@@ -29,3 +29,23 @@ def check_stack(settings: Settings, weights: str) -> None:
             raise UsageError(
                 f"{missing}; give those of the stack with --model FILE or ASTRONN_STREAM_MODEL."
             )
+
+
+def why_nothing_is_sent(settings: Settings, weights: str | None = None) -> str | None:
+    """Why jobs that wait are not sent for now, as one look at Redis tells; None where they are.
+
+    Parameters
+    ----------
+    weights
+        Those of the jobs; None where jobs of any are meant.
+    """
+    try:
+        with closing(broker_client(settings)) as client:
+            served = served_weights(client)
+    except StreamError as error:
+        return str(error)
+    if served is None:
+        return "No dispatcher answers."
+    if weights not in (None, served):
+        return "The stack that runs here serves other weights."
+    return None

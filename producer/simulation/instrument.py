@@ -11,9 +11,8 @@ from functools import cache
 import numpy as np
 from numpy.typing import NDArray
 
+from worker.array_types import Singles
 from worker.spectra.pixels import CHIPS, N_APSTAR
-
-Floats = NDArray[np.float32]
 
 #: Width of a pixel in km/s: log10 of the wavelength rises by 6e-6 per pixel.
 PIXEL_KMS = 4.142
@@ -83,13 +82,13 @@ def coverage(shift: float, fiber: int) -> NDArray[np.bool_]:
     return covered
 
 
-def in_rest_frame(template: Floats, shift: float) -> Floats:
+def in_rest_frame(template: Singles, shift: float) -> Singles:
     """A template of the observer's frame, moved right by ``shift`` pixels, ``(8575,)``."""
     first = round((_MARGIN - np.clip(shift, -_MARGIN, _MARGIN)) * _FINE)
     return template[first : first + N_APSTAR * _FINE : _FINE]
 
 
-def chip_response(rng: np.random.Generator, teff: float) -> Floats:
+def chip_response(rng: np.random.Generator, teff: float) -> Singles:
     """What is left of continuum and throughput, about 1: a slope by Teff, a bend per chip."""
     response = np.ones(N_APSTAR, dtype=np.float32)
     position = np.linspace(-1, 1, N_APSTAR, dtype=np.float32)
@@ -103,8 +102,8 @@ def chip_response(rng: np.random.Generator, teff: float) -> Floats:
 
 
 def bad_pixels(
-    rng: np.random.Generator, flux: Floats, shift: float, fiber: int
-) -> tuple[NDArray[np.int32], Floats]:
+    rng: np.random.Generator, flux: Singles, shift: float, fiber: int
+) -> tuple[NDArray[np.int32], Singles]:
     """Pixels that the detectors lost: their mask bits, and the flux interpolated over them."""
     mask = np.zeros(N_APSTAR, dtype=np.int32)
     scattered = rng.integers(0, N_APSTAR, rng.poisson(_BAD_PIXELS_PER_VISIT))
@@ -130,7 +129,7 @@ def _bad_columns() -> NDArray[np.int_]:
 
 
 @cache
-def sky_lines() -> Floats:
+def sky_lines() -> Singles:
     """Airglow lines, strongest about 30, on sub-pixels of the observer's frame."""
     rng = np.random.default_rng([_FEATURES_SEED, 1])
     centres = rng.uniform(0, N_APSTAR, _N_SKY_LINES)
@@ -139,7 +138,7 @@ def sky_lines() -> Floats:
 
 
 @cache
-def telluric_transmission() -> Floats:
+def telluric_transmission() -> Singles:
     """Transmission of the air at the zenith, on sub-pixels of the observer's frame."""
     rng = np.random.default_rng([_FEATURES_SEED, 2])
     centres, depths = [], []
@@ -154,7 +153,7 @@ def telluric_transmission() -> Floats:
 
 def _gaussians(
     centres: NDArray[np.floating], heights: NDArray[np.floating], sigma: float
-) -> Floats:
+) -> Singles:
     size = (N_APSTAR + 2 * _MARGIN) * _FINE
     grid = np.arange(size) / _FINE - _MARGIN
     total = np.zeros(size)

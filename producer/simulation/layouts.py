@@ -17,8 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from producer.simulation.observation import Layout, Visits
+from worker.array_types import Floats
 
-Floats = NDArray[np.float64]
 Rows = NDArray[Any]
 
 #: Bits of APOGEE_PIXMASK that make a pixel bad for the reduction: 0 to 7, NOT_ENOUGH_PSF.

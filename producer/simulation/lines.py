@@ -17,11 +17,10 @@ from functools import cache
 import numpy as np
 from numpy.typing import NDArray
 
+from worker.array_types import Reals
 from worker.labels import LABEL_NAMES, LABELS
 from worker.spectra.pixels import CHIPS, CUT_CHIPS, N_APSTAR
 from worker.spectra.windows import element_window
-
-Floats = NDArray[np.floating]
 
 _LINE_LIST_SEED = 2019
 #: Width of a line before the instrument, in pixels (Gaussian sigma): thermal and turbulent.
@@ -138,7 +137,7 @@ def microturbulence(logg: NDArray[np.float64]) -> NDArray[np.float64]:
 @cache
 def spectrum_model() -> SpectrumModel:
     """The forward model; its line list never changes."""
-    rows: list[Floats] = []
+    rows: list[Reals] = []
     column: list[int] = []
     excitation: list[float] = []
     molecule: list[float] = []
@@ -166,7 +165,7 @@ def spectrum_model() -> SpectrumModel:
     )
 
 
-def _templates(rng: np.random.Generator, element: str, species: _Species) -> tuple[Floats, Floats]:
+def _templates(rng: np.random.Generator, element: str, species: _Species) -> tuple[Reals, Reals]:
     """Optical depth of an element's lines within its windows, by excitation.
 
     Cores and wings, ``(3, 8575)`` each; molecules have no wings.
@@ -191,7 +190,7 @@ def _templates(rng: np.random.Generator, element: str, species: _Species) -> tup
     return cores * seen, wings * seen
 
 
-def _band_shape(centres: Floats) -> Floats:
+def _band_shape(centres: Reals) -> Reals:
     """CO: strong at a band head, weaker towards the red."""
     wavelengths = 10 ** (4.179 + 6e-6 * centres)
     distance = wavelengths[:, None] - np.array(_CO_HEADS)
@@ -227,7 +226,7 @@ def _brackett_templates() -> NDArray[np.float32]:
     return np.asarray((profiles * (11.0 / upper) ** 2).sum(axis=2), dtype=np.float32)
 
 
-def _brackett_weights(teff: NDArray[np.float64], logg: NDArray[np.float64]) -> Floats:
+def _brackett_weights(teff: NDArray[np.float64], logg: NDArray[np.float64]) -> Reals:
     """Depth of the Brackett lines shared out to the two nearest widths, ``(n, 5)``."""
     depth = 0.16 / (1 + np.exp(-(teff - 6200.0) / 420.0))
     width = 24.0 * 10 ** (0.25 * (logg - 4.0))

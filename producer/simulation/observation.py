@@ -8,9 +8,9 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-Layout = Literal["dr13", "dr17", "sdss5"]
+from worker.array_types import Singles
 
-Floats = NDArray[np.float32]
+Layout = Literal["dr13", "dr17", "sdss5"]
 
 
 @dataclass(frozen=True)
@@ -73,13 +73,13 @@ class Visits:
         Signal-to-noise ratio per pixel.
     """
 
-    flux: Floats
-    error: Floats
+    flux: Singles
+    error: Singles
     mask: NDArray[np.int32]
-    sky: Floats
-    e_sky: Floats
-    telluric: Floats
-    e_telluric: Floats
+    sky: Singles
+    e_sky: Singles
+    telluric: Singles
+    e_telluric: Singles
     covered: NDArray[np.bool_]
     plate: NDArray[np.int64]
     mjd: NDArray[np.int64]

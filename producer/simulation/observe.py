@@ -24,8 +24,9 @@ from producer.simulation.instrument import (
     telluric_transmission,
 )
 from producer.simulation.lines import microturbulence, spectrum_model
-from producer.simulation.observation import Floats, Star, Visits
+from producer.simulation.observation import Star, Visits
 from producer.simulation.population import N_NORMAL, N_UNIFORM, draw_labels
+from worker.array_types import Singles
 from worker.labels import LABEL_NAMES
 from worker.spectra.pixels import N_APSTAR
 
@@ -203,7 +204,7 @@ def _barycentric(star: Star, jd: float) -> float:
     return float(29.8 * (x * np.sin(sun) - y * np.cos(sun)))
 
 
-def _broadened(transform: NDArray[np.complexfloating], width: float, shift: float) -> Floats:
+def _broadened(transform: NDArray[np.complexfloating], width: float, shift: float) -> Singles:
     """A spectrum convolved with a Gaussian and moved, widths and shifts in pixels."""
     frequency = np.arange(transform.size) / _PADDED
     kernel = np.exp(-2 * (np.pi * frequency * width) ** 2 - 2j * np.pi * frequency * shift)

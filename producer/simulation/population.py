@@ -12,9 +12,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from worker.array_types import Floats
 from worker.labels import LABEL_NAMES
-
-Floats = NDArray[np.float64]
 
 #: How many uniform and normal random numbers a star's labels take.
 N_UNIFORM, N_NORMAL = 6, 30

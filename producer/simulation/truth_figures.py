@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from astropy.table import Table
-from numpy.typing import NDArray
 
+from worker.array_types import Floats
 from worker.identity import COADD
 from worker.labels import LABEL_NAMES, LABELS
 from worker.pictures.style import BLUE, ORANGE, figure_at
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from matplotlib.collections import PathCollection
     from matplotlib.figure import FigureBase
 
-Floats = NDArray[np.float64]
 
 _ABUNDANCES = [label for label in LABELS if label.name not in ("teff", "logg")]
 

@@ -20,6 +20,7 @@ from producer.process_pool import LostProcessError, shared_out
 from producer.sources.files import Wanted, find_files, spectra_of
 from worker.errors import FatalError, UsageError
 from worker.messages import SpectrumReference
+from worker.snr import known_snr
 from worker.spectra.load import load_spectra
 from worker.spectra.pixels import N_PIXELS
 from worker.spectra.versions import file_version
@@ -153,8 +154,7 @@ def match(cache: SpectraCache, table: LabelTable, data_root: Path) -> Matched:
         e_labels=table.e_labels[rows[labelled]],
         stars=[spectrum.star for spectrum in spectra],
         keys=[spectrum.natural_key for spectrum in spectra],
-        # DR17 writes a zero for what it does not know.
-        snr=np.array([spectrum.snr or np.nan for spectrum in spectra]),
+        snr=known_snr(np.array([spectrum.snr or np.nan for spectrum in spectra])),
     )
     used = len(set(rows[labelled].tolist()))
     return Matched(data, len(rows) - len(labelled), len(table.names) - used)

@@ -20,7 +20,6 @@ from sqlalchemy.exc import SQLAlchemyError
 from producer.ledger.enqueue import register_files
 from producer.ledger.plan import Plan
 from producer.ledger.register import Registered, files_with_jobs
-from producer.ledger.release import send_waiting
 from producer.sources.paths import catalogue_path
 from producer.watching.arrivals import WHOLE_LOOK_SECONDS, Arrivals, Sighting
 from producer.watching.settling import Settling
@@ -77,7 +76,7 @@ class Watch:
         self._known: set[int] = set()
         self._known_since = time.monotonic()
         self._retry = float("-inf")
-        self._registering, self._sending = Outage("watch"), Outage("send")
+        self._outage = Outage("watch")
 
     def run(self) -> None:
         """Go on until a signal ends the process."""
@@ -85,7 +84,7 @@ class Watch:
             self.step()
 
     def step(self) -> None:
-        """One round: notice what comes, register what counts, send it."""
+        """One round: notice what comes, register what counts."""
         soon = self._settling.soon()
         noticed, found = self._arrivals.wait(
             _SETTLING_SECONDS if soon else self._idle,
@@ -100,9 +99,9 @@ class Watch:
         try:
             self._compare(moment)
             self._register(moment)
-            self._registering.end()
+            self._outage.end()
         except TransientError as error:
-            self._registering.begin(error)
+            self._outage.begin(error)
             self._retry = moment + _RETRY_SECONDS
 
     def _compare(self, moment: float) -> None:
@@ -126,7 +125,7 @@ class Watch:
             self._settling.notice(each.file, each.version, moment, closed=each.closed)
 
     def _register(self, moment: float) -> None:
-        """Register the files that count, and send their spectra at once."""
+        """Register the files that count."""
         if counting := list(islice(self._settling.counting(moment), _REGISTERED_AT_ONCE)):
             self._enqueue([Sighting(*each) for each in counting])
 
@@ -152,17 +151,6 @@ class Watch:
             len(registered.jobs),
             len(registered.waiting_jobs),
         )
-        self._send(registered.waiting_jobs)
-
-    def _send(self, jobs: Sequence[int]) -> None:
-        """Send what waits; what cannot be sent waits in the database for the dispatcher."""
-        if not jobs:
-            return
-        try:
-            send_waiting(self._database, self._plan.settings, self._plan.weights, jobs)
-            self._sending.end()
-        except (TransientError, SQLAlchemyError) as error:
-            self._sending.begin(error)
 
     def _forget(self, moment: float) -> None:
         """Ask the catalogue anew for each look at the whole folder: it may be an older one by now.

@@ -9,14 +9,13 @@ import pytest
 from sqlalchemy import select
 
 from producer.ledger.dispatcher import Dispatcher
-from producer.ledger.release import send_waiting
-from producer.ledger.served import check_stack
+from producer.ledger.served import check_stack, why_nothing_is_sent
 from tests.conftest import Inputs
 from tests.integration.conftest import Stream
 from worker import starter
 from worker.database.session import transaction
-from worker.database.tables import AstroNN, Job, JobState, Spectrum
-from worker.errors import TransientError, UsageError
+from worker.database.tables import AstroNN, Job, Spectrum
+from worker.errors import UsageError
 from worker.labels import LABEL_NAMES
 from worker.monitoring.status import read_status
 from worker.results.noise_model import read_noise_model
@@ -89,35 +88,20 @@ def test_weights_that_the_stack_does_not_serve_are_told(bare: Stream, tmp_path: 
     check_stack(get_settings().changed(model=tmp_path / "own.pt"), "ab" * 32)
 
 
-def test_without_weights_only_a_stack_that_serves_the_starter_weights_is_sent_to(
-    bare: Stream,
-) -> None:
-    for served in (None, "ab" * 32):
-        if served is not None:
-            tell_served(bare.client, served)
-        with pytest.raises(TransientError, match="No stack that serves the starter weights"):
-            send_waiting(bare.engine, get_settings(), bare.weights)
-        assert set(bare.states().values()) == {JobState.WAITING}
-        assert bare.client.llen("load.bulk") == 0
-
-
-def test_a_stack_that_serves_other_weights_is_not_sent_to(
-    bare: Stream, starter_weights: Path
-) -> None:
-    named = get_settings().changed(model=starter_weights)
-    tell_served(bare.client, "ab" * 32)
-    with pytest.raises(TransientError, match="serves other weights"):
-        send_waiting(bare.engine, named, bare.weights)
-    assert set(bare.states().values()) == {JobState.WAITING}
-    bare.client.flushdb()  # nobody says what is served: one that is starting may be meant
-    send_waiting(bare.engine, named, bare.weights)
-    assert set(bare.states().values()) == {JobState.QUEUED}
-
-
-def test_a_stack_of_the_starter_weights_is_sent_to(bare: Stream) -> None:
+def test_a_look_at_redis_tells_whether_what_waits_is_sent(bare: Stream) -> None:
+    settings = get_settings()
+    assert why_nothing_is_sent(settings, bare.weights) == "No dispatcher answers."
+    assert Dispatcher(bare.engine, bare.client, settings).step(bare.registered.jobs)
+    assert why_nothing_is_sent(settings) == "No dispatcher answers.", "a run's sends its own alone"
     tell_served(bare.client, bare.weights)
-    send_waiting(bare.engine, get_settings(), bare.weights)
-    assert set(bare.states().values()) == {JobState.QUEUED}
+    assert why_nothing_is_sent(settings, bare.weights) is None
+    assert why_nothing_is_sent(settings) is None
+    assert "serves other weights" in (why_nothing_is_sent(settings, "ab" * 32) or "")
+
+
+def test_a_redis_that_is_away_is_named_as_the_reason(bare: Stream, tmp_path: Path) -> None:
+    away = get_settings().changed(broker_url=f"redis+socket://{tmp_path}/none.sock")
+    assert "Redis does not answer" in (why_nothing_is_sent(away, bare.weights) or "")
 
 
 def test_status_names_what_is_served_and_counts_what_waits_for_others(bare: Stream) -> None:

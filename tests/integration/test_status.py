@@ -71,6 +71,7 @@ def test_a_stack_that_works_has_no_problems(stream: Stream) -> None:
     assert status.eta_seconds == 0
     device = status.workers["infer@here"]
     assert device.device == "cpu"
+    assert device.engine in ("cpu (bfloat16)", "cpu (float32)")
     assert 0 < (device.busy or 0) <= 1
     assert 1 <= (device.batch_size or 0) <= 12
 
@@ -267,4 +268,7 @@ def test_the_form_for_machines_does_not_change_unnoticed() -> None:
     assert list(found) == keys.split()
     assert found["version"] == 1
     assert list(Reason.model_fields) == ["reason", "number", "latest", "example"]
-    assert list(Worker.model_fields) == ["queues", "device", "busy", "batch_size", "batch_wait"]
+    assert list(Worker.model_fields) == [
+        *("queues", "device", "engine"),
+        *("busy", "batch_size", "batch_wait"),
+    ]

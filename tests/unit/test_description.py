@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from worker.messages import Failure, SpectrumReference, Ticket
-from worker.task_text import describe
+from worker.task_text import task_text
 
 
 def reference(number: int, path: str = "a/apStar-r13-2M1.fits", member: str = "coadd") -> Ticket:
@@ -21,22 +21,22 @@ OTHER = reference(9, "b/apStar-r13-2M2.fits.gz")
 
 
 def test_files_members_and_numbers_are_told() -> None:
-    assert describe([reference(1), *VISITS, OTHER]) == (
+    assert task_text([reference(1), *VISITS, OTHER]) == (
         "(4 spectra: apStar-r13-2M1: coadd, 2 visits [1, 2, 3]; apStar-r13-2M2: coadd [9])"
     )
-    assert describe(VISITS[:1]) == "(1 spectrum: apStar-r13-2M1: 1 visit [2])"
+    assert task_text(VISITS[:1]) == "(1 spectrum: apStar-r13-2M1: 1 visit [2])"
 
 
 def test_what_bears_numbers_alone_is_told_by_what_it_is_about() -> None:
     failures = [failure(2, "It is empty."), failure(4, "It is gone.")]
-    assert describe(failures, about=[reference(1), *VISITS]) == (  # type: ignore[list-item]
+    assert task_text(failures, about=[reference(1), *VISITS]) == (  # type: ignore[list-item]
         "(2 spectra: apStar-r13-2M1: 1 visit [2]; [4]; It is empty. (and 1 more reasons))"
     )
-    assert describe([failure(4, "It is gone.")]) == "(1 spectrum: [4]; It is gone.)"
+    assert task_text([failure(4, "It is gone.")]) == "(1 spectrum: [4]; It is gone.)"
 
 
 def test_a_long_list_is_cut_but_its_number_is_told() -> None:
-    shown = describe([reference(number, f"apStar-{number}.fits") for number in range(5000)])
+    shown = task_text([reference(number, f"apStar-{number}.fits") for number in range(5000)])
     assert shown.startswith("(5000 spectra: apStar-0: coadd [0]; ")
     assert len(shown) < 2100
     assert shown.endswith(" ...)")

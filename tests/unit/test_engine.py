@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import subprocess
 import sys
 from collections.abc import Callable
 from functools import cache
@@ -9,9 +11,11 @@ from functools import cache
 import numpy as np
 import pytest
 import torch
+from numba.core.errors import NumbaValueError
 from numpy.typing import NDArray
 
 from worker.errors import FatalError
+from worker.network.engines import choose
 from worker.network.engines.choose import choose_device, open_engine
 from worker.network.engines.cpu.engine import CpuEngine
 from worker.network.engines.engine import Engine, summarise
@@ -123,6 +127,63 @@ def test_flux_that_cannot_be_computed_with_gives_no_number(
         labels, _ = CpuEngine(model, mc_samples=3, seed=0)(flux, ["a", "b"])
     assert np.isnan(labels[0]).all()
     assert np.isfinite(labels[1]).all()
+
+
+class Unusable:
+    """Stands in for an engine that cannot be opened."""
+
+    error: Exception
+
+    def __init__(self, *_: object, **__: object) -> None:
+        raise self.error
+
+
+@pytest.fixture
+def unusable(monkeypatch: pytest.MonkeyPatch) -> type[Unusable]:
+    monkeypatch.setitem(choose.ENGINES, "cpu", (__name__, "Unusable"))
+    return Unusable
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        NumbaValueError("Cannot unify"),
+        RuntimeError("Failed to find C compiler. Please specify via CC environment variable."),
+        subprocess.CalledProcessError(1, ["gcc"]),
+        ModuleNotFoundError("No module named 'numba'"),
+    ],
+    ids=str,
+)
+def test_what_cannot_be_compiled_is_left_to_torch_with_a_warning(
+    model: ApogeeBCNNCensored,
+    unusable: type[Unusable],
+    error: Exception,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    unusable.error = error
+    assert isinstance(open_engine(model, mc_samples=2, seed=0), TorchEngine)
+    (warning,) = caplog.messages
+    assert "engine=torch" in warning
+    assert str(error).partition(".")[0] in warning or repr(error) in warning
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
+        RuntimeError("Triton Error [CUDA]: out of memory"),
+        RuntimeError("CUDA error: an illegal memory access was encountered"),
+        MemoryError("no more"),
+        TypeError("a mistake of ours"),
+    ],
+    ids=str,
+)
+def test_a_device_that_is_full_or_fails_is_no_reason_to_compute_slowly(
+    model: ApogeeBCNNCensored, unusable: type[Unusable], error: Exception
+) -> None:
+    unusable.error = error
+    with pytest.raises(type(error), match=re.escape(str(error))):
+        open_engine(model, mc_samples=2, seed=0)
 
 
 def test_without_numba_torch_does_it(

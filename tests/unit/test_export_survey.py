@@ -22,7 +22,7 @@ from typer.testing import CliRunner
 from producer.commands.main import command_line
 from worker.errors import FatalError, UsageError
 from worker.results import load_results, read
-from worker.results.read import Wanted, read_table
+from worker.results.read import RowSelection, read_table
 from worker.settings import PREFIX, get_settings
 from worker.tables import export, packing
 from worker.tables.export import SURVEY_FILES, write_results, write_survey, write_table
@@ -37,7 +37,7 @@ def url_of(engine: Engine) -> str:
 def test_coadds_and_visits_are_apart_below_an_empty_table_for_boss(
     engine: Engine, tmp_path: Path
 ) -> None:
-    written = write_survey(engine, Wanted(), tmp_path)
+    written = write_survey(engine, RowSelection(), tmp_path)
     assert [each.rows for each in written] == [1, 4]
     for each, (kind, name) in zip(written, SURVEY_FILES.items(), strict=True):
         assert each.path == tmp_path / name
@@ -55,16 +55,18 @@ def test_coadds_and_visits_are_apart_below_an_empty_table_for_boss(
 def test_one_kind_alone_makes_one_file(engine: Engine, tmp_path: Path) -> None:
     folder = tmp_path / "out"
     folder.mkdir()
-    (only,) = write_survey(engine, Wanted(kind="visit"), folder)
+    (only,) = write_survey(engine, RowSelection(kind="visit"), folder)
     assert [only.path] == list(folder.iterdir())
 
 
 def test_the_folder_of_the_surveys_files_is_made(engine: Engine, tmp_path: Path) -> None:
     folder = tmp_path / "new" / "tables"
-    assert [each.path.parent for each in write_survey(engine, Wanted(), folder)] == [folder] * 2
+    assert [each.path.parent for each in write_survey(engine, RowSelection(), folder)] == [
+        folder
+    ] * 2
     (tmp_path / "file").touch()
     with pytest.raises(UsageError, match=r"The folder .*file cannot be made: File exists\."):
-        write_survey(engine, Wanted(), tmp_path / "file")
+        write_survey(engine, RowSelection(), tmp_path / "file")
 
 
 @pytest.mark.parametrize("ending", FORMATS)
@@ -72,10 +74,10 @@ def test_blocks_join_without_a_seam(
     engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ending: str
 ) -> None:
     whole, parts = tmp_path / f"whole{ending}", tmp_path / f"parts{ending}"
-    write_results(engine, Wanted(), whole)
+    write_results(engine, RowSelection(), whole)
     monkeypatch.setattr(read, "ROWS_AT_ONCE", 2)
     monkeypatch.setattr(packing, "ROWS_AT_ONCE", 2)
-    assert write_results(engine, Wanted(), parts).rows == 5
+    assert write_results(engine, RowSelection(), parts).rows == 5
     if ending == ".parquet":  # its groups of rows are the blocks
         pandas.testing.assert_frame_equal(pandas.read_parquet(parts), pandas.read_parquet(whole))
     else:
@@ -86,7 +88,7 @@ def test_blocks_join_without_a_seam(
 def test_the_database_and_a_table_of_it_make_the_same_file(
     engine: Engine, table: Table, tmp_path: Path, ending: str
 ) -> None:
-    write_results(engine, Wanted(), tmp_path / f"one{ending}")
+    write_results(engine, RowSelection(), tmp_path / f"one{ending}")
     write_table(table, tmp_path / f"other{ending}")
     assert (tmp_path / f"one{ending}").read_bytes() == (tmp_path / f"other{ending}").read_bytes()
 
@@ -95,7 +97,7 @@ def test_a_votable_is_valid_and_keeps_units_and_what_is_missing(
     engine: Engine, table: Table, tmp_path: Path
 ) -> None:
     path = tmp_path / "labels.vot"
-    write_results(engine, Wanted(), path)
+    write_results(engine, RowSelection(), path)
     told = io.StringIO()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -112,7 +114,7 @@ def test_a_votable_is_valid_and_keeps_units_and_what_is_missing(
 
 def test_pandas_reads_the_same_numbers(engine: Engine, table: Table, tmp_path: Path) -> None:
     for ending, reader in ((".csv", pandas.read_csv), (".parquet", pandas.read_parquet)):
-        write_results(engine, Wanted(), tmp_path / f"labels{ending}")
+        write_results(engine, RowSelection(), tmp_path / f"labels{ending}")
         frame = reader(tmp_path / f"labels{ending}")
         for name in ("teff", "raw_e_ni_h", "snr"):
             np.testing.assert_array_equal(frame[name].to_numpy(np.float32), table[name])
@@ -127,7 +129,7 @@ def test_a_notice_counts_the_rows_that_were_written(
     monkeypatch.setattr(export, "STARTER_NAMES", ("own.pt",))
     asked: list[str] = []
     event.listen(engine, "before_cursor_execute", lambda *about: asked.append(about[2]))
-    written = write_results(engine, Wanted(), tmp_path / "labels.ecsv")
+    written = write_results(engine, RowSelection(), tmp_path / "labels.ecsv")
     assert sum("FROM astronn" in statement for statement in asked) == 1
     assert written.notice is not None
     assert written.notice.startswith("4 of 5 rows come from the ")

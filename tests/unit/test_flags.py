@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,7 +10,7 @@ from sqlalchemy import create_engine, select
 from sqlalchemy.orm import Session
 
 from worker.database.tables import AstroNN, Base, now
-from worker.flags import BAD, DESCRIPTIONS, ResultFlag, flag_uncertain
+from worker.flags import BAD, DESCRIPTIONS, RULES, ResultFlag, flag_uncertain
 from worker.labels import LABEL_NAMES
 
 LOGG, TEFF, FE_H = ResultFlag.UNCERTAIN_LOGG, ResultFlag.UNCERTAIN_TEFF, ResultFlag.UNCERTAIN_FE_H
@@ -175,3 +177,14 @@ def test_properties_can_be_queried(session: Session, name: str) -> None:
     assert session.scalars(query.where(condition)).all() == wanted
     assert session.scalars(query.where(~condition)).all() == others
     assert len(wanted) in (2, 8, 15)
+
+
+def test_the_table_of_the_readme_says_the_same() -> None:
+    readme = (Path(__file__).parents[2] / "README.md").read_text()
+    rows = re.findall(r"^\| `(flag_\w+)` \| (\d+) \| (.+) \|$", readme, re.MULTILINE)
+    assert [(name, 1 << int(bit)) for name, bit, _ in rows] == [
+        (flag.column, flag.value) for flag in ResultFlag
+    ]
+    assert {name: text for name, _, text in rows if name != "flag_no_result"} == {
+        flag.column: str(rule) for flag, rule in RULES.items()
+    }

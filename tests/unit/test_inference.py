@@ -37,6 +37,7 @@ class Network:
     """
 
     def __init__(self, fault: Callable[[], object] | None = None, *poison: int) -> None:
+        self.name = "a network"
         self.fault = fault
         self.poison = poison
         self.batches: list[list[float]] = []

@@ -21,7 +21,7 @@ from worker.pictures.planes import kiel, magnesium, planes
 from worker.pictures.sample import Sample
 from worker.pictures.scatter import repeats, uncertainties
 from worker.pictures.style import DARK, LIGHT, NothingToDrawError, Theme, rendered, save
-from worker.results.read import Wanted, read_table
+from worker.results.read import RowSelection, read_table
 from worker.tables.export import write_table
 
 Draw = Callable[[Sample, Theme], Figure]
@@ -191,7 +191,7 @@ def test_files_have_the_paper_of_their_theme_and_change_no_settings(
 
 
 def test_a_table_and_the_database_are_the_same_sample(engine: Engine, tmp_path: Path) -> None:
-    ours = Sample.of_database(engine, Wanted())
+    ours = Sample.of_database(engine, RowSelection())
     assert ours.labelled.tolist().count(False) == 1
     assert ours.star.min() == -1  # a spectrum without a star
     for ending in ("fits", "parquet", "ecsv", "csv"):

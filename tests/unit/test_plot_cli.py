@@ -12,7 +12,7 @@ from tests.unit.apstar_files import visit_name, write_apstar
 from worker.errors import FatalError, UsageError
 from worker.pictures import gallery
 from worker.pictures.gallery import GALLERY
-from worker.results.read import Wanted, read_table
+from worker.results.read import RowSelection, read_table
 from worker.settings import PREFIX, get_settings
 from worker.tables.export import write_results, write_survey, write_table
 
@@ -58,7 +58,7 @@ def test_pictures_of_the_database_in_both_formats(monkeypatch: pytest.MonkeyPatc
 @pytest.mark.usefixtures("flags_alone")
 @pytest.mark.parametrize("ending", ["fits", "parquet", "csv", "ecsv", "vot"])
 def test_a_table_gives_the_pictures_of_the_database(database: Engine, ending: str) -> None:
-    write_results(database, Wanted(), Path(f"labels.{ending}"))
+    write_results(database, RowSelection(), Path(f"labels.{ending}"))
     plot("--out", "ours")
     plot("--out", "theirs", "--table", f"labels.{ending}")
     assert Path("ours/flags.png").read_bytes() == Path("theirs/flags.png").read_bytes()
@@ -66,7 +66,7 @@ def test_a_table_gives_the_pictures_of_the_database(database: Engine, ending: st
 
 @pytest.mark.usefixtures("flags_alone")
 def test_a_table_in_the_surveys_layout_is_that_of_its_results(database: Engine) -> None:
-    coadds, _ = write_survey(database, Wanted(), Path())
+    coadds, _ = write_survey(database, RowSelection(), Path())
     plot("--out", "ours", "--where", "kind == 'coadd'")
     plot("--out", "theirs", "--table", coadds.path)
     assert Path("ours/flags.png").read_bytes() == Path("theirs/flags.png").read_bytes()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Any
 
+import pytest
 from rich.console import Console
 
 from worker.monitoring.status import Reason, Status, Worker
@@ -38,6 +39,7 @@ BUSY: dict[str, Any] = {
         "infer@a": Worker(
             queues=["infer.bulk", "infer.live"],
             device="cuda",
+            engine="triton (bfloat16)",
             busy=0.934,
             batch_size=61.25,
             batch_wait=0.0123,
@@ -76,12 +78,29 @@ def test_a_busy_stream_is_told_in_numbers() -> None:
     assert row(screen, "infer") == ["infer", "3", "64", "64", "75.0", "1"]
     assert row(screen, "record") == ["record", "5", "66", "", "72.0", "0"]
     assert row(screen, "bulk") == ["bulk", "1,234,567", "4,096", "9"]
-    assert row(screen, "infer@a") == ["infer@a", "cuda", "93 %", "61.2", "12 ms"]
+    expected = ["infer@a", "cuda, triton (bfloat16)", "93 %", "61.2", "12 ms"]
+    assert row(screen, "infer@a") == expected
     assert "Rows without labels: 12." in screen
     assert "Done in: 1:02:03" in screen
     assert "Oldest live spectrum under way: 0:01:01" in screen
     assert "7 more are in workers' hands" in screen
     assert row(screen, "    11") == ["11", "… is not a [bold]FITS? file."]
+
+
+@pytest.mark.parametrize(
+    ("device", "engine", "shown"),
+    [
+        ("cpu", "cpu (float32)", "cpu (float32)"),
+        ("cpu", "torch", "cpu, torch"),
+        ("cpu", None, "cpu"),
+        (None, None, ""),
+    ],
+)
+def test_the_engine_is_shown_with_its_device(
+    device: str | None, engine: str | None, shown: str
+) -> None:
+    worker = Worker(queues=["infer.bulk"], device=device, engine=engine)
+    assert row(drawn(workers={"infer@b": worker}), "infer@b")[1] == shown
 
 
 def test_a_narrow_terminal_cuts_no_word() -> None:

@@ -18,11 +18,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from worker.array_types import Floats
 from worker.calibration.pair_fit import Differences, Fitted, Model, bootstrap, fit
 from worker.calibration.repeats import Pairs, Visits
 from worker.labels import LABELS
 from worker.results.noise_model import NoiseModel, SnrFactors
-from worker.snr import LEAST_FREEDOM, Floats, hats, supported_places
+from worker.snr import LEAST_FREEDOM, hats, supported_places
 
 #: The part of a Gaussian within one sigma.
 ONE_SIGMA = 0.6827

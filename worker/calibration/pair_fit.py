@@ -15,6 +15,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from worker.array_types import Floats
+
 _MOST_STEPS = 300
 _LONGEST_STEP = 0.3
 _CONVERGED = 1e-5
@@ -23,7 +25,6 @@ _WIDTHS = (4.0, 10.0, 1000.0)
 _FIRST_OUTLIERS, _LEAST_OUTLIERS = 0.02, 1e-6
 _DIFFERENCE = 1e-4
 
-Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
 #: Parameters to variances ``(m,)`` of the differences, and the derivatives ``(m, p)`` of half
 #: their logarithm.

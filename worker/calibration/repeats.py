@@ -13,17 +13,17 @@ from dataclasses import dataclass, fields
 import numpy as np
 from numpy.typing import NDArray
 
-from worker.flags import ResultFlag, flag_uncertain
+from worker.array_types import Floats
+from worker.flags import RULES, flag_uncertain
 
 #: Visits of a star are compared with this many others at most, so that pairs grow like visits.
 _MOST_APART = 9
 #: A label of a star in the outer parts of all stars' is left out: there labels are held back by
 #: the range of the training.
 EDGES = (5.0, 95.0)
-#: These look at a label; the others at an uncertainty alone.
-_BY_LABEL = ResultFlag.UNCERTAIN_LOGG | ResultFlag.UNCERTAIN_FE_H
+#: The bits of flags that look at a label; the others look at an uncertainty alone.
+_BY_LABEL = sum(flag.value for flag, rule in RULES.items() if rule.relative is not None)
 
-Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
 
 
@@ -73,7 +73,7 @@ def comparable(visits: Visits) -> Visits:
         return visits
     number = _numbered(visits.star)
     flags = flag_uncertain(_means(number, visits.labels)[number], visits.e_labels)
-    visits = visits.only(((visits.flags & ~_BY_LABEL.value) == 0) & (flags == 0))
+    visits = visits.only(((visits.flags & ~_BY_LABEL) == 0) & (flags == 0))
     number = _numbered(visits.star)
     return visits.only(np.bincount(number, minlength=1)[number] > 1)
 

@@ -6,18 +6,16 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
+from worker.array_types import Floats
 from worker.calibration.calibration import pulls, width
 from worker.calibration.repeats import Pairs, Visits
 from worker.labels import LABELS
 from worker.results.noise_model import NoiseModel
-from worker.snr import snr_bins
+from worker.snr import known_snr, snr_bins
 
 #: Fewer pairs than this say little about a width.
 _LEAST_PAIRS = 20
-
-Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -56,7 +54,7 @@ class LabelPulls:
 def all_pulls(visits: Visits, pairs: Pairs, noise_model: NoiseModel) -> Iterator[LabelPulls]:
     """The pulls of each label, in the order of :data:`worker.labels.LABELS`."""
     e_labels = noise_model.apply(visits.raw_e_labels, visits.snr)
-    snr = np.where(visits.snr > 0, visits.snr, np.nan)
+    snr = known_snr(visits.snr)
     lower = np.minimum(snr[pairs.first], snr[pairs.second])
     for position in range(len(LABELS)):
         before = pulls(visits, pairs, position, visits.raw_e_labels[:, position])

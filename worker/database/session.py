@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,6 +22,7 @@ from sqlalchemy.exc import (
 from sqlalchemy.orm import Session
 
 from worker.errors import FatalError, TransientError, UsageError
+from worker.outage import Outage
 
 _SQLITE_BUSY_SECONDS = 30
 #: What passes by itself, or once an operator acts: no server, no table yet, a read-only server.
@@ -160,6 +162,18 @@ def opened(url: str) -> Iterator[Engine]:
         yield database
     finally:
         database.dispose()
+
+
+def wait_for_database(url: str, action: str) -> None:
+    """Bring the tables up to date, as soon as the database answers; the log names the action."""
+    outage = Outage(action)
+    while True:
+        try:
+            with opened(url):
+                return outage.end()
+        except TransientError as error:
+            outage.begin(error)
+            time.sleep(1)
 
 
 @contextmanager

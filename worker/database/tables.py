@@ -25,7 +25,7 @@ from sqlalchemy import (
 from sqlalchemy.ext.hybrid import hybrid_property
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-from worker.flags import BAD, ResultFlag
+from worker.flags import BAD, RULES, ResultFlag
 from worker.labels import LABELS
 
 #: SQLite numbers rows by itself only where the key is a plain INTEGER.
@@ -197,7 +197,8 @@ class AstroNN(Base):
 
     Its key is the job's, so a second row for one job cannot exist. Besides the columns
     written out here there are four for each label: ``teff``, ``e_teff``, ``raw_teff``,
-    ``raw_e_teff`` and so on (see :func:`label_columns`).
+    ``raw_e_teff`` and so on (see :func:`label_columns`); and ``flag_uncertain_teff`` and so on,
+    which tell whether a bit of ``result_flags`` is set, for each flag that has a rule.
     """
 
     __tablename__ = "astronn"
@@ -231,36 +232,6 @@ class AstroNN(Base):
     @classmethod
     def _sql_has(cls, flags: ResultFlag) -> ColumnElement[bool]:
         return cls.result_flags.bitwise_and(flags.value) == flags.value
-
-    @hybrid_property
-    def flag_uncertain_logg(self) -> bool:
-        """The surface gravity is uncertain."""
-        return self._has(ResultFlag.UNCERTAIN_LOGG)
-
-    @flag_uncertain_logg.inplace.expression
-    @classmethod
-    def _sql_uncertain_logg(cls) -> ColumnElement[bool]:
-        return cls._sql_has(ResultFlag.UNCERTAIN_LOGG)
-
-    @hybrid_property
-    def flag_uncertain_teff(self) -> bool:
-        """The effective temperature is uncertain."""
-        return self._has(ResultFlag.UNCERTAIN_TEFF)
-
-    @flag_uncertain_teff.inplace.expression
-    @classmethod
-    def _sql_uncertain_teff(cls) -> ColumnElement[bool]:
-        return cls._sql_has(ResultFlag.UNCERTAIN_TEFF)
-
-    @hybrid_property
-    def flag_uncertain_fe_h(self) -> bool:
-        """The metallicity is uncertain."""
-        return self._has(ResultFlag.UNCERTAIN_FE_H)
-
-    @flag_uncertain_fe_h.inplace.expression
-    @classmethod
-    def _sql_uncertain_fe_h(cls) -> ColumnElement[bool]:
-        return cls._sql_has(ResultFlag.UNCERTAIN_FE_H)
 
     @hybrid_property
     def flag_no_result(self) -> bool:
@@ -307,4 +278,17 @@ def _add_label_columns(model: Any) -> None:
         setattr(model, name, mapped_column(name, Double, nullable=True))
 
 
+def _add_flags(model: Any) -> None:
+    for flag in RULES:
+
+        def is_set(row: Any, flag: ResultFlag = flag) -> Any:
+            return row._has(flag)
+
+        def sql_is_set(model: Any, flag: ResultFlag = flag) -> Any:
+            return model._sql_has(flag)
+
+        setattr(model, flag.column, hybrid_property(is_set, expr=sql_is_set))
+
+
 _add_label_columns(AstroNN)
+_add_flags(AstroNN)

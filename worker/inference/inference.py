@@ -63,6 +63,7 @@ class Inference:
             seed=settings.seed,
             device=self.device,
         )
+        self.engine = engine.name
         self._batcher = MicroBatcher(
             _telling_faults(engine),
             batch_size=settings.batch_size or _BATCH_SIZES[self.device],
@@ -107,9 +108,9 @@ class Inference:
         )
 
     def vitals(self) -> dict[str, str | float]:
-        """The device, and what it did in the last half minute: see :class:`RecentBatches`."""
+        """The device, its engine, and their last half minute: see :class:`RecentBatches`."""
         recent = self._recent.add(time.monotonic(), self._batcher.statistics.now())
-        return {"device": self.device, **recent}
+        return {"device": self.device, "engine": self.engine, **recent}
 
     def close(self) -> None:
         """Stop the device's thread."""

@@ -21,7 +21,7 @@ from worker.database.session import exists, open_database
 from worker.database.tables import OPEN, UNLABELLED, AstroNN, Job, JobState, now
 from worker.database.tally import Count, read_tally
 from worker.errors import TransientError
-from worker.queues import QUEUES, STAGES, Lane, lane_queue
+from worker.queues import LANES, QUEUES, STAGES, Lane, lane_queue
 from worker.settings import Settings
 from worker.starter import STARTER_NAME, is_starter
 from worker.transport.broker import UNACKED, dispatcher_answers
@@ -29,7 +29,6 @@ from worker.transport.client import broker_client
 from worker.transport.served_weights import served_weights
 from worker.transport.vitals import RATE_SECONDS, living_workers, rate, served_spectra
 
-LANES: tuple[Lane, ...] = ("live", "bulk")
 #: The tasks that serve spectra; of the last two comes each row.
 TASKS = ("load", "infer", "record", "no_result")
 #: How many of the newest rows without labels, and of the jobs on their way, are looked at.
@@ -52,10 +51,12 @@ class Worker(BaseModel):
 
     ``busy`` is the fraction of the time that the device computed, ``batch_size`` the mean
     number of spectra in a batch, ``batch_wait`` the mean seconds that one waited for its batch.
+    ``engine`` names its precision, as ``cpu (bfloat16)``.
     """
 
     queues: list[str] = []
     device: str | None = None
+    engine: str | None = None
     busy: float | None = None
     batch_size: float | None = None
     batch_wait: float | None = None

@@ -9,8 +9,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from worker.database.tables import JobState
-from worker.monitoring.status import LANES, Reason, Status, Worker
-from worker.queues import QUEUES, STAGES
+from worker.monitoring.status import Reason, Status, Worker
+from worker.queues import LANES, QUEUES, STAGES
 from worker.text import printable
 
 _MOST_REASONS = 5
@@ -92,12 +92,18 @@ def _workers(workers: dict[str, Worker]) -> Table:
     for name, worker in workers.items():
         table.add_row(
             _plain(name),
-            _plain(worker.device or ""),
+            _plain(_device(worker)),
             "" if worker.busy is None else f"{100 * worker.busy:.0f} %",
             "" if worker.batch_size is None else f"{worker.batch_size:.1f}",
             "" if worker.batch_wait is None else f"{1000 * worker.batch_wait:.0f} ms",
         )
     return table
+
+
+def _device(worker: Worker) -> str:
+    """The device and its engine, as ``cpu (bfloat16)`` or ``cuda, triton (bfloat16)``."""
+    device, engine = worker.device or "", worker.engine or ""
+    return engine if engine.startswith(device) else f"{device}, {engine}".removesuffix(", ")
 
 
 def _reasons(title: str, reasons: list[Reason]) -> list[RenderableType]:

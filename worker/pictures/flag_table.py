@@ -61,10 +61,7 @@ def _bins(sample: Sample) -> dict[str, NDArray[np.bool_]]:
 
 def _borne(bits: NDArray[np.int64]) -> dict[str, NDArray[np.bool_]]:
     return {
-        **{
-            f"flag_{(flag.name or '').lower()}": np.asarray((bits & flag.value) != 0)
-            for flag in ResultFlag
-        },
+        **{flag.column: np.asarray((bits & flag.value) != 0) for flag in ResultFlag},
         "flag_warn": np.asarray(bits != 0),
         "flag_bad": np.asarray((bits & BAD.value) == BAD.value),
     }

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from worker.pictures.style import Floats, Theme, limits
+from worker.array_types import Reals
+from worker.pictures.style import Theme, limits
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -28,10 +29,10 @@ _MOST_BINS, _LEAST_IN_BIN = 12, 20
 class Points:
     """Where points lie and how uncertain that is, all ``(n,)`` and finite."""
 
-    x: Floats
-    y: Floats
-    e_x: Floats
-    e_y: Floats
+    x: Reals
+    y: Reals
+    e_x: Reals
+    e_y: Reals
 
     @property
     def dense(self) -> bool:
@@ -39,7 +40,7 @@ class Points:
         return len(self.x) > DENSE
 
 
-def draw_coloured(axis: Axes, points: Points, colour: Floats, theme: Theme) -> Any:
+def draw_coloured(axis: Axes, points: Points, colour: Reals, theme: Theme) -> Any:
     """Draw points in the colour of a third number; returns what a colour bar is made of.
 
     A density has the median colour of each place, and the typical uncertainty in a corner.
@@ -84,7 +85,7 @@ def size(number: int) -> float:
     return float(np.clip(1500 / number, 4, 16))
 
 
-def draw_density(axis: Axes, x: Floats, y: Floats, shades: Colormap, **scales: Any) -> None:
+def draw_density(axis: Axes, x: Reals, y: Reals, shades: Colormap, **scales: Any) -> None:
     """How many points there are in each place, in logarithmic steps."""
     axis.hexbin(
         x, y, gridsize=45, mincnt=1, bins="log", cmap=shades, linewidths=0.1, vmin=0.4,
@@ -125,7 +126,7 @@ def _typical(axis: Axes, points: Points, theme: Theme) -> None:
     )  # fmt: skip
 
 
-def running(x: Floats, y: Floats) -> tuple[Floats, Floats, Floats, Floats]:
+def running(x: Reals, y: Reals) -> tuple[Reals, Reals, Reals, Reals]:
     """Median x, and the 16th, 50th and 84th percentile of y, in bins of equal number."""
     n_bins = min(_MOST_BINS, max(1, len(x) // _LEAST_IN_BIN))
     bins = np.array_split(np.argsort(x), n_bins)

@@ -12,10 +12,12 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from sqlalchemy import Engine
 
+from worker.array_types import Singles
 from worker.flags import ResultFlag
 from worker.identity import COADD
 from worker.labels import LABEL_NAMES
-from worker.results.read import Wanted, read_batches, table_schema
+from worker.results.read import RowSelection, read_batches, table_schema
+from worker.snr import known_snr
 from worker.tables.columns_of_file import numbers
 from worker.tables.results_file import results_file
 
@@ -24,7 +26,6 @@ _ONCE = ("kind", "snr", "result_flags", "source_pk", "mjd", "fiber")
 COLUMNS = (*_ONCE, *(prefix + name for prefix in ("", "e_") for name in LABEL_NAMES))
 _NOT_KNOWN = -1
 
-Floats = NDArray[np.float32]
 Integers = NDArray[np.int64]
 
 
@@ -47,19 +48,19 @@ class Sample:
     """
 
     coadds: NDArray[np.bool_]
-    snr: Floats
+    snr: Singles
     flags: Integers
     star: Integers
     mjd: Integers
     fiber: Integers
-    labels: Floats
-    errors: Floats
+    labels: Singles
+    errors: Singles
 
     @classmethod
     def of(cls, columns: Mapping[str, Any]) -> Sample:
         """Take them from the columns of a table, which has all of :data:`COLUMNS`."""
 
-        def floats(name: str) -> Floats:
+        def floats(name: str) -> Singles:
             values = numbers(columns, [name])
             assert values is not None  # noqa: S101 - all columns are there
             return values.astype(np.float32)
@@ -69,10 +70,9 @@ class Sample:
             assert values is not None  # noqa: S101
             return np.nan_to_num(values, nan=_NOT_KNOWN).astype(np.int64)
 
-        snr = floats("snr")
         return cls(
             coadds=np.asarray(columns["kind"]).astype(str) == COADD,
-            snr=np.where(snr > 0, snr, np.nan),  # DR17 writes a zero for what it does not know
+            snr=known_snr(floats("snr")),
             flags=integers("result_flags"),
             star=integers("source_pk"),
             mjd=integers("mjd"),
@@ -82,7 +82,7 @@ class Sample:
         )
 
     @classmethod
-    def of_database(cls, database: Engine, wanted: Wanted) -> Sample:
+    def of_database(cls, database: Engine, wanted: RowSelection) -> Sample:
         """Read them from the database, these columns alone.
 
         Raises
@@ -120,7 +120,7 @@ class Sample:
         has = (self.flags & ResultFlag.NO_RESULT.value) == 0
         return np.asarray(has & np.isfinite(self.labels).all(axis=1))
 
-    def label(self, name: str) -> tuple[Floats, Floats]:
+    def label(self, name: str) -> tuple[Singles, Singles]:
         """One label and its uncertainty, each ``(n,)``."""
         position = LABEL_NAMES.index(name)
         return self.labels[:, position], self.errors[:, position]

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from worker.array_types import Reals
 from worker.calibration.repeats import Visits, comparable
 from worker.labels import LABELS
 from worker.pictures.points import DENSE, draw_density, running, size
 from worker.pictures.sample import Sample
 from worker.pictures.style import (
-    Floats,
     NothingToDrawError,
     Theme,
     label_panels,
@@ -81,7 +81,7 @@ def uncertainties(sample: Sample, theme: Theme) -> Figure:
     return figure
 
 
-def _uncertainty(axis: Axes, snr: Floats, e: Floats, kinds: list[_Kind], theme: Theme) -> None:
+def _uncertainty(axis: Axes, snr: Reals, e: Reals, kinds: list[_Kind], theme: Theme) -> None:
     positive = e > 0
     if not positive.any():
         return
@@ -164,7 +164,7 @@ def _repeated(sample: Sample) -> Visits:
     )
 
 
-def _deviations(axis: Axes, snr: Floats, off: Floats, errors: Floats, theme: Theme) -> None:
+def _deviations(axis: Axes, snr: Reals, off: Reals, errors: Reals, theme: Theme) -> None:
     end = max(np.abs(limits(off)))
     axis.axhline(0, color=theme.ink, linewidth=0.7)
     if len(snr) > DENSE:

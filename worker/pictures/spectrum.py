@@ -163,7 +163,7 @@ def _labels(axis: Axes, row: Mapping[str, Any] | None, theme: Theme) -> None:
         axis.text(0.62, line, f"{value:.{digits}f}".replace("-", "−"), ha="right")
         axis.text(0.67, line, f"± {error:.{digits}f} {label.unit}")
     bits = int(row["result_flags"])
-    borne = [f"flag_{(flag.name or '').lower()}" for flag in DESCRIPTIONS if bits & flag.value]
+    borne = [flag.column for flag in DESCRIPTIONS if bits & flag.value]
     axis.text(0, 23, "\n".join(borne or ["no flags"]), color=theme.second if borne else theme.grey,
               va="top")  # fmt: skip
 

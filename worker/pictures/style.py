@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from worker.array_types import Reals
 from worker.labels import LABELS, Label
 
 if TYPE_CHECKING:
@@ -46,8 +46,6 @@ _STYLE: dict[str, Any] = {
 }
 #: Axes end here, in percentiles, so that a few spectra that went wrong do not hide the rest.
 _SHOWN = (0.3, 99.7)
-
-Floats = NDArray[Any]
 
 
 class NothingToDrawError(ValueError):
@@ -175,14 +173,14 @@ def label_panels(
     return axes, spare
 
 
-def limits(values: Floats) -> tuple[float, float]:
+def limits(values: Reals) -> tuple[float, float]:
     """Where an axis begins and ends that shows these values, but for the last few."""
     low, high = np.percentile(values, _SHOWN)
     margin = 0.06 * (high - low) or 1.0
     return float(low - margin), float(high + margin)
 
 
-def snr_axis(axis: Axes, snr: Floats) -> None:
+def snr_axis(axis: Axes, snr: Reals) -> None:
     """A logarithmic axis of S/N with plain numbers."""
     from matplotlib.ticker import MaxNLocator
 

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
+from worker.array_types import Floats
 from worker.calibration.calibration import width
 from worker.calibration.widths import LabelPulls
 from worker.pictures.style import BLUE, GREY, ORANGE, SNR_TICKS, panels
@@ -18,8 +18,6 @@ if TYPE_CHECKING:
 
 _SHOWN = 4.0
 _MOST_BINS, _LEAST_IN_BIN = 8, 40
-
-Floats = NDArray[np.float64]
 
 
 def draw_pulls(path: Path, pulls: Sequence[LabelPulls]) -> None:

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
 from worker.labels import LABELS
 from worker.pictures.points import running
@@ -26,9 +25,6 @@ from worker.training.statistics import GAUSSIAN, Numbers, spread
 
 if TYPE_CHECKING:
     pass
-
-
-Floats = NDArray[np.float64]
 
 
 def draw_predicted(path: Path, evaluated: Evaluated) -> None:

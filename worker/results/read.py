@@ -38,7 +38,7 @@ _ARROW_TYPES = {
 
 
 @dataclass(frozen=True)
-class Wanted:
+class RowSelection:
     """Which results are wanted: those to which all that is given here applies.
 
     Attributes
@@ -92,9 +92,8 @@ def table_meta(rows: int, starter_rows: int) -> dict[str, Any]:
     meta: dict[str, Any] = {
         "software": f"astronn-stream {__version__}",
         "result_flags": {
-            f"bit {flag.value.bit_length() - 1}": f"{flag.name.lower()}: {meaning}"
+            f"bit {flag.value.bit_length() - 1}": f"{flag.label}: {meaning}"
             for flag, meaning in DESCRIPTIONS.items()
-            if flag.name
         },
     }
     if starter_rows:
@@ -103,7 +102,7 @@ def table_meta(rows: int, starter_rows: int) -> dict[str, Any]:
 
 
 def read_batches(
-    database: Engine, wanted: Wanted, names: Collection[str] | None = None
+    database: Engine, wanted: RowSelection, names: Collection[str] | None = None
 ) -> Iterator[pa.RecordBatch]:
     """The results in order of file, spectrum and job, some thousand rows at a time.
 
@@ -140,11 +139,11 @@ def read_table(
 ) -> Table:
     """The results as an astropy table with units, descriptions and masks, in order of file.
 
-    All of it is in memory, some 3 kB a row. The parameters are those of :class:`Wanted`.
+    All of it is in memory, some 3 kB a row. The parameters are those of :class:`RowSelection`.
     """
     from astropy.table import Table
 
-    batches = list(read_batches(database, Wanted(jobs, kind, tag, where)))
+    batches = list(read_batches(database, RowSelection(jobs, kind, tag, where)))
     rows = pa.Table.from_batches(batches, schema=table_schema())
     table = Table([_column(column, rows[column.name]) for column in table_columns()])
     starter = np.isin(np.asarray(table["weights_name"]), STARTER_NAMES)
@@ -163,7 +162,7 @@ def _asking(database: Engine) -> Iterator[Connection]:
         raise UsageError(f"--where asks for more than a number holds: {reason}.") from error
 
 
-def _queries(columns: list[TableColumn], wanted: Wanted) -> Iterator[Select[Any]]:
+def _queries(columns: list[TableColumn], wanted: RowSelection) -> Iterator[Select[Any]]:
     """One query, or one for as many jobs as a statement takes; files stay in order."""
     query = _restrict(select(*(column.source for column in columns)), wanted)
     query = query.order_by(Spectrum.path, Spectrum.pk, AstroNN.task_pk)
@@ -174,7 +173,7 @@ def _queries(columns: list[TableColumn], wanted: Wanted) -> Iterator[Select[Any]
         yield query.where(AstroNN.task_pk.in_(wanted.jobs[first : first + _JOBS_AT_ONCE]))
 
 
-def _restrict(query: Any, wanted: Wanted) -> Any:
+def _restrict(query: Any, wanted: RowSelection) -> Any:
     query = (
         query.select_from(AstroNN)
         .join(Spectrum, Spectrum.pk == AstroNN.spectrum_pk)

@@ -49,9 +49,7 @@ def summarise(table: Table) -> Summary:
         labelled=len(labelled),
         reasons=Counter(table["no_result_reason"][table["flag_no_result"]]),
         flagged={
-            f"flag_{(flag.name or '').lower()}": int(
-                ((labelled["result_flags"] & flag.value) != 0).sum()
-            )
+            flag.column: int(((labelled["result_flags"] & flag.value) != 0).sum())
             for flag in DESCRIPTIONS
             if flag is not ResultFlag.NO_RESULT
         },

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from worker.array_types import Floats
 from worker.errors import UsageError
 
 #: APOGEE's tables write -9999 or -9999.99 for what is not known; no label comes near it.
@@ -16,8 +16,6 @@ _MISSING_BELOW = -9000.0
 
 #: What astropy calls the formats of tables, by their endings.
 _FORMATS = {".fits": "fits", ".ecsv": "ascii.ecsv", ".csv": "ascii.csv", ".vot": "votable"}
-
-Floats = NDArray[np.float64]
 
 
 def read_columns(path: Path, what: str = "label table") -> dict[str, Any]:

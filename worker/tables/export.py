@@ -23,7 +23,7 @@ from sqlalchemy import Engine
 from worker import __version__
 from worker.atomic_file import replacing
 from worker.errors import UsageError
-from worker.results.read import Wanted, read_batches, table_meta, table_schema
+from worker.results.read import RowSelection, read_batches, table_meta, table_schema
 from worker.starter import STARTER_NAMES
 from worker.tables.fits import empty_table, write_fits
 from worker.tables.text import write_csv, write_ecsv
@@ -94,7 +94,7 @@ class Written:
     notice: str | None
 
 
-def write_results(database: Engine, wanted: Wanted, path: Path) -> Written:
+def write_results(database: Engine, wanted: RowSelection, path: Path) -> Written:
     """Write results from the database in the format of the file's ending, in bounded memory.
 
     The file is replaced in one step.
@@ -112,7 +112,7 @@ def write_results(database: Engine, wanted: Wanted, path: Path) -> Written:
     return _write(path, read_batches(database, wanted), _WRITERS[path.suffix])
 
 
-def write_survey(database: Engine, wanted: Wanted, folder: Path) -> list[Written]:
+def write_survey(database: Engine, wanted: RowSelection, folder: Path) -> list[Written]:
     """Write coadds and visits apart, as the survey's own files of these results are laid out.
 
     Behind the primary HDU come BOSS, without rows, and APOGEE with the results. The folder is made

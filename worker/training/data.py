@@ -9,10 +9,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from worker.array_types import Floats
 from worker.errors import UsageError
 from worker.spectra.pixels import N_PIXELS
 
-Floats = NDArray[np.float64]
 Indices = NDArray[np.int64]
 
 #: Spectra that are read together where all are read one after the other.

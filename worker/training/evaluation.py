@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from worker.array_types import Floats
 from worker.network.engines.engine import Engine
 from worker.training.data import Indices, TrainingSet, chunks
 
@@ -23,8 +24,6 @@ NOTES = (
     "The noise model is fitted to half of these stars, and the parts within 1, 2 and 3 sigma are "
     "those of the other half.",
 )
-
-Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)

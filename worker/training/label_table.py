@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from worker.array_types import Floats
 from worker.errors import UsageError
 from worker.labels import LABELS, Label
-from worker.tables.columns_of_file import Floats, numbers, read_columns
+from worker.tables.columns_of_file import numbers, read_columns
 
 _STAR_COLUMNS = ("obj", "apogee_id", "objid")
 _PATH_COLUMN = "path"

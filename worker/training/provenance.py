@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Job:
+class TrainingRun:
     """What was asked for, and of what.
 
     Attributes
@@ -61,35 +61,35 @@ def _without_folder(argument: str) -> str:
     return f"{option}{equals}{Path(value).name}" if Path(value).is_absolute() else argument
 
 
-def metadata(job: Job, trained: Trained) -> dict[str, Any]:
+def metadata(run: TrainingRun, trained: Trained) -> dict[str, Any]:
     """What the checkpoint carries beside its weights: plain values of JSON."""
     import torch
 
-    training = job.split[0]
+    training = run.split[0]
     content: dict[str, Any] = {
         "format": 1,
         "origin": "astronn-stream model train",
         "trained_on": {
             "spectra": len(training),
-            "stars": _n_stars(job.data, training),
-            "kind": job.kind,
-            "description": job.description,
-            "labels": job.label_file.name,
-            "labels_sha256": _sha256(job.label_file),
+            "stars": _n_stars(run.data, training),
+            "kind": run.kind,
+            "description": run.description,
+            "labels": run.label_file.name,
+            "labels_sha256": _sha256(run.label_file),
         },
-        "command": job.command,
-        "settings": asdict(job.settings),
+        "command": run.command,
+        "settings": asdict(run.settings),
         "epochs": len(trained.losses),
         "validation": {
-            "spectra": len(job.split[1]),
-            "stars": _n_stars(job.data, job.split[1]),
+            "spectra": len(run.split[1]),
+            "stars": _n_stars(run.data, run.split[1]),
             "best_epoch": trained.best_epoch,
             "loss": trained.losses[trained.best_epoch - 1]["validation"],
         },
         "software_version": __version__,
         "torch_version": str(torch.__version__),
     }
-    return content | ({"purpose": job.purpose} if job.purpose else {})
+    return content | ({"purpose": run.purpose} if run.purpose else {})
 
 
 def summary(numbers: Numbers) -> dict[str, Any]:
@@ -104,15 +104,15 @@ def summary(numbers: Numbers) -> dict[str, Any]:
     }
 
 
-def counts(job: Job) -> dict[str, str | int]:
+def counts(run: TrainingRun) -> dict[str, str | int]:
     """The data of a training in words, for its report."""
     return {
-        "labels": known_labels(job.label_file, job.data),
-        "kind": job.kind,
-        "description": job.description or "none given",
-        "trained on": extent(job.data, job.split[0]),
-        "held out": extent(job.data, job.split[1]),
-        **job.left_out,
+        "labels": known_labels(run.label_file, run.data),
+        "kind": run.kind,
+        "description": run.description or "none given",
+        "trained on": extent(run.data, run.split[0]),
+        "held out": extent(run.data, run.split[1]),
+        **run.left_out,
     }
 
 

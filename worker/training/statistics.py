@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from worker.array_types import Floats
 from worker.labels import LABELS
 from worker.results.noise_model import NoiseModel, by_snr_entry
 from worker.snr import snr_bins
@@ -17,7 +18,6 @@ GAUSSIAN = (0.6827, 0.9545, 0.9973)
 #: The standard deviation of a Gaussian over its median absolute deviation.
 _MAD_TO_SIGMA = 1.4826
 
-Floats = NDArray[np.float64]
 Numbers = dict[str, Any]
 
 

@@ -15,11 +15,10 @@ from urllib.parse import urlsplit
 import redis
 
 from worker.queues import QUEUES
+from worker.redis_keys import BROKER, DISPATCHER
 from worker.settings import get_settings, redis_py_url
 from worker.transport.connection import connect, reachable
 
-_MARK = "astronn-stream:broker"
-_HEARTBEAT = "astronn-stream:dispatcher"
 _HEARTBEAT_SECONDS = 15
 #: Where kombu keeps the messages that workers have taken and not acknowledged.
 UNACKED = "unacked"
@@ -57,8 +56,8 @@ class Broker:
         the name changes, and all that was sent under the old one is known to be lost.
         """
         with reachable("Redis"):
-            self._client.set(_MARK, uuid.uuid4().hex, nx=True)
-            life = cast(bytes, self._client.get(_MARK) or b"")
+            self._client.set(BROKER, uuid.uuid4().hex, nx=True)
+            life = cast(bytes, self._client.get(BROKER) or b"")
         return f"{self._place}:{life.decode()}"
 
     def is_place_of(self, name: str) -> bool:
@@ -94,12 +93,12 @@ class Broker:
     def tell_alive(self) -> None:
         """Leave a sign, for ``status``, that a dispatcher looks after this broker."""
         with reachable("Redis"):
-            self._client.set(_HEARTBEAT, b"1", ex=_HEARTBEAT_SECONDS)
+            self._client.set(DISPATCHER, b"1", ex=_HEARTBEAT_SECONDS)
 
 
 def dispatcher_answers(client: redis.Redis) -> bool:
     """Whether a dispatcher has left its sign within the last seconds."""
-    return bool(client.exists(_HEARTBEAT))
+    return bool(client.exists(DISPATCHER))
 
 
 @lru_cache(maxsize=1)

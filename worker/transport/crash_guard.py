@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
 
 from worker.errors import SpectrumError
 from worker.messages import SpectrumReference
+from worker.redis_keys import reading_key
 from worker.settings import get_settings
 from worker.transport.connection import connect, reachable
 
@@ -37,7 +37,7 @@ class CrashGuard:
         TransientError
             Redis does not answer.
         """
-        key = _key(spectrum)
+        key = reading_key(spectrum.job, spectrum.file_version)
         with reachable("The array store"):
             crashes = self._redis.incr(key) - 1
             self._redis.expire(key, _KEPT_SECONDS)
@@ -55,11 +55,6 @@ class CrashGuard:
     def _forget(self, key: str) -> None:
         with reachable("The array store"):
             self._redis.delete(key)
-
-
-def _key(spectrum: SpectrumReference) -> str:
-    reading = f"{spectrum.job} {spectrum.file_version}"
-    return f"astronn-stream:reading:{hashlib.blake2b(reading.encode(), digest_size=16).hexdigest()}"
 
 
 @lru_cache(maxsize=1)

@@ -9,9 +9,9 @@ from typing import cast
 
 import redis
 
+from worker.redis_keys import WEIGHTS
 from worker.transport.connection import reachable
 
-_SERVED = "astronn-stream:weights"
 #: The dispatcher repeats it every few seconds.
 _SECONDS = 15
 
@@ -25,7 +25,7 @@ def tell_served(client: redis.Redis, weights: str) -> None:
         Redis does not answer.
     """
     with reachable("Redis"):
-        client.set(_SERVED, weights, ex=_SECONDS)
+        client.set(WEIGHTS, weights, ex=_SECONDS)
 
 
 def served_weights(client: redis.Redis) -> str | None:
@@ -37,5 +37,5 @@ def served_weights(client: redis.Redis) -> str | None:
         Redis does not answer.
     """
     with reachable("Redis"):
-        said = cast(bytes | None, client.get(_SERVED))
+        said = cast(bytes | None, client.get(WEIGHTS))
     return None if said is None else said.decode()

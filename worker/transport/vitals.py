@@ -13,12 +13,11 @@ from typing import Any, cast
 
 import redis
 
+from worker.redis_keys import SPECTRA, WORKER
 from worker.transport.connection import reachable
 
-_WORKER = "astronn-stream:worker:"
 #: Celery's workers have a heartbeat every two seconds.
 _WORKER_SECONDS = 10
-_SERVED = "astronn-stream:spectra"
 _INTERVAL = 10
 _INTERVALS = 6
 #: The time over which rates are taken.
@@ -34,7 +33,7 @@ def tell_worker(client: redis.Redis, name: str, vitals: Mapping[str, Any]) -> No
         Redis does not answer.
     """
     with reachable("Redis"):
-        client.set(_WORKER + name, json.dumps(dict(vitals)), ex=_WORKER_SECONDS)
+        client.set(WORKER + name, json.dumps(dict(vitals)), ex=_WORKER_SECONDS)
 
 
 def living_workers(client: redis.Redis) -> dict[str, dict[str, Any]]:
@@ -46,10 +45,10 @@ def living_workers(client: redis.Redis) -> dict[str, dict[str, Any]]:
         Redis does not answer.
     """
     with reachable("Redis"):
-        keys = sorted(cast(list[bytes], list(client.scan_iter(f"{_WORKER}*", count=1000))))
+        keys = sorted(cast(list[bytes], list(client.scan_iter(f"{WORKER}*", count=1000))))
         values = cast(list[bytes | None], client.mget(keys)) if keys else []
     return {
-        key.decode().removeprefix(_WORKER): json.loads(value)
+        key.decode().removeprefix(WORKER): json.loads(value)
         for key, value in zip(keys, values, strict=True)
         if value is not None
     }
@@ -65,7 +64,7 @@ def count_spectra(client: redis.Redis, task: str, number: int) -> None:
     """
     interval = _interval_key(task, int(time.time()) // _INTERVAL)
     with reachable("Redis"), client.pipeline(transaction=False) as pipeline:
-        pipeline.hincrby(_SERVED, task, number)
+        pipeline.hincrby(SPECTRA, task, number)
         pipeline.incrby(interval, number)
         pipeline.expire(interval, RATE_SECONDS + 3 * _INTERVAL)
         pipeline.execute()
@@ -80,7 +79,7 @@ def served_spectra(client: redis.Redis) -> dict[str, int]:
         Redis does not answer.
     """
     with reachable("Redis"):
-        counts = cast(dict[bytes, bytes], client.hgetall(_SERVED))
+        counts = cast(dict[bytes, bytes], client.hgetall(SPECTRA))
     return {task.decode(): int(number) for task, number in counts.items()}
 
 
@@ -101,4 +100,4 @@ def rate(client: redis.Redis, task: str) -> float:
 
 
 def _interval_key(task: str, interval: int) -> str:
-    return f"{_SERVED}:{task}:{interval}"
+    return f"{SPECTRA}:{task}:{interval}"

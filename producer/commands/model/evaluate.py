@@ -9,22 +9,21 @@ from typing import TYPE_CHECKING, Annotated
 import numpy as np
 import typer
 
-from producer.commands.model.train import (
+from producer.commands.model.spectra import (
     Cache,
-    Device,
-    DeviceOption,
-    Kind,
+    Computing,
     Labels,
     Paths,
     Report,
+    cache_of,
     evaluated_by,
     left_out,
     read_spectra,
-    say,
     tell_data,
     tell_files,
 )
-from producer.commands.screen import telling_interruption
+from producer.commands.screen import say, telling_interruption
+from producer.sources.files import Wanted
 from producer.sources.spectra_cache import match
 from worker.errors import UsageError
 from worker.settings import get_settings
@@ -44,9 +43,9 @@ def evaluate(
         Path, typer.Option("--out", metavar="OUT.json", help="The noise model to write.")
     ] = Path("corrections.json"),
     kind: Annotated[
-        Kind, typer.Option("--kind", help="Evaluate coadds, visits, or both.")
-    ] = Kind.BOTH,
-    device: DeviceOption = Device.AUTO,
+        Wanted, typer.Option("--kind", help="Evaluate coadds, visits, or both.")
+    ] = "both",
+    device: Computing = "auto",
     cache: Cache = None,
     report: Report = None,
 ) -> None:
@@ -69,13 +68,13 @@ def evaluate(
         data = matched.data
         tell_data(spectra, matched, "")
         every = np.arange(len(data))
-        evaluated = evaluated_by(weights, data, every, choose_device(device.value))
+        evaluated = evaluated_by(weights, data, every, choose_device(device))
         noise_model = fit_noise_model(evaluated)
         write_noise_model(out, noise_model)
-        about = {
+        about: dict[str, str | int] = {
             "weights": weights.name,
             "labels": known_labels(labels, data),
-            "kind": kind.value,
+            "kind": kind,
             "evaluated": extent(data, every),
             **left_out(spectra, matched),
         }
@@ -90,13 +89,7 @@ def _outputs(out: Path, cache: Path | None, report: Path | None) -> tuple[Path, 
         raise UsageError(f"--out {out}: it is written as a .json file.")
     if out.is_dir() or not out.absolute().parent.is_dir():
         raise UsageError(f"--out {out}: it is a folder, or its folder is missing.")
-    if cache is not None and cache.suffix != ".npy":
-        raise UsageError(f"--cache {cache}: the cache is a .npy file.")
-    stem = out.name.removesuffix(".json")
-    return (
-        cache or out.with_name(f"{stem}.spectra.npy"),
-        report or out.with_name(f"{stem}_report"),
-    )
+    return cache_of(out, cache), report or out.with_name(f"{out.stem}_report")
 
 
 def _account(about: dict[str, str | int]) -> Account:

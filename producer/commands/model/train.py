@@ -7,20 +7,33 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from producer.commands.screen import console, progress_bar, progress_console, telling_interruption
-from producer.sources.spectra_cache import Matched, SpectraCache, cached_spectra, match
+from producer.commands.model.spectra import (
+    Cache,
+    Computing,
+    Labels,
+    Paths,
+    Report,
+    cache_of,
+    evaluated_by,
+    left_out,
+    read_spectra,
+    tell_data,
+    tell_files,
+)
+from producer.commands.screen import progress_console, say, telling_interruption
+from producer.sources.files import Wanted
+from producer.sources.spectra_cache import Matched, match
 from worker.errors import UsageError
 from worker.settings import get_settings
-from worker.training.data import Indices, TrainingSet, split_by_star
+from worker.training.data import split_by_star
 from worker.training.label_table import read_label_table
-from worker.training.provenance import Job, command_line, counts, metadata, summary
+from worker.training.provenance import TrainingRun, command_line, counts, metadata, summary
 
 if TYPE_CHECKING:
     from worker.training.evaluation import Evaluated
@@ -28,30 +41,6 @@ if TYPE_CHECKING:
     from worker.training.statistics import Numbers
     from worker.training.trainer import Progress as Step
     from worker.training.trainer import Trained, TrainingSettings
-
-
-class Kind(StrEnum):
-    """Which spectra of a file are trained on."""
-
-    COADD = "coadd"
-    VISIT = "visit"
-    BOTH = "both"
-
-
-class Device(StrEnum):
-    """Where to compute."""
-
-    AUTO = "auto"
-    CPU = "cpu"
-    CUDA = "cuda"
-
-
-class Precision(StrEnum):
-    """The type to compute in."""
-
-    AUTO = "auto"
-    FLOAT32 = "float32"
-    BFLOAT16 = "bfloat16"
 
 
 @dataclass(frozen=True)
@@ -77,30 +66,17 @@ class Outputs:
             raise UsageError(f"--out {out}: weights are written as a .pt file.")
         if not out.parent.is_dir():
             raise UsageError(f"--out {out}: there is no such folder.")
-        if cache is not None and cache.suffix != ".npy":
-            raise UsageError(f"--cache {cache}: the cache is a .npy file.")
         return cls(
             weights=out,
-            cache=cache or out.with_name(f"{out.name.removesuffix('.pt')}.spectra.npy"),
+            cache=cache_of(out, cache),
             state=out.with_suffix(".training.pt"),
             corrections=out.with_suffix(".corrections.json"),
             report=report or out.with_name(f"{out.stem}_report"),
         )
 
 
-Paths = Annotated[
-    list[Path], typer.Argument(metavar="PATH...", help="apStar files, and folders of them.")
-]
-Labels = Annotated[
-    Path,
-    typer.Option(
-        "--labels",
-        metavar="TABLE",
-        help="Known labels: .fits, .ecsv, .csv, .vot or .parquet, by `path`, or by star (`obj`).",
-    ),
-]
 Out = Annotated[Path, typer.Option("--out", metavar="OUT.pt", help="The weights to write.")]
-KindOption = Annotated[Kind, typer.Option("--kind", help="Train on coadds, visits, or both.")]
+Kind = Annotated[Wanted, typer.Option("--kind", help="Train on coadds, visits, or both.")]
 Epochs = Annotated[int, typer.Option("--epochs", min=1, help="Most epochs.")]
 BatchSize = Annotated[int, typer.Option("--batch-size", min=2, help="Spectra in a training step.")]
 LearningRate = Annotated[
@@ -121,18 +97,11 @@ Patience = Annotated[
         help="Training ends after so many epochs without a lower validation loss.",
     ),
 ]
-DeviceOption = Annotated[Device, typer.Option("--device", help="Where to compute.")]
-PrecisionOption = Annotated[
-    Precision, typer.Option("--precision", help="`auto`: bfloat16 where that is fast.")
+Precision = Annotated[
+    Literal["auto", "float32", "bfloat16"],
+    typer.Option("--precision", help="`auto`: bfloat16 where that is fast."),
 ]
 Half = Annotated[bool, typer.Option("--half", help="Write the weights as float16.")]
-Cache = Annotated[
-    Path | None,
-    typer.Option("--cache", metavar="FILE", help="Normalised spectra; OUT.spectra.npy."),
-]
-Report = Annotated[
-    Path | None, typer.Option("--report", metavar="DIR", help="The report; OUT_report.")
-]
 Description = Annotated[
     str,
     typer.Option(
@@ -147,19 +116,56 @@ Purpose = Annotated[
 ]
 
 
+@dataclass(frozen=True)
+class Options:
+    """What a training is asked for, as the options of the command say it."""
+
+    paths: list[Path]
+    labels: Path
+    kind: Wanted
+    epochs: int
+    batch_size: int
+    learning_rate: float
+    seed: int
+    validation: float
+    patience: int
+    device: str
+    precision: str
+    half: bool
+    description: str
+    purpose: str
+
+    def settings(self) -> TrainingSettings:
+        """How to train, with the device and the precision that this machine has."""
+        from worker.network.engines.choose import choose_device
+        from worker.training.trainer import TrainingSettings, choose_precision
+
+        device = choose_device(self.device)
+        return TrainingSettings(
+            epochs=self.epochs,
+            batch_size=self.batch_size,
+            learning_rate=self.learning_rate,
+            seed=self.seed,
+            validation=self.validation,
+            patience=self.patience,
+            device=device,
+            precision=choose_precision(self.precision, device),
+        )
+
+
 def train(
     paths: Paths,
     labels: Labels,
     out: Out,
-    kind: KindOption = Kind.BOTH,
+    kind: Kind = "both",
     epochs: Epochs = 30,
     batch_size: BatchSize = 64,
     learning_rate: LearningRate = 2e-3,
     seed: Seed = 0,
     validation: Validation = 0.1,
     patience: Patience = 10,
-    device: DeviceOption = Device.AUTO,
-    precision: PrecisionOption = Precision.AUTO,
+    device: Computing = "auto",
+    precision: Precision = "auto",
     half: Half = False,
     cache: Cache = None,
     report: Report = None,
@@ -173,38 +179,36 @@ def train(
     stopped, at the last whole epoch. The normalised spectra stay beside the weights
     (OUT.spectra.npy and .json) for another training; delete them when you need them no more.
     """
+    options = Options(
+        paths=paths,
+        labels=labels,
+        kind=kind,
+        epochs=epochs,
+        batch_size=batch_size,
+        learning_rate=learning_rate,
+        seed=seed,
+        validation=validation,
+        patience=patience,
+        device=device,
+        precision=precision,
+        half=half,
+        description=description,
+        purpose=purpose,
+    )
+    _carry_out(options, Outputs.of(out, cache, report))
+
+
+def _carry_out(options: Options, outputs: Outputs) -> None:
+    """Read, train, evaluate and report."""
     _let_threads_sleep()
-    outputs = Outputs.of(out, cache, report)
-    table = read_label_table(labels)
+    table = read_label_table(options.labels)
     with telling_interruption():
-        spectra = read_spectra(paths, outputs.cache, kind)
+        spectra = read_spectra(options.paths, outputs.cache, options.kind)
         matched = match(spectra, table, get_settings().data_root)
-        split = split_by_star(matched.data.stars, validation, seed)
-        use = f": {len(split[0])} to train on, {len(split[1])} to validate with"
-        tell_data(spectra, matched, use)
-        settings = _settings(
-            epochs=epochs,
-            batch_size=batch_size,
-            learning_rate=learning_rate,
-            seed=seed,
-            validation=validation,
-            patience=patience,
-            device=device,
-            precision=precision,
-        )
-        job = Job(
-            command=command_line(sys.argv[1:]),
-            settings=settings,
-            kind=kind.value,
-            half=half,
-            label_file=labels,
-            description=description,
-            purpose=purpose,
-            data=matched.data,
-            split=split,
-            left_out=left_out(spectra, matched),
-        )
-        _finish(job, _train(job, outputs.state), outputs)
+        run = _run(options, matched, left_out(spectra, matched))
+        fitted, held_out = map(len, run.split)
+        tell_data(spectra, matched, f": {fitted} to train on, {held_out} to validate with")
+        _finish(run, _train(run, outputs.state), outputs)
 
 
 def _let_threads_sleep() -> None:
@@ -216,113 +220,60 @@ def _let_threads_sleep() -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
-def left_out(spectra: SpectraCache, matched: Matched) -> dict[str, int]:
-    """What could not be used, and how much of it."""
-    return {
-        "spectra that cannot be read": sum(spectra.failures.values()),
-        "spectra without labels": matched.spectra_without_labels,
-        "rows of the table without a spectrum": matched.rows_without_spectrum,
-    }
-
-
-def _settings(*, device: Device, precision: Precision, **values: float) -> TrainingSettings:
-    from worker.network.engines.choose import choose_device
-    from worker.training.trainer import TrainingSettings, choose_precision
-
-    chosen = choose_device(device.value)
-    return TrainingSettings(
-        device=chosen,
-        precision=choose_precision(precision.value, chosen),
-        **values,  # type: ignore[arg-type]
+def _run(options: Options, matched: Matched, unused: dict[str, int]) -> TrainingRun:
+    return TrainingRun(
+        command=command_line(sys.argv[1:]),
+        settings=options.settings(),
+        kind=options.kind,
+        half=options.half,
+        label_file=options.labels,
+        description=options.description,
+        purpose=options.purpose,
+        data=matched.data,
+        split=split_by_star(matched.data.stars, options.validation, options.seed),
+        left_out=unused,
     )
 
 
-def read_spectra(paths: list[Path], cache: Path, kind: Kind) -> SpectraCache:
-    """The normalised spectra, under the settings of the environment."""
-    settings = get_settings()
-    return cached_spectra(
-        paths,
-        cache,
-        data_root=settings.data_root,
-        wanted=kind.value,
-        coadd_mask=settings.coadd_mask,
-        processes=settings.loaders + 1,
-        progress=progress_bar,
-    )
-
-
-def tell_data(spectra: SpectraCache, matched: Matched, use: str) -> None:
-    """Say what is there, what it serves for, and what is left out."""
-    unread = sum(spectra.failures.values())
-    kept = " (kept from before)" if spectra.reused else ""
-    say(f"{len(spectra.spectra)} spectra{kept}, {unread} that cannot be read.")
-    for reason, count in spectra.failures.most_common(10):
-        say(f"  {count} left out: {reason}")
-    stars = len(set(matched.data.stars))
-    say(
-        f"{len(matched.data)} spectra of {stars} stars have labels{use}. "
-        f"{matched.spectra_without_labels} spectra have none, {matched.rows_without_spectrum} "
-        "rows of the table no spectrum."
-    )
-
-
-def say(text: str) -> None:
-    """Print a line that may hold anything."""
-    console.print(text, soft_wrap=True, markup=False)
-
-
-def _train(job: Job, state: Path) -> Trained:
+def _train(run: TrainingRun, state: Path) -> Trained:
     from worker.training.trainer import train as train_network
 
-    with _training_bar(job.settings.epochs) as (on_step, on_epoch):
-        return train_network(job.data, job.split, job.settings, state, on_step, on_epoch)
+    with _training_bar(run.settings.epochs) as (on_step, on_epoch):
+        return train_network(run.data, run.split, run.settings, state, on_step, on_epoch)
 
 
-def _finish(job: Job, trained: Trained, outputs: Outputs) -> None:
+def _finish(run: TrainingRun, trained: Trained, outputs: Outputs) -> None:
     """Write the weights, then what needs an evaluation of them; the state goes last."""
     from worker.network.checkpoint import write_checkpoint
     from worker.reports.training import Account, write_report
     from worker.training.evaluation import MOST_EVALUATED, NOTES
     from worker.training.noise import fit_noise_model, write_noise_model
 
-    content = metadata(job, trained)
-    write_checkpoint(outputs.weights, trained.model, content, half=job.half)
-    evaluated = _evaluate(job, outputs.weights)
+    content = metadata(run, trained)
+    write_checkpoint(outputs.weights, trained.model, content, half=run.half)
+    evaluated = _evaluate(run, outputs.weights)
     noise_model = fit_noise_model(evaluated)
     write_noise_model(outputs.corrections, noise_model)
     account = Account(
-        command=job.command,
+        command=run.command,
         settings=content["settings"],
-        data=counts(job),
+        data=counts(run),
         losses=trained.losses,
         best_epoch=trained.best_epoch,
         notes=(*NOTES, f"At most {MOST_EVALUATED} are evaluated."),
     )
     numbers = write_report(outputs.report, account, evaluated, noise_model)
     content["validation"] |= summary(numbers)
-    write_checkpoint(outputs.weights, trained.model, content, half=job.half)
+    write_checkpoint(outputs.weights, trained.model, content, half=run.half)
     outputs.state.unlink(missing_ok=True)
     _tell_outputs(trained, outputs, numbers)
 
 
-def _evaluate(job: Job, weights: Path) -> Evaluated:
+def _evaluate(run: TrainingRun, weights: Path) -> Evaluated:
     """What was written is evaluated, float16 or not."""
     from worker.training.evaluation import sample
 
-    return evaluated_by(weights, job.data, sample(job.split[1]), job.settings.device)
-
-
-def evaluated_by(weights: Path, data: TrainingSet, chosen: Indices, device: str) -> Evaluated:
-    """Labels of some spectra by the weights of a file, beside those that are known."""
-    from worker.network.checkpoint import read_checkpoint
-    from worker.network.engines.choose import open_engine
-    from worker.training.evaluation import evaluate
-
-    engine = open_engine(
-        read_checkpoint(weights), mc_samples=get_settings().mc_samples, seed=0, device=device
-    )
-    with progress_bar("Evaluating", len(chosen)) as finished:
-        return evaluate(engine, data, chosen, finished)
+    return evaluated_by(weights, run.data, sample(run.split[1]), run.settings.device)
 
 
 def _tell_outputs(trained: Trained, outputs: Outputs, numbers: Numbers) -> None:
@@ -334,13 +285,6 @@ def _tell_outputs(trained: Trained, outputs: Outputs, numbers: Numbers) -> None:
             f"{scatter['logg']:.3f}, fe_h {scatter['fe_h']:.3f} dex."
         )
     tell_files(outputs.corrections, outputs.report, outputs.cache)
-
-
-def tell_files(corrections: Path, report: Path, cache: Path) -> None:
-    """Say what the files of a training or an evaluation are for."""
-    say(f"{corrections}: the noise model, for --corrections.")
-    say(f"{report / 'report.md'}: tables and pictures.")
-    say(f"{cache} is kept for another time; delete it when it is not needed.")
 
 
 @contextmanager

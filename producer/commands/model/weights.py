@@ -11,7 +11,7 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from producer.commands.model.train import Device
+from producer.commands.options import DeviceOption
 from producer.commands.screen import console
 from worker.errors import UsageError
 from worker.network.checkpoint import write_checkpoint
@@ -70,9 +70,7 @@ def info(
 
 def verify(
     weights: Annotated[Path, typer.Argument(metavar="W", help=_WEIGHTS_HELP)],
-    device: Annotated[
-        Device | None, typer.Option("--device", help="Where to compute; ASTRONN_STREAM_DEVICE.")
-    ] = None,
+    device: DeviceOption = None,
     as_json: AsJson = False,
 ) -> None:
     """Check that weights work: load them, run them, compare them with the published ones.
@@ -83,7 +81,7 @@ def verify(
     from worker.network.weights.verification import verify as checks_of
 
     settings = get_settings()
-    chosen = choose_device(settings.device if device is None else device.value)
+    chosen = choose_device(device or settings.device)
     checks = []
     for check in checks_of(
         weights, mc_samples=settings.mc_samples, seed=settings.seed, device=chosen

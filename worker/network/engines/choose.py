@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
+import subprocess
 from collections.abc import Iterator
+from importlib import import_module
 
 import torch
 
 from worker.errors import FatalError
 from worker.network.engines.engine import Engine, Precision, logger
 from worker.network.model import ApogeeBCNNCensored
+
+#: The compiled engine of each kind of device: its module and its class.
+ENGINES = {
+    "cpu": ("worker.network.engines.cpu.engine", "CpuEngine"),
+    "cuda": ("worker.network.engines.triton.engine", "TritonEngine"),
+}
+#: The packages that compile: their own errors say what they cannot.
+_COMPILERS = ("numba", "llvmlite", "triton")
+#: What their errors of Python's own types say.
+_CANNOT_COMPILE = ("Failed to find C compiler", "PassManager::run failed", "ptxas", "libcuda.so")
 
 
 def choose_device(wanted: str) -> str:
@@ -36,8 +48,8 @@ def open_engine(
 ) -> Engine:
     """The fastest engine that works on a device.
 
-    That is a compiled one, numba's on a CPU and Triton's on a GPU; where its compiler is missing
-    or cannot compile, torch does it.
+    That is a compiled one; where its compiler is missing or cannot compile, torch does it, which
+    takes many times as long.
 
     Parameters
     ----------
@@ -50,24 +62,34 @@ def open_engine(
     ------
     FatalError
         A GPU is wanted and there is none.
+    Exception
+        What has nothing to do with compiling: memory that is full, a device that fails.
     """
     device = choose_device(device)
+    module, name = ENGINES[device]
     try:
-        if device == "cpu":
-            from worker.network.engines.cpu.engine import CpuEngine
-
-            return CpuEngine(model, mc_samples=mc_samples, seed=seed, precision=precision)
-        from worker.network.engines.triton.engine import TritonEngine
-
-        return TritonEngine(
+        engine: Engine = getattr(import_module(module), name)(
             model, mc_samples=mc_samples, seed=seed, device=device, precision=precision
         )
-    except Exception as error:  # noqa: BLE001 - whatever keeps numba or Triton from compiling here
-        compiler = "numba" if device == "cpu" else "triton"
-        logger.warning("action=open engine=torch: %s cannot be used: %r", compiler, error)
+    except Exception as error:
+        if not _cannot_compile(error):
+            raise
+        logger.warning("action=open engine=torch: %s cannot be used: %r", name, error)
+    else:
+        return engine
     from worker.network.engines.torch_engine import TorchEngine
 
     return TorchEngine(model, mc_samples=mc_samples, seed=seed, device=device)
+
+
+def _cannot_compile(error: Exception) -> bool:
+    """Whether an error says that a compiler is missing, or cannot compile here."""
+    packages = {kind.__module__.partition(".")[0] for kind in type(error).__mro__}
+    return (
+        isinstance(error, ImportError | subprocess.CalledProcessError)
+        or not packages.isdisjoint(_COMPILERS)
+        or any(each in str(error) for each in _CANNOT_COMPILE)
+    )
 
 
 def every_engine(

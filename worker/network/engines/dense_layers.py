@@ -8,18 +8,18 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
+from worker.array_types import Floats
 from worker.network.masks import KEEP_SCALE
 from worker.network.model import N_ELEMENTS, ApogeeBCNNCensored
 
-Doubles = NDArray[np.float64]
 Indices = NDArray[np.int64]
 
 
-class Part(NamedTuple):
+class Dense(NamedTuple):
     """A dense layer: ``(outputs, inputs)``, ``(outputs,)``, and where it reads and writes."""
 
-    weights: Doubles
-    biases: Doubles
+    weights: Floats
+    biases: Floats
     first_input: int
     first_output: int
 
@@ -30,11 +30,11 @@ def window_pixels(model: ApogeeBCNNCensored) -> Indices:
     return np.concatenate(pixels).astype(np.int64)
 
 
-def window_layers(model: ApogeeBCNNCensored) -> list[Part]:
+def window_layers(model: ApogeeBCNNCensored) -> list[Dense]:
     """The elements' first layers, which read ``window_pixels``."""
     architecture = model.architecture
     return [
-        Part(*numbers(layer), first_input, first_output)
+        Dense(*numbers(layer), first_input, first_output)
         for layer, first_input, first_output in zip(
             model.elem_dense1,
             starts(architecture.windows),
@@ -44,11 +44,11 @@ def window_layers(model: ApogeeBCNNCensored) -> list[Part]:
     ]
 
 
-def element_layers(model: ApogeeBCNNCensored) -> list[Part]:
+def element_layers(model: ApogeeBCNNCensored) -> list[Dense]:
     """The elements' second layers, scaled for the dropout ahead of them."""
     architecture = model.architecture
     return [
-        Part(weights * KEEP_SCALE, biases, first_input, first_output)
+        Dense(weights * KEEP_SCALE, biases, first_input, first_output)
         for (weights, biases), first_input, first_output in zip(
             map(numbers, model.elem_dense2),
             starts(architecture.element1),
@@ -58,13 +58,13 @@ def element_layers(model: ApogeeBCNNCensored) -> list[Part]:
     ]
 
 
-def hidden_layer(model: ApogeeBCNNCensored) -> Part:
+def hidden_layer(model: ApogeeBCNNCensored) -> Dense:
     """The second dense layer of the full-spectrum branch, scaled for the dropout ahead of it."""
     weights, biases = numbers(model.dense_2)
-    return Part(weights * KEEP_SCALE, biases, 0, 0)
+    return Dense(weights * KEEP_SCALE, biases, 0, 0)
 
 
-def last_layers(model: ApogeeBCNNCensored) -> tuple[Part, list[Part]]:
+def last_layers(model: ApogeeBCNNCensored) -> tuple[Dense, list[Dense]]:
     """What all outputs take from the last hidden layer, and from the elements' own layers.
 
     The two auxiliary features and the full-spectrum labels are linear in the last hidden layer,
@@ -86,11 +86,11 @@ def last_layers(model: ApogeeBCNNCensored) -> tuple[Part, list[Part]]:
         rows.append(shared @ joint)
         biases.append(shared @ joint_bias + np.concatenate([bias for _, bias in pairs]))
         output = 2 * len(full) + 2 * element
-        shares.append(Part(own * KEEP_SCALE, np.zeros(2), start, output))
-    return Part(np.concatenate(rows), np.concatenate(biases), 0, 0), shares
+        shares.append(Dense(own * KEEP_SCALE, np.zeros(2), start, output))
+    return Dense(np.concatenate(rows), np.concatenate(biases), 0, 0), shares
 
 
-def numbers(layer: nn.Module) -> tuple[Doubles, Doubles]:
+def numbers(layer: nn.Module) -> tuple[Floats, Floats]:
     """Weights and biases of a layer in double precision."""
     weights, biases = layer.weight, layer.bias
     return (

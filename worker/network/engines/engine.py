@@ -16,12 +16,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from worker.array_types import Floats
 from worker.network.model import ApogeeBCNNCensored
 from worker.spectra.pixels import N_PIXELS
 
 logger = logging.getLogger(__name__)
 
-Floats = NDArray[np.float64]
 Flux = NDArray[np.float32]
 Precision = Literal["auto", "float32", "bfloat16"]
 

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from worker.network.engines.engine import Engine, Floats, Flux, summarise
+from worker.array_types import Floats
+from worker.network.engines.engine import Engine, Flux, summarise
 from worker.network.masks import KEEP_SCALE, dropout_masks
 from worker.network.model import ApogeeBCNNCensored, masked
 

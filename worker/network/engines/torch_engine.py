@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from worker.network.engines.engine import Engine, Floats, Flux, summarise
+from worker.array_types import Floats
+from worker.network.engines.engine import Engine, Flux, summarise
 from worker.network.engines.torch_masks import TorchMasks
 from worker.network.masks import KEEP_SCALE
 from worker.network.model import masked

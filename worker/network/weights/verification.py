@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from worker.array_types import Floats
 from worker.errors import FatalError
 from worker.labels import ELEMENT_POSITIONS, LABEL_NAMES, LABELS
 from worker.network.checkpoint import Metadata
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     from worker.network.engines.engine import Engine
     from worker.network.model import ApogeeBCNNCensored
 
-Floats = NDArray[np.float64]
 
 _LINES = 300
 _BATCH = 8

@@ -71,9 +71,7 @@ def listed(table: Table) -> NDArray[np.intp]:
 def result_rows(table: Table, positions: NDArray[np.intp]) -> Iterator[Row]:
     """Labels with uncertainties and flags, a row for each position."""
     for row in table[positions]:
-        flags = [
-            (flag.name or "").lower() for flag in DESCRIPTIONS if row["result_flags"] & flag.value
-        ]
+        flags = [flag.label for flag in DESCRIPTIONS if row["result_flags"] & flag.value]
         labels = [
             _measured(row[label.name], row[f"e_{label.name}"], 0 if label.unit == "K" else 3)
             for label in LABELS

@@ -15,8 +15,8 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
+from worker.array_types import Floats, Singles
 from worker.network.engines.cpu.kernels import (
     convolve_spectrum,
     elements_first,
@@ -41,7 +41,6 @@ from worker.network.engines.cpu.vectors import LANES, cpu_has
 from worker.network.engines.engine import (
     LARGEST_CONVOLVED,
     Engine,
-    Floats,
     Flux,
     Precision,
     summarise,
@@ -49,8 +48,6 @@ from worker.network.engines.engine import (
 from worker.network.model import PADDING, POOL, ApogeeBCNNCensored
 from worker.network.philox import philox_key
 from worker.spectra.pixels import N_PIXELS
-
-Singles = NDArray[np.float32]
 
 #: Bytes of pooled values at once: they lie in a core's second cache.
 _POOLED_BYTES = 768 * 1024
@@ -94,10 +91,11 @@ class CpuEngine(Engine):
         *,
         mc_samples: int,
         seed: int,
+        device: str = "cpu",
         precision: Precision = "auto",
         threads: int | None = None,
     ) -> None:
-        super().__init__(model, mc_samples=mc_samples, seed=seed)
+        super().__init__(model, mc_samples=mc_samples, seed=seed, device=device)
         if precision == "auto":
             precision = "bfloat16" if cpu_has("avx512bf16") else "float32"
         self.precision = precision

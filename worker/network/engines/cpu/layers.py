@@ -10,11 +10,12 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from worker.array_types import Singles
 from worker.network.engines.cpu.products import COLUMNS, PANEL, TILE, WINDOW_TILE
 from worker.network.engines.cpu.steps import POOLED_ROW, POSITIONS
 from worker.network.engines.cpu.vectors import LANES
 from worker.network.engines.dense_layers import (
-    Part,
+    Dense,
     element_layers,
     hidden_layer,
     last_layers,
@@ -26,8 +27,6 @@ from worker.network.engines.dense_layers import (
 from worker.network.masks import KEEP_SCALE, NUMBERS_PER_BLOCK
 from worker.network.model import FILTERS, KERNEL, N_ELEMENTS, ApogeeBCNNCensored
 
-Singles = NDArray[np.float32]
-Doubles = NDArray[np.float64]
 Indices = NDArray[np.int64]
 
 
@@ -108,7 +107,7 @@ class FinishingSpace(NamedTuple):
     shares: Singles
 
 
-def tiled(parts: Iterable[Part], width: int) -> Layer:
+def tiled(parts: Iterable[Dense], width: int) -> Layer:
     """Layers in tiles of ``width`` outputs."""
     tiles, blocks, at, parts = [], [], 0, list(parts)
     end = max(part.first_output + len(part.biases) for part in parts)

@@ -9,9 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from worker.array_types import Floats
 from worker.labels import LABELS
 from worker.network.engines.dense_layers import window_layers, window_pixels
-from worker.network.engines.engine import LARGEST_CONVOLVED, Engine, Floats, Flux, Precision
+from worker.network.engines.engine import LARGEST_CONVOLVED, Engine, Flux, Precision
 from worker.network.engines.triton.convolutions import (
     CONVOLVED_PITCH,
     convolve_spectra,

@@ -9,9 +9,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from worker.array_types import Floats
 from worker.labels import LABELS
 from worker.network.engines.dense_layers import (
-    Part,
+    Dense,
     element_layers,
     hidden_layer,
     last_layers,
@@ -21,7 +22,6 @@ from worker.network.engines.dense_layers import (
 from worker.network.masks import KEEP_SCALE, mask_sites, site_blocks
 from worker.network.model import ApogeeBCNNCensored, Architecture
 
-Doubles = NDArray[np.float64]
 Indices = NDArray[np.int64]
 
 
@@ -71,7 +71,7 @@ def mask_row(architecture: Architecture, step: int) -> MaskRow:
     return MaskRow(torch.from_numpy(table), starts)
 
 
-def tiles(parts: list[Part], width: int, step: int) -> Tiles:
+def tiles(parts: list[Dense], width: int, step: int) -> Tiles:
     """Layers in tiles of ``width`` outputs, for kernels that take ``step`` inputs at a time."""
     table, weights, biases, at = [], [], [], 0
     for part in parts:
@@ -153,5 +153,5 @@ def whole(number: int, step: int) -> int:
     return -(-number // step) * step
 
 
-def _single(values: Doubles | list[Doubles]) -> Tensor:
+def _single(values: Floats | list[Floats]) -> Tensor:
     return torch.from_numpy(np.asarray(values, dtype=np.float32))
