@@ -29,7 +29,7 @@ from producer.bench.picture import draw
 from producer.bench.report import PARTS, as_json, number, screen
 from producer.bench.spectra import bytes_per_spectrum, make_up
 from producer.bench.stream import steady_seconds
-from producer.commands.bench import PartName, bench
+from producer.commands.bench import bench
 from tests.conftest import wait_for
 from worker.errors import FatalError
 from worker.network.checkpoint import read_checkpoint
@@ -208,7 +208,7 @@ def test_without_astronn_nothing_is_measured_and_it_says_what_to_install(
 ) -> None:
     monkeypatch.setitem(sys.modules, "astroNN", None)
     with pytest.raises(FatalError, match="the extra `astronn`"):
-        bench([PartName(part) for part in parts], out=tmp_path / "bench")
+        bench([*parts], out=tmp_path / "bench")
     assert not (tmp_path / "bench").exists()
 
 
