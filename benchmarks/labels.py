@@ -1,10 +1,10 @@
-"""How good are the labels? Held-out made-up stars at four S/N, against their truth.
+"""How good are the labels? Held-out simulated stars at four S/N, against their truth.
 
 uv run --group dev -m benchmarks.labels [--model FILE --corrections FILE] [--stars 800] [--seed 7]
 
 Prints a table of all 22 labels: scatter (1.4826 times the median absolute deviation of what is
 found less the truth) and the share of stars within one sigma after the noise model. The stars
-are made up with a seed of their own; no training saw them.
+are simulated with a seed of their own; no training saw them.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def scatter(residuals: Floats) -> Floats:
 
 
 def main() -> None:
-    """Make up stars, infer and print."""
+    """Simulate stars, infer and print."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--model", type=Path)
     parser.add_argument("--corrections", type=Path)

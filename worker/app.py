@@ -105,7 +105,7 @@ def publish(
     patient
         Wait for a broker that is away, as long as that takes.
     about
-        What the message is about, where it bears the spectra's numbers alone.
+        Where the message has the spectra's numbers alone: what names their files.
 
     Raises
     ------

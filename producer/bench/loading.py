@@ -40,13 +40,13 @@ def measure_loading(
     rounds: int,
     tell: Tell,
 ) -> list[Measured]:
-    """Made-up files of some eras."""
+    """Simulated files of some eras."""
     rows = []
     for layout in layouts:
-        tell(f"making up {layout} files")
+        tell(f"simulating {layout} files")
         below = folder / layout
         spectra = make_up(below, stars, _VISITS, layout)
-        rows += compare_loading(f"{layout}, made up", settings, below, spectra, rounds, tell)
+        rows += compare_loading(f"{layout}, simulated", settings, below, spectra, rounds, tell)
     return rows
 
 
@@ -106,7 +106,7 @@ def compare_loading(
 
 
 def ways() -> dict[str, Load]:
-    """All ways of loading. Importing astroNN takes seconds, so only who wants them pays."""
+    """All ways of loading; astroNN, which takes seconds to import, is imported here."""
     from producer.bench.plain_loading import file_by_file, row_by_row
 
     return {PLAIN: row_by_row, KINDER: file_by_file, OURS: load_stage}

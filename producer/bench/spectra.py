@@ -1,4 +1,4 @@
-"""The spectra that are measured with: made up, or the user's own."""
+"""The spectra to measure with: simulated, or the user's own."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from worker.spectra.pixels import N_APSTAR, N_PIXELS
 
 SurveyLayout = Layout | Literal["mixed"]
 
-#: Seed of the made-up survey and of the noise.
+#: Seed of the simulated survey and of the noise.
 _SEED = 1
 
 
@@ -38,7 +38,7 @@ def make_up(
     processes: int = 1,
     told: Callable[[int], None] = lambda _: None,
 ) -> list[Place]:
-    """Write the files of a made-up survey; all its spectra, coadds and visits."""
+    """Write the files of a simulated survey; all its spectra, coadds and visits."""
     survey = Survey(stars, visits, _SEED, layout)
     truth = Truth.of(folder, survey.settings())
     write_survey(survey, folder, truth, processes, lambda _: told(1))

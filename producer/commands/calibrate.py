@@ -37,11 +37,11 @@ def calibrate(
     tag: ResultsTag = None,
     weights: ResultsWeights = None,
     by_snr: Annotated[
-        bool, typer.Option("--by-snr", help="Also fit a factor by S/N; .json alone can hold it.")
+        bool, typer.Option("--by-snr", help="Also fit factors by S/N; only .json can hold them.")
     ] = False,
     pickle: Annotated[
         Path | None,
-        typer.Option("--pickle", metavar="FILE", help="Also write it as the peers' .pkl."),
+        typer.Option("--pickle", metavar="FILE", help="Also write it in the peers' format, .pkl."),
     ] = None,
     report: Annotated[
         Path | None, typer.Option("--report", metavar="DIR", help="Also write tables and pictures.")

@@ -20,11 +20,13 @@ def worker(
     stage: Annotated[Stage, typer.Argument(help="The stage whose queues it serves.")],
     lane: Annotated[
         Lane | None,
-        typer.Option("--lane", help="Serve this lane alone; for loaders."),
+        typer.Option("--lane", help="Serve only this lane; for loaders."),
     ] = None,
     name: Annotated[
         str | None,
-        typer.Option("--name", help="What it is called, where a host has several of a kind."),
+        typer.Option(
+            "--name", help="The worker's name, needed where a host has several of one stage."
+        ),
     ] = None,
 ) -> None:
     """Run one worker, configured by the environment, as docker-compose.yml starts it.

@@ -1,4 +1,4 @@
-"""Where spectra come from: apStar files and folders, to rows of the catalogue."""
+"""apStar files and folders to rows of the catalogue."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ _RELEASES = {"r5": "dr12", "r6": "dr13", "r8": "dr14", "r12": "dr16", "dr17": "d
 
 @dataclass(frozen=True)
 class CatalogueEntry:
-    """One spectrum as the catalogue is to know it; the fields are the columns of its row."""
+    """One spectrum for the catalogue; the fields are the columns of its row."""
 
     kind: Kind
     path: str

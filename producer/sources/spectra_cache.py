@@ -216,7 +216,7 @@ def _write_cache(cache: Path, index: Path, parts: Iterator[_Part], digest: str) 
     failures: Counter[str] = Counter()
     try:
         index.unlink(missing_ok=True)
-        cache.unlink(missing_ok=True)  # who has mapped the old file into memory keeps it
+        cache.unlink(missing_ok=True)  # a process that has mapped the old file keeps it
         with cache.open("wb") as file:
             _write_header(file, 0)
             for part in parts:

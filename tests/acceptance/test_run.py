@@ -91,7 +91,7 @@ def test_other_settings_under_the_same_tag_are_pointed_out(
     streamed: Workplace, job: list[object]
 ) -> None:
     output = streamed.run(*job[:-2], "--out", "again.fits")
-    assert "44 results were made before with other corrections" in output
+    assert "44 results were made before with another noise model" in output
     (streamed.folder / "again.fits").unlink()
 
 

@@ -327,11 +327,11 @@ def test_headers_have_the_cards_of_the_era_and_no_others(tmp_path: Path, layout:
 
 
 @by_layout
-def test_every_file_says_that_it_is_made_up(tmp_path: Path, layout: Layout) -> None:
+def test_every_file_says_that_it_is_simulated(tmp_path: Path, layout: Layout) -> None:
     header = fits.getheader(write(tmp_path, made_up_visits(1), layout))
     assert header["SIMULATE"] is True
-    assert "made-up" in header.comments["SIMULATE"]
-    assert "Made up by astronn-stream" in " ".join(header["COMMENT"])
+    assert "simulated" in header.comments["SIMULATE"]
+    assert "Simulated by astronn-stream" in " ".join(header["COMMENT"])
 
 
 def test_flags_tell_of_low_snr_and_persistence(tmp_path: Path) -> None:

@@ -175,7 +175,9 @@ def run(survey: Path, *options: object) -> Result:
 
 
 def test_the_command_leaves_weights_noise_model_report_and_cache(survey: Path) -> None:
-    result = run(survey, "--kind", "coadd", "--half", "--description", "made up", "--purpose", "t")
+    result = run(
+        survey, "--kind", "coadd", "--half", "--description", "simulated", "--purpose", "t"
+    )
     assert result.exit_code == 0, result.output
     assert "12 spectra, 0 that cannot be read." in result.stdout
     assert {path.name for path in survey.iterdir()} == {
@@ -191,7 +193,7 @@ def test_the_command_leaves_weights_noise_model_report_and_cache(survey: Path) -
     assert model.architecture.dense == (192, 96)
     metadata = read_metadata(survey / "w.pt")
     assert metadata["origin"] == "astronn-stream model train"
-    assert metadata["trained_on"]["description"] == "made up"
+    assert metadata["trained_on"]["description"] == "simulated"
     assert metadata["trained_on"]["kind"] == "coadd"
     assert metadata["purpose"] == "t"
     assert metadata["settings"]["epochs"] == metadata["epochs"] == 1

@@ -36,7 +36,7 @@ def open_database(url: str) -> Engine:
     Raises
     ------
     FatalError
-        The URL cannot be understood. The text leaves the URL out, which may bear a password.
+        The URL cannot be understood. The text leaves out the URL, which may hold a password.
     """
     try:
         parsed = make_url(url)
@@ -215,7 +215,7 @@ def reading(database: Engine) -> Iterator[Connection]:
 
 @contextmanager
 def _reachable() -> Iterator[None]:
-    """Turn what passes by itself, or once an operator acts, into an error to try again after."""
+    """Turn errors that pass, by themselves or once an operator acts, into ``TransientError``."""
     try:
         yield
     except _AWAY as error:

@@ -106,7 +106,7 @@ class Inference:
             self._batcher.wait_for(futures)
         finally:
             for future in futures:
-                future.cancel()  # after Ctrl-C nobody wants what has not started
+                future.cancel()  # after Ctrl-C, drop what has not started
         return [_outcome(*pair) for pair in zip(natural_keys, futures, strict=True)]
 
     def vitals(self) -> dict[str, str | float]:
@@ -177,7 +177,7 @@ def _unusable_label(inferred: InferredSpectrum) -> str | None:
 
 
 def _telling_faults(engine: Infer) -> Infer:
-    """The engine; errors that are no fault of a spectrum come as the micro-batcher knows them."""
+    """The engine, its device's errors turned into those that the micro-batcher understands."""
     import torch
 
     def infer(flux: NDArray[np.float32], natural_keys: Sequence[str]) -> tuple[Floats, Floats]:

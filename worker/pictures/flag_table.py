@@ -1,4 +1,4 @@
-"""How many spectra bear each flag, by S/N."""
+"""How many spectra have each flag, by S/N."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _EDGES = (20.0, 50.0, 100.0, 200.0)
 
 
 def flags(sample: Sample, theme: Theme) -> Figure:
-    """The part of spectra of each range of S/N that bears each flag, as a table in shades.
+    """The fraction of spectra with each flag in each range of S/N, as a shaded table.
 
     Raises
     ------

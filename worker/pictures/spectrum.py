@@ -117,7 +117,7 @@ def _key(axis: Axes, text: str, theme: Theme) -> None:
 
 
 def _windows(axis: Axes, chip: slice, theme: Theme) -> None:
-    """A lane for each element, with its windows; names stand on both sides by turns."""
+    """A row for each element with its windows; names stand left and right in turn."""
     place = wavelength()[chip]
     for lane, label in enumerate(_ELEMENTS):
         runs = list(_runs(element_window(str(label.element))[chip]))
@@ -165,5 +165,5 @@ def _labels(axis: Axes, row: Mapping[str, Any] | None, theme: Theme) -> None:
 
 
 def _plain(text: str) -> str:
-    """A text of others', in which matplotlib is to find no formula."""
+    """A text from a file, escaped so that matplotlib finds no formula in it."""
     return printable(text).replace("$", r"\$")

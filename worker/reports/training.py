@@ -27,7 +27,7 @@ _NUMBERS = "figures.json"
 
 @dataclass(frozen=True)
 class Account:
-    """What a training or an evaluation was and came to, apart from its labels.
+    """Settings, data and outcome of a training or an evaluation, apart from its labels.
 
     Attributes
     ----------

@@ -18,7 +18,7 @@ from worker.errors import UsageError
 from worker.flags import DESCRIPTIONS
 from worker.results.arrow import ARROW_TYPES, arrow_numbers, arrow_texts, nulls, numpy_numbers
 from worker.results.columns import TableColumn, table_columns
-from worker.starter import STARTER_NAME
+from worker.starter import STARTER_NAME, STARTER_NAMES
 from worker.version import __version__
 
 if TYPE_CHECKING:
@@ -138,7 +138,8 @@ def read_table(
     batches = list(read_batches(database, RowSelection(jobs, kind, tag, where)))
     rows = pa.Table.from_batches(batches, schema=table_schema())
     table = Table([_column(column, rows[column.name]) for column in table_columns()])
-    table.meta |= table_meta(len(table), int((table["weights_name"] == STARTER_NAME).sum()))
+    starter = np.isin(np.asarray(table["weights_name"]), STARTER_NAMES)
+    table.meta |= table_meta(len(table), int(starter.sum()))
     return table
 
 

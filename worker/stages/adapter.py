@@ -1,4 +1,4 @@
-"""What every task does around its plain function: parse, retry, and let nothing be lost."""
+"""What every task does around its plain function: parse, retry, and lose nothing."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def task(
 
 
 def _attempt(name: str, function: Callable[[_M, Process], _Said], message: _M) -> _Said:
-    """Call the function; when it fails in a way that nobody foresaw, its spectra end here.
+    """Call the function; after an unexpected error its spectra end as rows without labels.
 
     The error itself goes on to Celery, which logs it and lets Flower show a failure.
 

@@ -1,4 +1,4 @@
-"""What a worker tells of itself at each of Celery's heartbeats."""
+"""What a worker reports at each of Celery's heartbeats."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from worker.transport.vitals import count_spectra, tell_worker
 
 
 def beat(sender: Any, **_: Any) -> None:
-    """Say that the worker lives, and whom it serves: it may be called anything."""
+    """Say that the worker lives and which queues it serves; its name tells neither."""
     process = this_process()
     queues = sorted(sender.eventer.app.amqp.queues.consume_from)
     with suppress(TransientError):  # Celery itself waits for Redis, and says so

@@ -32,7 +32,7 @@ def process(
     Raises
     ------
     FatalError
-        The weights or the corrections cannot be used.
+        The weights or the noise model cannot be used.
     """
     inference = open_inference(
         settings.weights_file,

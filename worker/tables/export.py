@@ -23,7 +23,7 @@ from worker.atomic_file import replacing
 from worker.errors import UsageError
 from worker.results.arrow import arrow_numbers, arrow_texts
 from worker.results.read import RowSelection, read_batches, table_meta, table_schema
-from worker.starter import STARTER_NAME
+from worker.starter import STARTER_NAMES
 from worker.tables.fits import empty_table, write_fits
 from worker.tables.packing import kind_of
 from worker.tables.text import write_csv, write_ecsv
@@ -88,7 +88,7 @@ def check_place(path: Path) -> None:
 
 @dataclass(frozen=True)
 class Written:
-    """A file, how many rows it has, and its notice where they come from made-up weights."""
+    """A file, how many rows it has, and its notice where rows come from the starter weights."""
 
     path: Path
     rows: int
@@ -167,7 +167,8 @@ def _write(path: Path, batches: Iterable[pa.RecordBatch | pa.Table], writer: Wri
         with ParquetWriter(stored, table_schema()) as file:
             for batch in batches:
                 file.write(batch)
-                starter_rows += batch["weights_name"].to_pylist().count(STARTER_NAME)
+                names = batch["weights_name"].to_pylist()
+                starter_rows += sum(map(names.count, STARTER_NAMES))
         # What it buffers ahead it keeps to the end.
         with ParquetFile(stored, pre_buffer=False) as rows:
             number: int = rows.metadata.num_rows

@@ -1,4 +1,4 @@
-"""Numbers of an evaluation: how far labels are off, and how honest their uncertainties are."""
+"""Numbers of an evaluation: bias and scatter of labels, and whether their uncertainties hold."""
 
 from __future__ import annotations
 

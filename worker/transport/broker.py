@@ -1,4 +1,4 @@
-"""What is on its way: the jobs whose messages lie in the broker's Redis."""
+"""The jobs whose messages lie in the broker's Redis."""
 
 from __future__ import annotations
 
