@@ -33,9 +33,9 @@ from tests.acceptance.faults import (
     undisturbed,
 )
 from tests.acceptance.servers import PostgresServer, RedisServer, SqliteFile, short_folder
-from tests.conftest import shared, wait_for
+from tests.conftest import wait_for
 
-SPECTRA = 264
+SPECTRA = 132
 
 
 @dataclass(frozen=True)
@@ -48,12 +48,12 @@ class Night:
     rows: Table
 
 
-@pytest.fixture(scope="module")
-def night(tmp_path_factory: pytest.TempPathFactory) -> Night:
+@pytest.fixture(scope="session")
+def night(tmp_path_factory: pytest.TempPathFactory, spectra: Path, starter_weights: Path) -> Night:
     folder = tmp_path_factory.mktemp("night")
-    count = copies(shared("apstar"), folder / "files", SPECTRA)
+    count = copies(spectra, folder / "files", SPECTRA)
     environment = {
-        "ASTRONN_STREAM_MODEL": str(shared("peer_models", "astra", "astra_style.pt")),
+        "ASTRONN_STREAM_MODEL": str(starter_weights),
         "ASTRONN_STREAM_MC_SAMPLES": "1000",  # with fewer all is done before a fault can strike
         "ASTRONN_STREAM_CHUNK_SIZE": "8",
         "ASTRONN_STREAM_LOAD_PROCESSES": "1",
@@ -64,7 +64,13 @@ def night(tmp_path_factory: pytest.TempPathFactory) -> Night:
     return Night(folder / "files", environment, count, rows)
 
 
-@pytest.fixture(scope="module", params=["postgresql", "sqlite"])
+@pytest.fixture(
+    scope="module",
+    params=[
+        pytest.param(name, marks=pytest.mark.xdist_group(f"faults on {name}"))
+        for name in ("postgresql", "sqlite")
+    ],
+)
 def stream(request: pytest.FixtureRequest, night: Night) -> Iterator[Stream]:
     """On PostgreSQL with a Redis that keeps its data, or on SQLite with one that does not."""
     production = request.param == "postgresql"
