@@ -35,7 +35,7 @@ from tests.acceptance.faults import (
 from tests.acceptance.servers import PostgresServer, RedisServer, SqliteFile, short_folder
 from tests.conftest import wait_for
 
-SPECTRA = 132
+SPECTRA = 88
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ def night(tmp_path_factory: pytest.TempPathFactory, spectra: Path, starter_weigh
     environment = {
         "ASTRONN_STREAM_MODEL": str(starter_weights),
         "ASTRONN_STREAM_MC_SAMPLES": "1000",  # with fewer all is done before a fault can strike
-        "ASTRONN_STREAM_CHUNK_SIZE": "8",
+        "ASTRONN_STREAM_CHUNK_SIZE": "4",
         "ASTRONN_STREAM_LOAD_PROCESSES": "1",
         "ASTRONN_STREAM_JOB_SECONDS": "8",
         "ASTRONN_STREAM_INFER_BACKLOG": "500",  # stages are stopped here while others go on

@@ -135,9 +135,8 @@ def test_spectra_for_other_weights_wait_for_a_stack_that_serves_them(
     assert report.problems == ["Jobs for weights that this stack does not serve wait: 44."]
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_stack_without_weights_serves_the_starter_weights_until_it_is_told_to_stop(
-    place: Workplace, spectra: Path, number: signal.Signals
+def test_a_stack_without_weights_serves_the_starter_weights_until_it_is_interrupted(
+    place: Workplace, spectra: Path
 ) -> None:
     del place.environment["ASTRONN_STREAM_MODEL"]
     assert "wait in the database" in place.run("enqueue", spectra)
@@ -147,19 +146,22 @@ def test_a_stack_without_weights_serves_the_starter_weights_until_it_is_told_to_
         assert status(place).weights_name == STARTER_NAME
         assert STARTER_NAME in place.run("export", "--out", "a.csv")
     finally:
-        place.stop(stack, number, 0)
+        place.stop(stack, signal.SIGINT, 0)
     assert place.left_behind() == []
     assert "wait in the database" in place.run("enqueue", spectra, "--tag", "later")
 
 
-def test_a_stack_that_is_killed_leaves_no_process(
-    place: Workplace,
+def test_a_stack_that_is_killed_leaves_no_process_and_the_next_one_stops_in_order(
+    place: Workplace, spectra: Path
 ) -> None:
     place.stop(start_stack(place), signal.SIGKILL, -signal.SIGKILL)
     wait_for(lambda: not place.processes(), "the workers to stop", 40)
     again = start_stack(place)  # the socket that lies there is no obstacle
+    place.run("enqueue", spectra)
+    wait_for(lambda: place.count(DONE) == 44, "all jobs")
     place.stop(again, signal.SIGTERM, 0)
     assert place.left_behind() == []
+    assert "wait in the database" in place.run("enqueue", spectra, "--tag", "later")
 
 
 def test_run_uses_the_broker_and_the_database_that_are_there(
