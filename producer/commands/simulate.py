@@ -11,12 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from producer.commands.screen import (
-    progress_bar,
-    progress_console,
-    say,
-    telling_interruption,
-)
+from producer.commands.screen import progress_bar, progress_console, say, telling_interruption
 from worker.errors import UsageError
 from worker.settings import get_settings
 from worker.text import counted

@@ -7,12 +7,7 @@ from pathlib import Path
 
 from astropy.table import Table
 
-from producer.commands.screen import (
-    progress_bar,
-    progress_console,
-    say,
-    telling_interruption,
-)
+from producer.commands.screen import progress_bar, progress_console, say, telling_interruption
 from producer.ledger.enqueue import Enqueued
 from producer.running.run import Outcome
 from worker.reports.page.page import write_report

@@ -14,7 +14,7 @@ import pytest
 
 from tests.acceptance.chromium import dom, look
 from tests.acceptance.command import Workplace
-from tests.unit.apstar_files import write_apstar
+from tests.inputs.apstar_files import write_apstar
 
 #: A file that cannot be read; its name, and with it the reason, is hostile.
 HOSTILE = "apStar-<script>document.title='owned'<&>.fits"

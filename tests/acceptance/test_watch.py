@@ -10,7 +10,7 @@ from pathlib import Path
 from tests.acceptance.command import DONE, Workplace
 from tests.acceptance.test_stack import start_stack
 from tests.conftest import wait_for
-from tests.unit.apstar_files import write_apstar
+from tests.inputs.apstar_files import write_apstar
 
 NO_RESULT = "SELECT count(*) FROM astronn WHERE result_flags & 2048"
 

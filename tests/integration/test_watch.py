@@ -19,8 +19,8 @@ from producer.watching.arrivals import Arrivals
 from producer.watching.settling import Settling
 from producer.watching.watch import Watch
 from tests.conftest import wait_for
+from tests.inputs.apstar_files import write_apstar
 from tests.integration.conftest import Stream
-from tests.unit.apstar_files import write_apstar
 from worker.database.tables import AstroNN, Spectrum
 from worker.settings import get_settings
 
