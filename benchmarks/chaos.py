@@ -27,8 +27,8 @@ import redis
 from astropy.table import Table
 from sqlalchemy import select
 
-from producer.ledger.enqueue import register_files
 from producer.ledger.plan import Plan
+from producer.ledger.register import register_files
 from producer.ledger.release import release
 from tests.acceptance.faults import (
     Fault,

@@ -16,8 +16,8 @@ import numpy as np
 
 from producer.bench.measured import Measured, Tell, compare
 from producer.bench.plain_pipeline import PlainPipeline
-from producer.ledger.enqueue import register_files
 from producer.ledger.plan import Plan
+from producer.ledger.register import register_files
 from producer.ledger.release import release, send
 from producer.running.stack_child import StackChild
 from worker.app import connect_to

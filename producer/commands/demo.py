@@ -16,7 +16,7 @@ from producer.commands.options import tell_starter
 from producer.commands.screen import console, progress_bar, reading, say, telling_interruption
 from producer.commands.summary import print_outcome
 from producer.ledger.plan import Plan
-from producer.running.run import carry_out
+from producer.running.run import carry_out, results_of
 from worker.array_types import Floats
 from worker.errors import FatalError
 from worker.identity import COADD, weights_sha256
@@ -64,9 +64,10 @@ def demo(
         truth = _make_survey(folder, stars, seed, settings.loaders + 1)
         plan = Plan.make([folder / _SURVEY], settings, wanted="both", tag="")
         outcome = carry_out(plan, serial=False, headers=reading, bar=progress_bar)
-        write_table(outcome.table, folder / _LABELS)
+        table = results_of(outcome, plan)
+        write_table(table, folder / _LABELS)
         print_outcome(outcome, plan.tag)
-        comparison = Comparison.of(outcome.table, truth)
+        comparison = Comparison.of(table, truth)
         _show(folder, comparison)
     _print_comparison(comparison)
     say(f"Pictures and tables: {folder / _PAGE}")

@@ -11,11 +11,11 @@ from producer.commands.options import Corrections, Model, Paths, Tag, settings_w
 from producer.commands.screen import progress_bar, reading, say, telling_interruption
 from producer.commands.summary import print_outcome, write_page
 from producer.ledger.plan import Plan
-from producer.ledger.served import check_stack
-from producer.running.run import carry_out
+from producer.running.run import carry_out, results_of
 from producer.sources.files import Wanted
-from worker.reports.page.page import check_report
-from worker.tables.export import check_output, write_table
+from worker.database.session import existing
+from worker.results.read import RowSelection
+from worker.tables.export import check_output, write_results
 
 
 def run(
@@ -50,17 +50,22 @@ def run(
     """
     check_output(out)
     if report is not None:
+        from worker.reports.page.page import check_report
+
         check_report(report)
     settings = settings_with(model, corrections)
     plan = Plan.make(paths, settings, wanted=kind, tag=tag)
     if settings.broker_url is not None and not serial:
+        from producer.ledger.served import check_stack
+
         check_stack(settings, plan.weights)
     tell_starter(plan.weights)
     with telling_interruption():
         outcome = carry_out(plan, serial=serial, headers=reading, bar=progress_bar)
-    write_table(outcome.table, out)
+    with existing(settings.database_url) as database:
+        rows = write_results(database, RowSelection(jobs=outcome.jobs), out).rows
     print_outcome(outcome, plan.tag)
-    say(f"{out}: {len(outcome.table)} rows")
+    say(f"{out}: {rows} rows")
     if report is not None:
         told = f"{outcome.processed:,} spectra in {outcome.seconds:.1f} s"
-        write_page(report, outcome.table, [("Processed in this run", told)])
+        write_page(report, results_of(outcome, plan), [("Processed in this run", told)])

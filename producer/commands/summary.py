@@ -4,20 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-
-from astropy.table import Table
+from typing import TYPE_CHECKING
 
 from producer.commands.screen import progress_bar, progress_console, say, telling_interruption
-from producer.ledger.enqueue import Enqueued
-from producer.running.run import Outcome
-from worker.reports.page.page import write_report
-from worker.results.summary import Summary, summarise
 from worker.text import counted
+
+if TYPE_CHECKING:
+    from astropy.table import Table
+
+    from producer.ledger.enqueue import Enqueued
+    from producer.running.run import Outcome
+    from worker.results.summary import Summary
 
 
 def print_outcome(outcome: Outcome, tag: str) -> None:
     """Print how many spectra were processed, their flags, and why some have no labels."""
-    summary = summarise(outcome.table)
+    summary = outcome.summary
     if outcome.processed == 0:
         say(
             f"Nothing to compute: all {summary.spectra} spectra have results"
@@ -83,6 +85,7 @@ def tell_waiting(reason: str | None) -> None:
 def write_page(path: Path, results: Table, facts: Sequence[tuple[str, object]]) -> None:
     """Write the page of some results, and say where it is."""
     from worker.pictures.gallery import GALLERY
+    from worker.reports.page.page import write_report
 
     with (
         telling_interruption("the report was not written"),

@@ -14,10 +14,9 @@ from typing import Literal
 
 from sqlalchemy import Engine
 
-from producer.ledger.plan import Plan
 from producer.ledger.register import Registered, register_all
 from producer.ledger.served import check_stack
-from producer.progress import Bar, Reading, no_bar
+from producer.progress import Bar, no_bar
 from producer.sources.files import CatalogueEntry, Wanted, find_files, spectra_of
 from producer.sources.names import Name, catalogued, look_up
 from producer.sources.summary_table import SummaryTable
@@ -215,32 +214,3 @@ class _Tally:
             missing=self._missing,
             first_missing=tuple(self._first_missing),
         )
-
-
-def register_files(
-    database: Engine,
-    plan: Plan,
-    progress: Reading,
-    lane: Lane = "bulk",
-) -> Registered:
-    """Register the spectra of a plan's files and open their jobs."""
-    entries = (
-        entry
-        for file in progress(plan.files)
-        for entry in spectra_of(file, plan.settings.data_root, plan.wanted)
-    )
-    parts = list(
-        register_all(
-            database,
-            entries,
-            weights=plan.weights,
-            weights_name=plan.weights_name,
-            tag=plan.tag,
-            lane=lane,
-        )
-    )
-    return Registered(
-        [job for part in parts for job in part.jobs],
-        [job for part in parts for job in part.open_jobs],
-        [job for part in parts for job in part.waiting_jobs],
-    )

@@ -22,7 +22,9 @@ from sqlalchemy import (
 )
 from sqlalchemy.orm import Session
 
-from producer.sources.files import CatalogueEntry
+from producer.ledger.plan import Plan
+from producer.progress import Reading
+from producer.sources.files import CatalogueEntry, spectra_of
 from worker.database.session import transaction
 from worker.database.tables import Job, JobState, Kind, Source, Spectrum, UtcDateTime, now
 from worker.database.upsert import insert_missing, upsert
@@ -237,3 +239,32 @@ def locked_jobs(session: Session, *conditions: ColumnElement[bool]) -> Sequence[
     """
     found = select(Job.pk).where(*conditions).order_by(Job.pk).with_for_update()
     return session.scalars(found).all()
+
+
+def register_files(
+    database: Engine,
+    plan: Plan,
+    progress: Reading,
+    lane: Lane = "bulk",
+) -> Registered:
+    """Register the spectra of a plan's files and open their jobs."""
+    entries = (
+        entry
+        for file in progress(plan.files)
+        for entry in spectra_of(file, plan.settings.data_root, plan.wanted)
+    )
+    parts = list(
+        register_all(
+            database,
+            entries,
+            weights=plan.weights,
+            weights_name=plan.weights_name,
+            tag=plan.tag,
+            lane=lane,
+        )
+    )
+    return Registered(
+        [job for part in parts for job in part.jobs],
+        [job for part in parts for job in part.open_jobs],
+        [job for part in parts for job in part.waiting_jobs],
+    )

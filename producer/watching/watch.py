@@ -17,9 +17,8 @@ from pathlib import Path
 from sqlalchemy import Engine
 from sqlalchemy.exc import SQLAlchemyError
 
-from producer.ledger.enqueue import register_files
 from producer.ledger.plan import Plan
-from producer.ledger.register import Registered, files_with_jobs
+from producer.ledger.register import Registered, files_with_jobs, register_files
 from producer.sources.paths import catalogue_path
 from producer.watching.arrivals import WHOLE_LOOK_SECONDS, Arrivals, Sighting
 from producer.watching.settling import Settling

@@ -12,9 +12,10 @@ import pytest
 from sqlalchemy import func, select, text
 
 import producer.ledger.reconcile
+from producer.ledger.chunks import load_messages
 from producer.ledger.dispatcher import Dispatcher
 from producer.ledger.reconcile import Reconciler
-from producer.ledger.release import load_messages, release
+from producer.ledger.release import release
 from tests.integration.conftest import Clock, Stream
 from worker.app import publish
 from worker.database.session import transaction

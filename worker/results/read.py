@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 from sqlalchemy import ColumnElement, Connection, Engine, Select, select
 from sqlalchemy.exc import DataError
 
@@ -143,6 +144,20 @@ def read_table(
     return table
 
 
+def read_columns(
+    database: Engine, wanted: RowSelection, names: Collection[str]
+) -> dict[str, NDArray[Any]]:
+    """Some columns of the results as arrays, in order of file.
+
+    Raises
+    ------
+    TransientError
+        The database is away.
+    """
+    rows = pa.Table.from_batches(read_batches(database, wanted, names), schema=table_schema(names))
+    return {name: _values(rows[name].combine_chunks()) for name in rows.column_names}
+
+
 @contextmanager
 def _asking(database: Engine) -> Iterator[Connection]:
     """Only a condition of the user's can ask for what no number holds (PostgreSQL)."""
@@ -204,10 +219,14 @@ def _column(column: TableColumn, values: pa.ChunkedArray) -> Column:
     from astropy.table import Column, MaskedColumn
 
     about = {"name": column.name, "unit": column.unit, "description": column.description}
-    if column.dtype == "str":
-        return Column(np.array(values.to_pylist() or [], dtype=np.str_), **about)
     whole = values.combine_chunks()  # one array, whether there are rows or none
-    if whole.null_count:
+    if column.dtype != "str" and whole.null_count:
         # A missing integer must not read as a number.
-        return MaskedColumn(numpy_numbers(whole), mask=nulls(whole), **about)
-    return Column(numpy_numbers(whole), **about)
+        return MaskedColumn(_values(whole), mask=nulls(whole), **about)
+    return Column(_values(whole), **about)
+
+
+def _values(values: pa.Array) -> NDArray[Any]:
+    if pa.types.is_string(values.type):
+        return np.array(values.to_pylist(), dtype=np.str_)
+    return numpy_numbers(values)

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
-from astropy.table import Table
+import numpy as np
+from numpy.typing import NDArray
 
 from worker.flags import DESCRIPTIONS, ResultFlag
+
+if TYPE_CHECKING:
+    from astropy.table import Table
 
 
 @dataclass(frozen=True)
 class Summary:
-    """Counts of the rows of a table.
+    """Counts of rows of results.
 
     Attributes
     ----------
@@ -38,21 +44,24 @@ class Summary:
     bad: int
 
 
-def summarise(table: Table) -> Summary:
-    """Count the rows of a table as :func:`worker.results.read.read_table` gives it."""
-    labelled = table[~table["flag_no_result"]]
-    kinds = Counter(table["kind"])
+#: The columns that are counted.
+COLUMNS = ("kind", "result_flags", "flag_warn", "flag_bad", "flag_no_result", "no_result_reason")
+
+
+def summarise(rows: Mapping[str, NDArray[Any]] | Table) -> Summary:
+    """Count rows of results, of which the ``COLUMNS`` are given by name."""
+    kind, bits, warn, bad, lost, reason = (np.asarray(rows[name]) for name in COLUMNS)
     return Summary(
-        spectra=len(table),
-        coadds=kinds["coadd"],
-        visits=kinds["visit"],
-        labelled=len(labelled),
-        reasons=Counter(table["no_result_reason"][table["flag_no_result"]]),
+        spectra=len(kind),
+        coadds=int((kind == "coadd").sum()),
+        visits=int((kind == "visit").sum()),
+        labelled=int((~lost).sum()),
+        reasons=Counter(reason[lost].tolist()),
         flagged={
-            flag.column: int(((labelled["result_flags"] & flag.value) != 0).sum())
+            flag.column: int((~lost & ((bits & flag.value) != 0)).sum())
             for flag in DESCRIPTIONS
             if flag is not ResultFlag.NO_RESULT
         },
-        warn=int(labelled["flag_warn"].sum()),
-        bad=int(labelled["flag_bad"].sum()),
+        warn=int((~lost & warn).sum()),
+        bad=int((~lost & bad).sum()),
     )

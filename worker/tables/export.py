@@ -7,10 +7,10 @@ of texts, which FITS has to know first, are known.
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,34 +24,22 @@ from worker.errors import UsageError
 from worker.results.arrow import arrow_numbers, arrow_texts
 from worker.results.read import RowSelection, read_batches, table_meta, table_schema
 from worker.starter import STARTER_NAMES
-from worker.tables.fits import empty_table, write_fits
 from worker.tables.packing import kind_of
-from worker.tables.text import write_csv, write_ecsv
-from worker.tables.votable import write_votable
 from worker.version import __version__
 
 if TYPE_CHECKING:
     from astropy.table import Table
 
-#: The key of what a table says about itself, in the metadata of a Parquet file.
-_META = b"astronn-stream"
-
 Writer = Callable[[ParquetFile, Mapping[str, Any], Path], None]
 
 
-def _write_parquet(rows: ParquetFile, meta: Mapping[str, Any], path: Path) -> None:
-    schema = rows.schema_arrow.with_metadata({_META: json.dumps(dict(meta))})
-    with ParquetWriter(path, schema) as file:
-        for group in range(rows.num_row_groups):
-            file.write_table(rows.read_row_group(group))
-
-
-_WRITERS: dict[str, Writer] = {
-    ".fits": write_fits,
-    ".parquet": _write_parquet,
-    ".csv": write_csv,
-    ".ecsv": write_ecsv,
-    ".vot": write_votable,
+#: Which function of which file here writes a format; imported when a table of it is written.
+_WRITERS = {
+    ".fits": ("fits", "write_fits"),
+    ".parquet": ("parquet", "write_parquet"),
+    ".csv": ("text", "write_csv"),
+    ".ecsv": ("text", "write_ecsv"),
+    ".vot": ("votable", "write_votable"),
 }
 #: The files of the survey's layout, by kind of spectrum.
 SURVEY_FILES = {
@@ -110,7 +98,7 @@ def write_results(database: Engine, wanted: RowSelection, path: Path) -> Written
         The database is away.
     """
     check_output(path)
-    return _write(path, read_batches(database, wanted), _WRITERS[path.suffix])
+    return _write(path, read_batches(database, wanted), _writer(path))
 
 
 def write_survey(database: Engine, wanted: RowSelection, folder: Path) -> list[Written]:
@@ -128,6 +116,7 @@ def write_survey(database: Engine, wanted: RowSelection, folder: Path) -> list[W
     TransientError
         The database is away.
     """
+    from worker.tables.fits import empty_table, write_fits
 
     def write(rows: ParquetFile, meta: Mapping[str, Any], path: Path) -> None:
         write_fits(rows, meta, path, name="APOGEE", before=[empty_table(rows, "BOSS")])
@@ -156,7 +145,13 @@ def write_table(table: Table, path: Path) -> None:
         The disk is full, or does not work.
     """
     check_output(path)
-    _write(path, [_arrow(table)], _WRITERS[path.suffix])
+    _write(path, [_arrow(table)], _writer(path))
+
+
+def _writer(path: Path) -> Writer:
+    module, function = _WRITERS[path.suffix]
+    writer: Writer = getattr(import_module(f"worker.tables.{module}"), function)
+    return writer
 
 
 def _write(path: Path, batches: Iterable[pa.RecordBatch | pa.Table], writer: Writer) -> Written:

@@ -10,7 +10,7 @@ from astropy.table import Table
 
 from producer.ledger.plan import Plan
 from producer.progress import no_bar
-from producer.running.run import carry_out
+from producer.running.run import carry_out, results_of
 from tests.conftest import Inputs, on_real_data
 from worker import infer
 from worker.errors import FatalError, UsageError
@@ -57,7 +57,7 @@ def test_rows_are_those_of_a_serial_run_to_the_last_bit(inputs: Inputs, tmp_path
     )
     files = sorted(inputs.folder.rglob("*.fits"))[:3]
     plan = Plan.make(files, settings, wanted="both", tag="")
-    rows = carry_out(plan, serial=True, headers=iter, bar=no_bar).table
+    rows = results_of(carry_out(plan, serial=True, headers=iter, bar=no_bar), plan)
     of_name = {natural_key(row["path"], row["member"]): row for row in rows}
 
     pixels, names, snr = arrays_of(inputs.folder)

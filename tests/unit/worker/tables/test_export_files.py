@@ -199,7 +199,7 @@ def test_a_failure_while_writing_leaves_the_old_file_and_no_other(
         temporary.write_text("half a table")
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setitem(export._WRITERS, ending, fail)
+    monkeypatch.setattr(export, "_writer", lambda _: fail)
     with pytest.raises(FatalError, match=r"labels\.\w+ cannot be written: No space left on device"):
         write_table(table, path)
     assert [each.name for each in folder.iterdir()] == [path.name]

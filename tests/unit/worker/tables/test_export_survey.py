@@ -178,7 +178,11 @@ def test_a_signal_to_stop_leaves_the_old_file_and_no_other(
     (folder / "labels.csv").write_text("old")
     monkeypatch.setenv(f"{PREFIX}DATABASE_URL", url_of(engine))
     get_settings.cache_clear()
-    monkeypatch.setitem(export._WRITERS, ".csv", lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+
+    def interrupted(*_: object) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(export, "_writer", lambda _: interrupted)
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     app = command_line(["export"])
