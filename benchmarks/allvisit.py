@@ -1,6 +1,6 @@
 """An allVisit of millions of rows through `enqueue --summary`: rows a second, and peak memory.
 
-The table is made up, night by night, in the layout of SDSS-V and as wide as the real one; the
+The table is simulated, night by night, in the layout of SDSS-V and as wide as the real one; the
 star files do not exist, so that looking for them costs what it costs. Without `--register` the
 table is read and no job is opened.
 

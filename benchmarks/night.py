@@ -1,4 +1,4 @@
-"""A made-up night: files arrive in a watched folder while a backlog is processed in bulk.
+"""A simulated night: files arrive in a watched folder while a backlog is processed in bulk.
 
 Lets `enqueue` register a backlog, `watch` follow a folder and `simulate --live` write the night
 into it, with Flower before the stack. Tells for each version of each spectrum how long it took
@@ -110,7 +110,7 @@ def listening(url: str) -> Iterator[TaskLog]:
 
 
 def write_backlog(folder: Path, spectra: int) -> None:
-    """Files of made-up stars under many names; each name gives other dropout masks."""
+    """Files of simulated stars under many names; each name gives other dropout masks."""
     once = folder.with_name("once")
     simulate(once / "survey", "--stars", "40", "--visits", "3", "--layout", "dr13", "--seed", "9")
     table = Table.read(once / "survey" / NAME)

@@ -1,9 +1,9 @@
 """A survey of a million jobs through producer, ledger and record, on PostgreSQL; no file is read.
 
-Catalogue rows of made-up stars are registered by the producer's own functions, the dispatcher and
+Catalogue rows of simulated stars are registered by the producer's own functions, the dispatcher and
 the recorder are the real commands, Redis and PostgreSQL come from wheels. Loading and inference
 are faked: a process takes the messages for loaders, waits as long as a spectrum would take, and
-sends made-up labels. The ledger grows from size to size, and at each it is measured what a
+sends simulated labels. The ledger grows from size to size, and at each it is measured what a
 spectrum costs at each stage and what questions to the ledger cost. Prints a line for each size.
 
     nice uv run --group dev -m benchmarks.scale [--jobs 10000 100000] [--delay 0.0002] [--json FILE]
@@ -41,8 +41,7 @@ from tests.acceptance.servers import PostgresServer, RedisServer, short_folder
 from worker.app import connect_to, publish
 from worker.database.session import open_database, upgrade
 from worker.database.tables import Kind
-from worker.fingerprint import weights_sha256
-from worker.identity import COADD, natural_key
+from worker.identity import COADD, natural_key, weights_sha256
 from worker.labels import LABELS
 from worker.local.stack import COMMANDS, DISPATCHER
 from worker.messages import LoadSpectra, RecordLabels, SpectrumLabels
@@ -77,7 +76,7 @@ class Measured:
     slowest: dict[str, str]
 
 
-# The made-up survey
+# The simulated survey
 
 
 def spectra(first: int, last: int) -> Iterator[CatalogueEntry]:

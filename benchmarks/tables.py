@@ -1,4 +1,4 @@
-"""Tables of a million made-up results in each format, and a recalibration: time and memory.
+"""Tables of a million simulated results in each format, and a recalibration: time and memory.
 
 Each is the real command in a process of its own. Before them the plain way, all rows in a table
 of astropy's and its `write`, of some of the rows: it is what the ratios compare with, row by row.
@@ -56,7 +56,7 @@ FORMATS = {
 
 
 def fill(engine: Engine, rows: int) -> None:
-    """Put so many made-up results into a database."""
+    """Put so many simulated results into a database."""
     rng = np.random.default_rng(0)
     columns = label_columns()
     for first in range(0, rows, AT_ONCE):

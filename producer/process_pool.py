@@ -1,4 +1,4 @@
-"""What the processes have in common that share out a command's work."""
+"""Sharing out a command's work among processes."""
 
 from __future__ import annotations
 

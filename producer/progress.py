@@ -1,4 +1,4 @@
-"""How work tells whoever watches how far it is."""
+"""Showing how far the work is: types of progress bars, and one that shows nothing."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
-#: Told of so many that are finished.
+#: Called with how many more are finished.
 Finished = Callable[[int], None]
-#: Shows how much of a total is finished, given what it is called.
+#: Opens a progress bar, given its title and the total.
 Bar = Callable[[str, int], AbstractContextManager[Finished]]
 
 
 @contextmanager
 def no_bar(what: str, total: int) -> Iterator[Finished]:  # noqa: ARG001 - a Bar
-    """Nobody watches."""
+    """A progress bar that shows nothing."""
     yield lambda _: None
 
 
-#: Gives files on, showing how many are left.
+#: Passes files on one by one, showing how many are left.
 Reading = Callable[[Sequence[Path]], Iterator[Path]]

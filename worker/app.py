@@ -26,7 +26,7 @@ from worker.messages import (
 )
 from worker.queues import QUEUES, STAGES, Lane, Stage, lane_queue
 from worker.settings import Settings, get_settings
-from worker.task_text import task_text
+from worker.transport.task_text import task_text
 
 #: Seconds after which Redis hands a message that a dead worker held to another one.
 VISIBILITY_TIMEOUT = 300
@@ -105,7 +105,7 @@ def publish(
     patient
         Wait for a broker that is away, as long as that takes.
     about
-        What the message is about, where it bears the spectra's numbers alone.
+        Where the message has the spectra's numbers alone: what names their files.
 
     Raises
     ------

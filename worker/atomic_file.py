@@ -1,4 +1,4 @@
-"""Files that are replaced in one step: who reads one finds the old or the new, never a part."""
+"""Files that are replaced in one step: a reader finds the old or the new one, never a part."""
 
 from __future__ import annotations
 

@@ -34,7 +34,7 @@ class YieldError(BusyError):
 
 
 class FatalError(StreamError):
-    """The process cannot work at all: weights, corrections, database or Redis are unusable."""
+    """The process cannot work at all: weights, noise model, database or Redis cannot be used."""
 
 
 class UsageError(StreamError):

@@ -18,7 +18,7 @@ class Label:
     description
         One line for table headers.
     peer_name
-        What the peers' checkpoints and correction files may call it instead.
+        What the peers' checkpoints and noise models may call it instead.
     element
         The element whose ASPCAP window its network branch reads, as
         ``astroNN.apogee.aspcap_mask`` names it; None for the three labels of the

@@ -41,7 +41,7 @@ class Ticket(Message):
 
     @property
     def ticket(self) -> dict[str, int | str]:
-        """The fields of the ticket, without those of whatever bears it."""
+        """The ticket alone, without the other fields of its message."""
         return {name: getattr(self, name) for name in Ticket.model_fields}
 
 

@@ -1,4 +1,4 @@
-"""An outage of something that a process needs: told once when it begins, and when it is over."""
+"""An outage of something that a process needs, logged once when it begins and when it ends."""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ def checked_redis_url(url: str, socket_scheme: str) -> str:
     Raises
     ------
     ValueError
-        The URL cannot be used; the text leaves it out, since it may bear a password.
+        The URL cannot be used; the text leaves it out, since it may hold a password.
     """
     parts = _split(url)
     if parts is not None and parts.scheme in _OTHER_BROKERS:

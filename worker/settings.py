@@ -34,7 +34,7 @@ class Settings(BaseSettings):
         env_prefix=PREFIX,
         frozen=True,
         env_ignore_empty=True,
-        hide_input_in_errors=True,  # a URL that cannot be used may bear a password
+        hide_input_in_errors=True,  # a URL that cannot be used may hold a password
     )
 
     broker_url: str | None = Field(None, repr=False)

@@ -20,7 +20,7 @@ from worker.settings import Settings
 PLAIN = "plain loop"
 #: Megabytes that the plain loop takes for a spectrum of its batch, and a half more.
 _PLAIN_MB = 1.0
-#: The precisions that engines bear in their names; without one it is float32.
+#: The precisions that names of engines mention; without one it is float32.
 _PRECISIONS = ("bfloat16", "float16")
 
 

@@ -31,7 +31,7 @@ class Options:
     spectra, plain_spectra
         About how many go through the stream and through the plain pipeline.
     layouts, stars
-        Eras of the files that are made up for loading, and how many of each.
+        Eras of the files that are simulated for loading, and how many of each.
     visits
         How many are timed one by one.
     """
@@ -45,7 +45,7 @@ class Options:
     visits: int = 40
 
     def quick(self) -> Options:
-        """As much as shows that everything works."""
+        """So little that it only shows that everything works."""
         return replace(
             self,
             batches=tuple(each for each in self.batches if each <= 16) or self.batches[:1],
@@ -66,7 +66,7 @@ def measure(
     Parameters
     ----------
     folder
-        A new one, for files that are made up.
+        A new one, for simulated files.
     files
         The user's own files, which loading is measured on too.
     """
@@ -93,7 +93,7 @@ def _measure_stream(
     from producer.bench.stream import measure_stream
 
     stars = max(1, round(options.spectra / _SPECTRA_OF_A_STAR))
-    tell(f"making up {stars} stars")
+    tell(f"simulating {stars} stars")
     spectra = make_up(folder, stars, _VISITS, processes=settings.loaders + 1)
     rounds = min(options.rounds, _STREAM_ROUNDS)
     return measure_stream(settings, folder, spectra, options.plain_spectra, rounds, tell)
@@ -102,7 +102,7 @@ def _measure_stream(
 def _measure_live(settings: Settings, options: Options, folder: Path, tell: Tell) -> list[Measured]:
     from producer.bench.live import WARM_UP, measure_live
 
-    tell("making up visits")
+    tell("simulating visits")
     spectra = make_up(folder, options.visits + WARM_UP, visits=1)
     visits = [each for each in spectra if each.member != COADD]
     return measure_live(settings, folder, visits, tell)

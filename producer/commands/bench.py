@@ -34,7 +34,7 @@ def bench(
         list[str] | None,
         typer.Argument(
             metavar="PART",
-            help=f"Of {', '.join(_PARTS)}; all of them without any.",
+            help=f"Any of {', '.join(_PARTS)}; without a part all of them.",
             show_default=False,
         ),
     ] = None,
@@ -61,7 +61,8 @@ def bench(
         typer.Option("--files", metavar="DIR", help="Measure loading on these apStar files too."),
     ] = None,
     quick: Annotated[
-        bool, typer.Option("--quick", help="See in a minute that it works; figures are rough.")
+        bool,
+        typer.Option("--quick", help="Only check that it works, in a minute; figures are rough."),
     ] = False,
     model: Model = None,
     device: DeviceOption = None,
@@ -73,7 +74,7 @@ def bench(
     through an idle stack. Beside each figure stand the floor, which is what the arithmetic alone
     would take, and the fraction of it that is reached.
 
-    It makes up its own spectra in a temporary folder. Leave the machine alone meanwhile; all of
+    It simulates its own spectra in a temporary folder. Leave the machine alone meanwhile; all of
     it takes about ten minutes. See docs/benchmarks.md.
     """
     from producer.bench.parts import Options
@@ -119,7 +120,7 @@ def _measure(
 
 @contextmanager
 def _telling(part: str) -> Iterator[Tell]:
-    """Show what is being measured, to who watches."""
+    """Show on a terminal what is being measured."""
     with progress_console.status(f"{part}: beginning", refresh_per_second=4) as status:
         yield lambda what: status.update(f"{part}: {what}")
 

@@ -11,11 +11,11 @@ from rich.table import Table
 
 from producer.commands.options import ResultsTable, ResultsTag, ResultsWeights, configured_database
 from producer.commands.screen import console, progress_bar, say, telling_interruption
-from worker import __version__
 from worker.atomic_file import replacing
 from worker.errors import UsageError
 from worker.labels import LABELS
 from worker.text import counted
+from worker.version import __version__
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -37,11 +37,11 @@ def calibrate(
     tag: ResultsTag = None,
     weights: ResultsWeights = None,
     by_snr: Annotated[
-        bool, typer.Option("--by-snr", help="Also fit a factor by S/N; .json alone can hold it.")
+        bool, typer.Option("--by-snr", help="Also fit factors by S/N; only .json can hold them.")
     ] = False,
     pickle: Annotated[
         Path | None,
-        typer.Option("--pickle", metavar="FILE", help="Also write it as the peers' .pkl."),
+        typer.Option("--pickle", metavar="FILE", help="Also write it in the peers' format, .pkl."),
     ] = None,
     report: Annotated[
         Path | None, typer.Option("--report", metavar="DIR", help="Also write tables and pictures.")
@@ -156,7 +156,7 @@ def _write_report(
 def _comparable(chosen: ResultSet, visits: Visits) -> tuple[Visits, int]:
     """The visits that may be compared, and of how many stars they are."""
     from worker.calibration.repeats import comparable
-    from worker.snr import LEAST_FREEDOM
+    from worker.results.snr import LEAST_FREEDOM
 
     repeats = comparable(visits)
     stars = len(np.unique(repeats.star))

@@ -1,4 +1,4 @@
-"""``astronn-stream demo``: a made-up survey through the stream, and what came out of it."""
+"""``astronn-stream demo``: a simulated survey through the stream, and what came out of it."""
 
 from __future__ import annotations
 
@@ -19,11 +19,10 @@ from producer.ledger.plan import Plan
 from producer.running.run import carry_out
 from worker.array_types import Floats
 from worker.errors import FatalError
-from worker.fingerprint import weights_sha256
-from worker.identity import COADD
+from worker.identity import COADD, weights_sha256
 from worker.labels import LABEL_NAMES, LABELS
+from worker.results.snr import known_snr
 from worker.settings import Settings, get_settings
-from worker.snr import known_snr
 from worker.tables.export import write_table
 
 if TYPE_CHECKING:
@@ -43,16 +42,19 @@ _SHOWN_SNR, _SHOWN_LOGG = 80.0, 3.0
 
 def demo(
     folder: Annotated[
-        Path, typer.Argument(metavar="DIR", help="Where everything goes; may be there from before.")
+        Path,
+        typer.Argument(
+            metavar="DIR", help="The folder for all files; one from an earlier call is used again."
+        ),
     ] = Path("astronn-demo"),
     stars: Annotated[int, typer.Option("--stars", min=10, max=100_000, help="How many.")] = 200,
     seed: Annotated[
-        int, typer.Option("--seed", min=0, max=2**63 - 1, help="Of the made-up survey.")
+        int, typer.Option("--seed", min=0, max=2**63 - 1, help="Of the simulated survey.")
     ] = 0,
 ) -> None:
-    """Show the stream at work: make up a survey, process it, compare with the truth.
+    """Show the stream at work: simulate a survey, process it, compare with the truth.
 
-    Writes apStar files of made-up stars, runs them through the whole stream with the starter
+    Writes apStar files of simulated stars, runs them through the whole stream with the starter
     weights, and compares the labels with those that the spectra were made from: a table and
     pictures in DIR. The same command again uses what is there.
     """
@@ -71,7 +73,7 @@ def demo(
 
 
 def _its_own_settings(folder: Path) -> Settings:
-    """The settings of the environment, but a stack and a database of its own."""
+    """The settings of the environment, with a stack and a database for the demonstration alone."""
     return get_settings().apart(
         *_ITS_OWN, database_url=f"sqlite:///{folder / _DATABASE}", data_root=folder / _SURVEY
     )
@@ -85,7 +87,7 @@ def _make_survey(folder: Path, stars: int, seed: int, processes: int) -> Truth:
     if folder.is_dir() and not below.exists():
         refuse_others(folder, "demonstration")  # such as a labels.fits of the user's
     truth = Truth.of(below, survey.settings())
-    with progress_bar("Making up stars", stars) as advance:
+    with progress_bar("Simulating stars", stars) as advance:
         advance(len(truth))
         write_survey(survey, below, truth, processes, lambda _: advance(1))
     return truth
@@ -116,7 +118,9 @@ class Comparison:
         table = table[~np.asarray(table["flag_no_result"])]
         table = table[np.isin(table["path"], list(of_file))]
         if COADD not in table["kind"]:
-            raise FatalError("No coadd of the made-up survey got labels: there is nothing to show.")
+            raise FatalError(
+                "No coadd of the simulated survey got labels: there is nothing to show."
+            )
         return cls(table, np.array([of_file[path] for path in table["path"]]))
 
     def column(self, prefix: str) -> Floats:
@@ -130,7 +134,7 @@ class Comparison:
         return np.asarray(self.table["kind"] == COADD)
 
     def evaluated(self) -> Evaluated:
-        """As the pictures of a training's report want it."""
+        """In the form that the pictures of a training's report take."""
         from worker.training.evaluation import Evaluated
 
         snr = known_snr(np.asarray(self.table["snr"], dtype=np.float64))
@@ -236,7 +240,7 @@ def _print_comparison(comparison: Comparison) -> None:
 
 def _page(comparison: Comparison) -> list[str]:
     return [
-        "# A made-up survey through the stream",
+        "# A simulated survey through the stream",
         "",
         "No telescope saw these stars: `astronn-stream simulate` made them up, and the starter",
         "weights, which were trained on such stars, found their labels again.",

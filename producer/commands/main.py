@@ -14,8 +14,8 @@ from typing import Annotated
 import typer
 
 from producer.commands.screen import say, tell_error
-from worker import __version__
 from worker.errors import StreamError, UsageError
+from worker.version import __version__
 
 #: What an installation may lack that neither infers, trains, converts weights nor draws: the
 #: image `stage` of the Dockerfile.

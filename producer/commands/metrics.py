@@ -1,4 +1,4 @@
-"""The command `metrics`: what the stream is doing, for Prometheus."""
+"""The command `metrics`: the state of the stream, for Prometheus."""
 
 from __future__ import annotations
 

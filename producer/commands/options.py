@@ -19,7 +19,10 @@ Paths = Annotated[
 ]
 
 Tag = Annotated[
-    str, typer.Option("--tag", help="A name for this set of results; another one computes anew.")
+    str,
+    typer.Option(
+        "--tag", help="A name for this set of results; under another name all is computed anew."
+    ),
 ]
 
 Model = Annotated[

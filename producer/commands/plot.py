@@ -39,10 +39,10 @@ def plot(
         typer.Option(
             "--spectrum",
             metavar="SPECTRUM",
-            help="Instead the page of this one: FILE (its coadd), FILE:MEMBER, or a spectrum_pk.",
+            help="Draw the page of one spectrum: FILE (its coadd), FILE:MEMBER, or a spectrum_pk.",
         ),
     ] = None,
-    dark: Annotated[bool, typer.Option("--dark", help="Light on dark.")] = False,
+    dark: Annotated[bool, typer.Option("--dark", help="Draw light on dark.")] = False,
     kind: Annotated[Format, typer.Option("--format", help="What files to write.")] = "png",
 ) -> None:
     """Draw results: where the stars are, uncertainties, visit-to-visit scatter and flags.

@@ -28,7 +28,7 @@ def requeue(
             metavar="MINUTES",
             min=0,
             max=1e7,
-            help="Sent, or done, longer ago than this.",
+            help="Jobs that were sent, or done, longer ago than this.",
         ),
     ] = None,
     no_result: Annotated[
@@ -44,7 +44,9 @@ def requeue(
         ),
     ] = None,
     tag: Annotated[str | None, typer.Option("--tag", help="Only jobs under this tag.")] = None,
-    lane: Annotated[Lane | None, typer.Option("--lane", help="Send them in this lane.")] = None,
+    lane: Annotated[
+        Lane | None, typer.Option("--lane", help="Send the spectra in this lane.")
+    ] = None,
 ) -> None:
     """Let jobs be sent again: sent ones without a row, or with an option those without labels.
 

@@ -42,11 +42,15 @@ def run(
     ] = "both",
     tag: Tag = "",
     serial: Annotated[
-        bool, typer.Option("--serial", help="One process, without Redis and workers.")
+        bool, typer.Option("--serial", help="Use one process, without Redis and workers.")
     ] = False,
     report: Annotated[
         Path | None,
-        typer.Option("--report", metavar="FILE", help="Also a page to look at them: .html."),
+        typer.Option(
+            "--report",
+            metavar="FILE",
+            help="Also write an HTML page with summary, pictures and table: .html.",
+        ),
     ] = None,
 ) -> None:
     """Turn apStar files into a table of labels.

@@ -41,7 +41,7 @@ def tell_error(error: object) -> None:
 
 @contextmanager
 def progress_bar(description: str, total: int) -> Iterator[Callable[[int], None]]:
-    """A bar for who watches; it is advanced by calling what the context gives."""
+    """A progress bar on a terminal; calling what the context gives advances it."""
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),

@@ -1,4 +1,4 @@
-"""The command ``astronn-stream simulate``: a made-up survey whose truth is known."""
+"""The command ``astronn-stream simulate``: a simulated survey whose truth is known."""
 
 from __future__ import annotations
 
@@ -32,7 +32,10 @@ _SLOWEST, _FASTEST = 0.002, 1e6
 
 def simulate(
     folder: Annotated[
-        Path, typer.Argument(metavar="DIR", help="Where to; a new folder, or that of before.")
+        Path,
+        typer.Argument(
+            metavar="DIR", help="The folder to write to: a new one, or one to go on with."
+        ),
     ],
     stars: Annotated[int, typer.Option("--stars", min=1, max=10_000_000, help="How many.")] = 200,
     visits: Annotated[
@@ -62,7 +65,7 @@ def simulate(
         ),
     ] = None,
 ) -> None:
-    """Write a made-up survey: apStar files of stars whose labels are known.
+    """Write a simulated survey: apStar files of stars whose labels are known.
 
     The true labels are in DIR/truth.ecsv, which `model train --labels` takes. The same options
     give the same bytes. After an interruption the same command goes on where it stopped, with

@@ -1,4 +1,4 @@
-"""The commands of those who watch: `status` and `metrics`."""
+"""The command `status`: the state of the stream on one screen."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _REFRESH_SECONDS = 2.0
 
 
 def status(
-    as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")] = False,
     watch: Annotated[
         bool, typer.Option("--watch", help="Look again every two seconds, until Ctrl-C.")
     ] = False,

@@ -1,4 +1,4 @@
-"""What a command came to, as the command line tells it."""
+"""The outcome of a command, as it is printed."""
 
 from __future__ import annotations
 
@@ -37,9 +37,9 @@ def print_outcome(outcome: Outcome, tag: str) -> None:
     _print_summary(summary)
     if outcome.other_provenance:
         say(
-            f"{outcome.other_provenance} results were made before with other "
-            "corrections, seed or number of MC samples and are kept as they are; use another "
-            "--tag to compute them anew.",
+            f"{outcome.other_provenance} results were made before with another noise "
+            "model, seed or number of MC samples and are kept as they are; use another --tag to "
+            "compute them anew.",
             style="yellow",
         )
 

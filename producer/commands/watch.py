@@ -23,12 +23,14 @@ from worker.signals import stopping_on_signals
 
 def watch(
     folder: Annotated[
-        Path, typer.Argument(metavar="DIR", help="The folder, with all that is below it.")
+        Path, typer.Argument(metavar="DIR", help="The folder to follow, with all folders below it.")
     ],
     model: Model = None,
     tag: Annotated[
         str,
-        typer.Option("--tag", help="A name for this set of results; another one computes anew."),
+        typer.Option(
+            "--tag", help="A name for this set of results; under another name all is computed anew."
+        ),
     ] = "",
     lane: LaneOption = "live",
     settle: Annotated[
@@ -70,7 +72,7 @@ def watch(
         raise UsageError(f"{folder} {'is no folder' if folder.exists() else 'does not exist'}.")
     check_inside(folder, folder.resolve(), settings.data_root)
     plan = Plan.without_files(settings, wanted="both", tag=tag)
-    if settings.model is None:  # who names weights may mean a stack that comes later
+    if settings.model is None:  # named weights may be meant for a stack that is started later
         check_stack(settings, plan.weights)
     tell_starter(plan.weights)
     with suppress(KeyboardInterrupt), stopping_on_signals():

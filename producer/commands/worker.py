@@ -14,18 +14,19 @@ from producer.commands.screen import tell_error
 from worker.errors import FatalError, UsageError
 from worker.local.stack import EXIT_MISCONFIGURED
 from worker.queues import Lane, Stage
-from worker.settings import get_settings
 
 
 def worker(
     stage: Annotated[Stage, typer.Argument(help="The stage whose queues it serves.")],
     lane: Annotated[
         Lane | None,
-        typer.Option("--lane", help="Serve this lane alone; for loaders."),
+        typer.Option("--lane", help="Serve only this lane; for loaders."),
     ] = None,
     name: Annotated[
         str | None,
-        typer.Option("--name", help="What it is called, where a host has several of a kind."),
+        typer.Option(
+            "--name", help="The worker's name, needed where a host has several of one stage."
+        ),
     ] = None,
 ) -> None:
     """Run one worker, configured by the environment, as docker-compose.yml starts it.
@@ -59,12 +60,10 @@ def worker(
 
 def _prepare(stage: Stage) -> None:
     """Open what the stage needs, so that a mistake stops the worker before it takes messages."""
+    from worker.stages.process import this_process
+
     match stage:
         case "infer":
-            from worker.stages.infer import open_inference
-
-            tell_starter(open_inference().weights)
+            tell_starter(this_process().inference.weights)
         case "record":
-            from worker.stages.record import noise_model
-
-            noise_model(get_settings().corrections)
+            this_process().noise_model("")

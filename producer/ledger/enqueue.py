@@ -1,4 +1,4 @@
-"""The producer's front door: spectra from files, names or a summary table, to open jobs.
+"""Enqueueing: spectra of files, names or a summary table get open jobs in the ledger.
 
 ``enqueue`` is what ``from producer import enqueue`` gives to other pipelines, and what the
 command of that name calls. It writes to the database alone; the stack's dispatcher sends.
@@ -22,7 +22,7 @@ from producer.sources.files import CatalogueEntry, Wanted, find_files, spectra_o
 from producer.sources.names import Name, catalogued, look_up
 from producer.sources.summary_table import SummaryTable
 from worker.database.session import opened
-from worker.fingerprint import weights_sha256
+from worker.identity import weights_sha256
 from worker.queues import Lane
 from worker.settings import Settings, get_settings
 from worker.spectra.versions import ABSENT
@@ -113,7 +113,7 @@ def enqueue(
     """
     settings = settings or get_settings()
     weights = weights_sha256(settings.weights_file)
-    if settings.model is None:  # who names weights may mean a stack that comes later
+    if settings.model is None:  # named weights may be meant for a stack that is started later
         check_stack(settings, weights)
     sources = _Sources.of(spectra, summary, root, settings.data_root, kind)
     tally = _Tally(missing)
@@ -187,7 +187,7 @@ class _Tally:
         self._jobs = self._open = self._waiting = 0
 
     def counted(self, entries: Iterable[CatalogueEntry]) -> Iterator[CatalogueEntry]:
-        """Hand entries on, but for those that are left out because their file is not there."""
+        """Pass entries on and count them; those whose file is not there may be left out."""
         for path, spectra in groupby(entries, key=lambda entry: entry.path):
             members = list(spectra)
             absent = members[0].file_version == ABSENT

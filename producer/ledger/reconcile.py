@@ -1,4 +1,4 @@
-"""Reconciling: jobs that the ledger takes for sent, but that nobody works on, are sent again.
+"""Reconciling: jobs that count as sent, but that are nowhere in Redis, are sent again.
 
 Redis may lose what it holds; the ledger may not. A job whose message is nowhere, or that a
 worker has held for too long, goes back to waiting. After ``max_attempts`` it ends as a row
@@ -35,7 +35,7 @@ _AT_ONCE = 500
 
 @dataclass(frozen=True)
 class _Queued:
-    """A job that the ledger takes for sent."""
+    """A job that counts as sent."""
 
     job: int
     attempts: int
@@ -48,14 +48,14 @@ class _Queued:
 
 
 class _Watch:
-    """Since when something is true of jobs, look after look."""
+    """Since when a condition has held for each job, over several looks."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
         self._since: dict[_Queued, float] = {}
 
     def longer_than(self, seconds: float, queued: Sequence[_Queued]) -> list[_Queued]:
-        """Of the jobs of which it is true now, those of which it was true all this time."""
+        """The jobs for which it holds now and has held for so many seconds."""
         moment = self._clock()
         self._since = {each: self._since.get(each, moment) for each in queued}
         return [each for each, since in self._since.items() if moment - since >= seconds]
@@ -110,7 +110,7 @@ class Reconciler:
         return len(flushed) + len(late) + len(missing)
 
     def forget(self) -> None:
-        """Begin all waiting anew: after an outage, in which nobody could go on."""
+        """Restart all clocks: during an outage no job could move."""
         self._missing, self._held = _Watch(self.clock), _Watch(self.clock)
 
     def _queued(self, jobs: Sequence[int] | None) -> list[_Queued]:
@@ -125,7 +125,7 @@ class Reconciler:
             ]
 
     def _is_flushed(self, queued: _Queued) -> bool:
-        """Whether it was sent to this Redis in an earlier life, of which nothing is left."""
+        """Whether it was sent to this Redis before that lost its content."""
         return queued.broker in self._names or self.broker.is_place_of(queued.broker)
 
     def _late(

@@ -56,8 +56,8 @@ def register(
     A job that is done stays done, unless its file was rewritten since; then it is opened
     again. What the catalogue knows of a file that is not there any more stays, as do labels that
     were made of it. Give some hundred at a time: a statement takes a bounded number of
-    parameters. Rows are locked in their order, so that who registers the same files meanwhile
-    waits.
+    parameters. Rows are locked in their order, so that another process that
+    registers the same files at that time waits.
     """
     spectra = _register_spectra(session, entries)
     jobs = _open_jobs(
@@ -162,7 +162,7 @@ def _spectra_of(session: Session, paths: Collection[str]) -> dict[tuple[str, str
 
 
 def _register_sources(session: Session, entries: Sequence[CatalogueEntry]) -> dict[str | None, int]:
-    told = sorted(entries, key=lambda entry: entry.ra is not None)  # who tells where it is, last
+    told = sorted(entries, key=lambda entry: entry.ra is not None)  # entries with a position last
     stars = {entry.obj: entry for entry in told if entry.obj is not None}
     rows = [{"obj": obj, "ra": star.ra, "dec": star.dec} for obj, star in sorted(stars.items())]
     upsert(session, Source, rows, key=["obj"], keep=["ra", "dec"])

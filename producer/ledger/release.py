@@ -1,4 +1,4 @@
-"""Dispatch: jobs that wait in the ledger become messages, while there is room for them.
+"""Releasing: jobs that wait in the ledger become messages while there is room for them.
 
 A backlog of millions waits in the ledger. Of each lane at most ``in_flight`` spectra are under
 way, which bounds what Redis has to hold.
@@ -23,7 +23,7 @@ from worker.settings import Settings
 
 #: The chunk size that makes each file a message.
 _ALONE = 0
-#: The number of PostgreSQL's advisory lock for dispatching; any will do that nobody else takes.
+#: The number of PostgreSQL's advisory lock for dispatching; any that nothing else uses.
 _TURN = 0x6173_7472_6F4E_4E  # "astroNN"
 #: The columns of the index by which jobs that wait are found, and more than any key.
 _QUEUE = (Job.state, Job.lane, Job.weights_sha256, Job.pk)
@@ -155,7 +155,7 @@ def _mark_queued(session: Session, jobs: list[int], settings: Settings, broker: 
 
 
 def load_messages(session: Session, jobs: Sequence[int], *, chunk_size: int) -> list[LoadSpectra]:
-    """The messages that ask for these jobs, those done already left out.
+    """The messages that ask for these jobs, except those that are done.
 
     A chunk holds about ``chunk_size`` spectra: files are never split, small ones share a
     chunk; none does where it is 0.

@@ -39,7 +39,7 @@ _WINDOW = 2000
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a run came to.
+    """The outcome of a run.
 
     ``processed`` counts the spectra that got their row in this run, within ``seconds``;
     ``other_provenance`` the rows kept from before that other settings had made.
@@ -172,7 +172,7 @@ def collect(database: Engine, plan: Plan, registered: Registered, seconds: float
 
 
 def _of_other_settings(table: Table, plan: Plan) -> int:
-    """How many labelled rows other corrections, seed or number of passes had made."""
+    """How many labelled rows another noise model, seed or number of passes had made."""
     labelled = table[~table["flag_no_result"]]
     same = [
         (row["corrections_sha256"], row["seed"], row["mc_samples"])

@@ -1,1 +1,1 @@
-"""A made-up survey whose truth is known: stars, their spectra, and the files that hold them."""
+"""A simulated survey whose truth is known: stars, their spectra, and the files that hold them."""

@@ -1,4 +1,4 @@
-"""Writing made-up apStar files: a header, seven images, LSF coefficients and velocities.
+"""Writing simulated apStar files: a header, seven images, LSF coefficients and velocities.
 
 astropy writes every byte, but building ten HDUs anew takes it 30 ms. So the HDUs of a kind of
 file (a layout and a number of visits) are built and verified once; a star's numbers are put into

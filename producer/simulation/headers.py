@@ -1,7 +1,7 @@
-"""The primary headers of made-up apStar files, with the cards that each era has.
+"""The primary headers of simulated apStar files, with the cards that each era has.
 
 DR13's cards are those of the real files, DR17's and SDSS-V's those that ``apstar.py`` of
-sdss/apogee and ``rv.py`` of sdss/apogee_drp write. Left out are what a made-up star has none of:
+sdss/apogee and ``rv.py`` of sdss/apogee_drp write. Left out are what a simulated star has none of:
 targeting flags, photometry beyond J, H and K, and the shapes of cross-correlation functions. The
 radial velocities are exact.
 """
@@ -20,9 +20,9 @@ from producer.simulation.layouts import CHIPS, Planes
 from producer.simulation.names import REDUCTIONS, field_name, visit_names
 from producer.simulation.observation import Layout, Star, Visits
 from producer.sources.healpix import ring_pixel
-from worker import __version__
 from worker.labels import LABEL_NAMES
 from worker.spectra.pixels import N_APSTAR
+from worker.version import __version__
 
 #: Keyword, value and comment.
 Card = tuple[str, str | int | float, str]
@@ -34,7 +34,7 @@ _LOW_SNR, _PERSISTENCE = 4, (9, 10, 11)
 #: Steps of the grids of templates that the real reductions take these from.
 _TEMPLATE_STEPS = {"teff": 250.0, "logg": 0.5, "fe_h": 0.25}
 _NOTICE = (
-    f"Made up by astronn-stream {__version__} simulate: no telescope saw this",
+    f"Simulated by astronn-stream {__version__} simulate: no telescope saw this",
     "star. Its true labels are in truth.ecsv of the survey's folder.",
 )
 
@@ -45,7 +45,7 @@ def primary_cards(star: Star, visits: Visits, layout: Layout, planes: Planes) ->
     How many there are, their keywords and their comments depend on the layout and the number of
     visits alone.
     """
-    yield "SIMULATE", True, "made-up spectrum, astronn-stream simulate"
+    yield "SIMULATE", True, "simulated spectrum, astronn-stream simulate"
     for line in _NOTICE:
         yield "COMMENT", line, ""
     yield "OBJID", star.obj, "Object ID"

@@ -1,4 +1,4 @@
-"""The made-up telescope: chips, sky lines, telluric bands and bad pixels.
+"""The simulated telescope: chips, sky lines, telluric bands and bad pixels.
 
 Positions in the observer's frame are pixels of the apStar grid at zero velocity.
 """

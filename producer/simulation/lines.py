@@ -1,4 +1,4 @@
-"""The forward model of the made-up survey: labels to a spectrum without noise.
+"""The forward model of the simulated survey: labels to a spectrum without noise.
 
 Every element absorbs in the pixels of its own ASPCAP windows and nowhere else. A line's strength
 grows with the abundance and follows temperature by its excitation (Boltzmann) and gravity by its

@@ -1,4 +1,4 @@
-"""Names and folders of made-up files, as each era names and files its own."""
+"""Names and folders of simulated files, as each era names and files its own."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import PurePosixPath
 from producer.simulation.observation import Layout, Star, Visits
 from producer.sources.healpix import ring_pixel
 
-#: The version of the reduction that the names of each layout bear.
+#: The version of the reduction in the names of each layout.
 REDUCTIONS: dict[Layout, str] = {"dr13": "r6", "dr17": "dr17", "sdss5": "1.3"}
 
 

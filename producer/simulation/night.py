@@ -1,4 +1,4 @@
-"""A made-up survey that arrives live: files drop into the folder as a night's reduction would.
+"""A simulated survey that arrives live: files drop into the folder as a night's reduction would.
 
 They come in bursts. Some stars come back with one more visit: their file is then written anew,
 with new coadds, as a reduction does it. At the end the files are those that

@@ -1,4 +1,4 @@
-"""What a made-up telescope delivers: a star, and its visits on the apStar grid."""
+"""What a simulated telescope delivers: a star, and its visits on the apStar grid."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Layout = Literal["dr13", "dr17", "sdss5"]
 
 @dataclass(frozen=True)
 class Star:
-    """A made-up star.
+    """A simulated star.
 
     Attributes
     ----------

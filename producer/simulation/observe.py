@@ -1,4 +1,4 @@
-"""Observing the made-up stars: broadening, detectors, noise, sky, telluric lines, bad pixels.
+"""Observing the simulated stars: broadening, detectors, noise, sky, telluric lines, bad pixels.
 
 What belongs to the star is computed in its rest frame; what belongs to the telescope and the air
 (the ends of the chips, sky lines, telluric bands, bad columns) stands still in the observer's

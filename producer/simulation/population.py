@@ -1,4 +1,4 @@
-"""The stars of the made-up survey: 22 labels from a plausible joint distribution.
+"""The stars of the simulated survey: 22 labels from a plausible joint distribution.
 
 Giants and dwarfs of a thin disc, a thick disc and a halo, as APOGEE sees them: red giants along
 a branch that moves with metallicity, the red clump, dwarfs along a main sequence with evolved

@@ -1,4 +1,4 @@
-"""A made-up survey: many stars, written as apStar files by several processes."""
+"""A simulated survey: many stars, written as apStar files by several processes."""
 
 from __future__ import annotations
 
@@ -209,7 +209,7 @@ def _writer() -> StarWriter:
 def _share(
     survey: Survey, folder: Path, chunks: list[list[int]], processes: int, record: Told
 ) -> None:
-    """Have processes write chunks of stars; record what they finish, also when interrupted."""
+    """Let processes write chunks of stars; record what they finish, also when interrupted."""
     pool = ProcessPoolExecutor(
         processes,
         mp_context=multiprocessing.get_context("spawn"),

@@ -1,4 +1,4 @@
-"""The truth of a made-up survey: a table of its files, and of the labels that they hold.
+"""The truth of a simulated survey: a table of its files, and of the labels that they hold.
 
 ``truth.ecsv`` lies in the survey's folder and is also its ledger: it says with which settings
 the survey is made and which files are there, so that an interrupted command goes on where it
@@ -17,13 +17,13 @@ from typing import Any, Self
 import numpy as np
 from astropy.table import Column, Table
 
-from worker import __version__
 from worker.errors import FatalError, UsageError
 from worker.labels import LABELS
+from worker.version import __version__
 
 NAME = "truth.ecsv"
-_MADE_UP = (
-    "Made up by astronn-stream simulate: no telescope saw these stars, and nothing here is a "
+_NOTICE = (
+    "Simulated by astronn-stream simulate: no telescope saw these stars, and nothing here is a "
     "measurement. The labels are those that the spectra were computed from."
 )
 #: Saving may take this part of the time.
@@ -94,7 +94,7 @@ class Truth:
         Raises
         ------
         UsageError
-            The folder holds another survey, or files that are no made-up survey.
+            The folder holds another survey, or files that are no simulated survey.
         FatalError
             The folder or the table in it cannot be read or written.
         """
@@ -106,7 +106,7 @@ class Truth:
                 return cls(folder, settings, _read(path, settings))
         except OSError as error:
             raise FatalError(f"{folder} cannot be used: {error.strerror or error}.") from error
-        refuse_others(folder, "made-up survey")
+        refuse_others(folder, "simulated survey")
         truth = cls(folder, settings, {})
         truth.save()
         return truth
@@ -164,7 +164,7 @@ class Truth:
             Column(labels[:, n], label.name, unit=label.unit, description=label.description)
             for n, label in enumerate(LABELS)
         ]
-        return Table(columns, meta={"made_up": _MADE_UP, "simulate": dict(self._settings)})
+        return Table(columns, meta={"notice": _NOTICE, "simulate": dict(self._settings)})
 
 
 def refuse_others(folder: Path, what: str) -> None:
@@ -199,11 +199,11 @@ def _read(path: Path, settings: Mapping[str, Any]) -> dict[int, TruthRow]:
         raise
     except Exception as error:  # astropy's readers raise nearly anything on damaged tables
         raise UsageError(
-            f"{path} is no table of a made-up survey ({error}); give a new or an empty folder."
+            f"{path} is no table of a simulated survey ({error}); give a new or an empty folder."
         ) from error
     if found != settings:
         raise UsageError(
-            f"{path.parent} holds another made-up survey ({_differences(found, settings)}); "
+            f"{path.parent} holds another simulated survey ({_differences(found, settings)}); "
             "give another folder, or the same options to go on with that one."
         )
     names = columns.keys()

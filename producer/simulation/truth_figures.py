@@ -99,7 +99,7 @@ def draw_star(path: Path, flux: Floats, rows: Table, known: Floats) -> None:
         _spectrum(top, flux)
         coadd = rows[0]
         top.suptitle(
-            f"{coadd['obj']} (made up)    S/N {coadd['snr']:.0f}    "
+            f"{coadd['obj']} (simulated)    S/N {coadd['snr']:.0f}    "
             f"$T_\\mathrm{{eff}}$ {coadd['teff']:.0f} ± {coadd['e_teff']:.0f} K, "
             f"true {known[LABEL_NAMES.index('teff')]:.0f}    "
             f"$\\log\\,g$ {coadd['logg']:.2f} ± {coadd['e_logg']:.2f}, "

@@ -119,7 +119,7 @@ def read_names(file: Path) -> list[str]:
 
 
 def _place(name: Name, data_root: Path) -> Path | None:
-    """The file or folder of this name; whoever gives a path means one, be it there or not."""
+    """The file or folder of this name; a path stands for one even if nothing is there."""
     if isinstance(name, Path):
         return name
     if isinstance(name, int) or name.isdecimal() or not name.isprintable():

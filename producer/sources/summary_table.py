@@ -22,7 +22,7 @@ from producer.sources.fits_rows import FitsTable
 from producer.sources.paths import check_inside, place_of
 from producer.sources.survey_tree import StarFiles, pixel_of
 from worker.errors import UsageError
-from worker.spectra.apstar import storable_integer
+from worker.spectra.formats.apstar import storable_integer
 from worker.spectra.versions import ABSENT
 
 Row = Mapping[str, Any]
@@ -203,7 +203,7 @@ class SummaryTable:
             yield {**absent, **dict(zip(self._names, values, strict=True))}
 
     def _version(self) -> str:
-        """The version of the reduction, which the first file that is named bears in its name."""
+        """The version of the reduction, from the name of the first file that the table names."""
         for rows in self._table.blocks(["file"]):
             for name in filter(None, self._table.values(rows, "file")):
                 if match := _APRED.fullmatch(name):

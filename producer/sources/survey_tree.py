@@ -43,7 +43,7 @@ class StarFiles:
     root
         The folder that holds the version's folder, or a mirror of a release or of the archive.
     apred
-        The version, as file names bear it.
+        The version, as in the names of files.
 
     Raises
     ------

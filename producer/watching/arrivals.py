@@ -26,7 +26,7 @@ from worker.text import printable
 
 logger = logging.getLogger(__name__)
 
-#: How often the whole tree is looked at, for what nobody noticed.
+#: How often the whole tree is looked at, for what was not noticed.
 WHOLE_LOOK_SECONDS = 600.0
 #: From one look at all folders to the next where inotify does not work.
 POLL_SECONDS = 1.0
@@ -40,7 +40,7 @@ _TURN_FILES = 500
 class Sighting(NamedTuple):
     """A star file, symbolic links followed, at one look.
 
-    ``closed``: it came by a rename, so nobody writes it any more.
+    ``closed``: it came by a rename, so it is not written any more.
     """
 
     file: str
@@ -71,7 +71,7 @@ class Arrivals:
         self._away = Outage("watch")
 
     def close(self) -> None:
-        """Notice nothing any more."""
+        """Stop noticing."""
         self._notifier.close()
 
     def wait(self, seconds: float, *, look: bool) -> tuple[list[Sighting], list[Sighting]]:
@@ -192,6 +192,6 @@ class Arrivals:
 
 
 def _sightings(files: dict[str, bool]) -> list[Sighting]:
-    """Look at files, given whether they are closed; those that have gone are left out."""
+    """Look at files, each with whether it is closed; those that have gone are left out."""
     seen = (Sighting(file, file_version(Path(file)), closed) for file, closed in files.items())
     return [each for each in seen if each.version != ABSENT]

@@ -108,7 +108,7 @@ class Inotify:
                     "There are more folders than inotify follows (the kernel's "
                     "fs.inotify.max_user_watches)"
                 ) from error
-            # It has gone, or may not be read: whoever lists it next will see.
+            # It has gone, or may not be read: listing it will tell.
 
     def follows(self, folder: str) -> bool:  # noqa: ARG002 - the protocol's form
         """Never: a folder that was moved is followed under its old name."""

@@ -1,4 +1,4 @@
-"""Files that were noticed and do not count yet: somebody may still be writing them."""
+"""Files that were noticed and do not count yet: they may still be being written."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from worker.errors import SpectrumError
-from worker.spectra.apstar import read_header
+from worker.spectra.formats import read_header
 from worker.spectra.versions import ABSENT, file_version
 
-#: A file that is not whole counts when nobody has touched it for so long; its row says why.
+#: An incomplete file counts when it has not changed for so long; its row says why.
 PATIENCE_SECONDS = 60.0
 
 
@@ -52,7 +52,7 @@ class Settling:
         Parameters
         ----------
         closed
-            Nobody writes it any more.
+            It came by a rename, so it is not written any more.
         """
         noticed = self._files.get(file)
         if noticed is None or noticed.version != version:

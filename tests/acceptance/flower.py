@@ -19,7 +19,7 @@ from tests.conftest import wait_for
 from tests.integration.secured_redis import free_port
 from worker.local.stack import COMMANDS, FLOWER
 
-LOGIN = "watcher:made-up"
+LOGIN = "watcher:right"
 
 
 @dataclass(frozen=True)

@@ -28,6 +28,10 @@ STARS = 12
 DEMO = ("demo", "show", "--stars", STARS)
 
 
+#: The tests share what is made once.
+pytestmark = pytest.mark.xdist_group("demo")
+
+
 @pytest.fixture
 def place(tmp_path: Path, starter_weights: Path) -> Workplace:  # noqa: ARG001 - they are there
     return Workplace(tmp_path / "work", dict(CONFIGURED))
@@ -58,7 +62,7 @@ def test_all_lies_in_one_folder_and_nothing_is_left_behind(shown: Workplace) -> 
         assert (folder / name).read_bytes().startswith(b"\x89PNG")
 
 
-def test_every_made_up_spectrum_has_its_row(shown: Workplace, truth: Table) -> None:
+def test_every_simulated_spectrum_has_its_row(shown: Workplace, truth: Table) -> None:
     table = shown.table("show/labels.fits")
     assert len(truth) == STARS
     paths, counts = np.unique(table["path"].astype(str), return_counts=True)
@@ -108,7 +112,7 @@ def test_a_second_run_uses_what_is_there(shown: Workplace) -> None:
 
 def test_another_survey_in_the_same_folder_is_refused(shown: Workplace) -> None:
     output = shown.run("demo", "show", "--stars", STARS + 1, status=2)
-    assert "another made-up survey (stars 12 instead of 13)" in output
+    assert "another simulated survey (stars 12 instead of 13)" in output
 
 
 def test_a_folder_with_files_of_the_users_is_refused_and_left_as_it_is(place: Workplace) -> None:

@@ -1,4 +1,4 @@
-"""Made-up samples of results, and what the tests of pictures ask of a figure."""
+"""Simulated samples of results, and what the tests of pictures ask of a figure."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from matplotlib.text import Text
 from worker.labels import LABEL_NAMES
 from worker.pictures.sample import Sample
 
-#: Typical label and noise of the made-up visits.
+#: Typical label and noise of the simulated visits.
 TRUTH = np.array([4800.0, 2.5, *np.linspace(-0.5, 0.4, 20)])
 TRUTH[LABEL_NAMES.index("fe_h")] = -2.0  # where no uncertainty is flagged
 NOISE = np.array([30.0, 0.05, *np.full(20, 0.04)])

@@ -1,4 +1,4 @@
-"""Stars and visits of random numbers, for tests of how made-up files are written."""
+"""Stars and visits of random numbers, for tests of how simulated files are written."""
 
 from __future__ import annotations
 

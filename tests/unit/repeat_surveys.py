@@ -1,4 +1,4 @@
-"""Made-up results of repeat visits whose noise is known."""
+"""Simulated results of repeat visits whose noise is known."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Made-up allStar and allVisit tables, in the layouts of DR17 and SDSS-V."""
+"""Simulated allStar and allVisit tables, in the layouts of DR17 and SDSS-V."""
 
 from __future__ import annotations
 

@@ -267,7 +267,7 @@ def measured() -> dict[str, list[Measured]]:
     live = [Measured("one visit", "live lane", 1, 40, 0.05, 3.0, 0.003, None, 0.09)]
     load = [
         Measured(
-            "dr13, made up: 30 files, 81 spectra", "load stage", 90, 5, 2e-4, math.nan, 7e-6, None
+            "dr13, simulated: 30 files, 81 spectra", "load stage", 90, 5, 2e-4, math.nan, 7e-6, None
         )
     ]
     return {"engine": engines, "load": load, "stream": stream, "live": live}
@@ -291,7 +291,7 @@ def test_the_tables_fit_a_terminal_and_hold_all_figures(
     text = console.export_text()
     assert "…" not in text
     assert "cpu (bfloat16)       3   1.0    1000     40   0.90    90 %   460" in text
-    assert "made up: 30" in text
+    assert "simulated: 30" in text
     assert text.count("p99") == 1  # where it is measured
     assert "run, whole command" in text
 

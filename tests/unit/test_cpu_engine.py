@@ -42,7 +42,7 @@ def uneven() -> ApogeeBCNNCensored:
     return model.eval().requires_grad_(False)
 
 
-def made_up(n: int) -> Singles:
+def simulated(n: int) -> Singles:
     return np.random.default_rng(5).normal(1, 0.1, size=(n, N_PIXELS)).astype(np.float32)
 
 
@@ -136,7 +136,7 @@ def test_a_product_in_tiles_is_a_product(
 def test_shares_of_the_elements_layers_make_the_whole(
     uneven: ApogeeBCNNCensored, shares: int
 ) -> None:
-    spectra = made_up(GROUP)
+    spectra = simulated(GROUP)
     flux = np.ascontiguousarray(spectra.T).ravel()
     pixels, layers = windows(uneven, shares)
     assert len(layers) <= shares
@@ -159,7 +159,7 @@ def test_shares_of_the_elements_layers_make_the_whole(
 def test_a_network_of_any_widths_is_computed(
     uneven: ApogeeBCNNCensored, threads: int, mc_samples: int
 ) -> None:
-    flux, keys = made_up(2), ["a", "b"]
+    flux, keys = simulated(2), ["a", "b"]
     engine = CpuEngine(
         uneven, mc_samples=mc_samples, seed=SEED, precision="float32", threads=threads
     )
@@ -174,7 +174,7 @@ def test_a_network_of_any_widths_is_computed(
 def test_the_bits_are_the_same_alone_in_seven_and_in_a_thousand(
     uneven: ApogeeBCNNCensored, precision: str
 ) -> None:
-    flux = np.tile(made_up(4), (256, 1))
+    flux = np.tile(simulated(4), (256, 1))
     keys = [f"star {n}" for n in range(1024)]
     # 23 passes: of seven spectra in parts of 20 and 3 for two threads, of 1024 in one.
     engine = CpuEngine(uneven, mc_samples=23, seed=SEED, precision=precision, threads=2)

@@ -124,9 +124,9 @@ def test_an_snr_that_a_file_does_not_know_is_none_in_the_pictures(
 
 
 def test_results_without_a_single_coadd_are_a_clear_end(table: Table, truth: Truth) -> None:
-    with pytest.raises(FatalError, match="No coadd of the made-up survey got labels"):
+    with pytest.raises(FatalError, match="No coadd of the simulated survey got labels"):
         Comparison.of(table[table["kind"] == "visit"], truth)
-    with pytest.raises(FatalError, match="No coadd of the made-up survey got labels"):
+    with pytest.raises(FatalError, match="No coadd of the simulated survey got labels"):
         Comparison.of(table[:0], truth)
 
 

@@ -126,7 +126,7 @@ def test_a_notice_counts_the_rows_that_were_written(
     engine: Engine, table: Table, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The stream may record more while a table is written, so nothing is asked twice."""
-    monkeypatch.setattr(export, "STARTER_NAME", "own.pt")
+    monkeypatch.setattr(export, "STARTER_NAMES", ("own.pt",))
     asked: list[str] = []
     event.listen(engine, "before_cursor_execute", lambda *about: asked.append(about[2]))
     written = write_results(engine, RowSelection(), tmp_path / "labels.ecsv")

@@ -206,7 +206,7 @@ except FatalError as error:
         [sys.executable, "-W", "ignore", "-c", program], capture_output=True, text=True, check=False
     )
     assert done.returncode == 1, f"ended by signal {-done.returncode}"
-    assert done.stderr.startswith("The corrections corrections.pkl"), done.stderr
+    assert done.stderr.startswith("The noise model corrections.pkl"), done.stderr
 
 
 # --- Damaged bytes -------------------------------------------------------------------------

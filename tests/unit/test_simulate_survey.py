@@ -18,7 +18,6 @@ from producer.simulation.truth import NAME, Truth
 from producer.sources.files import find_files, spectra_of
 from worker.errors import FatalError, UsageError
 from worker.labels import LABELS
-from worker.messages import SpectrumReference
 from worker.spectra.load import load_spectra
 
 SURVEY = Survey(stars=9, visits=3, seed=7, layout="mixed")
@@ -48,14 +47,8 @@ def test_every_file_of_a_survey_loads(whole: Path) -> None:
     files = find_files([whole], whole)
     assert len(files) == SURVEY.stars
     entries = [entry for file in files for entry in spectra_of(file, whole, "both")]
-    references = [
-        SpectrumReference(
-            job=1, spectrum=n, file_version=entry.file_version, path=entry.path, member=entry.member
-        )
-        for n, entry in enumerate(entries)
-    ]
     for coadd_mask in ("and", "or"):
-        loaded = load_spectra(references, whole.resolve(), coadd_mask)
+        loaded = load_spectra(entries, whole.resolve(), coadd_mask)
         assert loaded.failures == ()
         assert len(loaded.spectra) == len(entries) >= 2 * SURVEY.stars
         # Continuum-normalised: the median pixel of a spectrum lies near 1.
@@ -76,9 +69,9 @@ def test_truth_tells_of_each_file_what_is_in_it(whole: Path) -> None:
         assert [row[label.name] for label in LABELS] == star.labels.tolist()
 
 
-def test_truth_says_how_it_was_made_and_that_it_is_made_up(whole: Path) -> None:
+def test_truth_says_how_it_was_made_and_that_it_is_simulated(whole: Path) -> None:
     truth = Table.read(whole / NAME)
-    assert "no telescope saw these stars" in truth.meta["made_up"]
+    assert "no telescope saw these stars" in truth.meta["notice"]
     made_with = truth.meta["simulate"]
     assert made_with["software"].startswith("astronn-stream ")
     assert {name: made_with[name] for name in SURVEY.settings()} == SURVEY.settings()
@@ -169,21 +162,21 @@ def test_empty_truth_of_a_new_survey_can_be_read(tmp_path: Path) -> None:
 )
 def test_folder_of_another_survey_is_refused(whole: Path, other: Survey, difference: str) -> None:
     before = contents(whole)
-    with pytest.raises(UsageError, match=rf"another made-up survey \({difference}"):
+    with pytest.raises(UsageError, match=rf"another simulated survey \({difference}"):
         Truth.of(whole, other.settings())
     assert contents(whole) == before
 
 
 def test_folder_with_other_files_is_refused(tmp_path: Path) -> None:
     (tmp_path / "apStar-r6-real.fits").touch()
-    with pytest.raises(UsageError, match=r"no made-up survey, such as apStar-r6-real\.fits"):
+    with pytest.raises(UsageError, match=r"no simulated survey, such as apStar-r6-real\.fits"):
         Truth.of(tmp_path, SURVEY.settings())
 
 
 @pytest.mark.parametrize("text", ["", "not a table", "# %ECSV 1.0\n# ---\n# datatype: [\n"])
 def test_damaged_truth_is_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / NAME).write_text(text)
-    with pytest.raises(UsageError, match=r"truth\.ecsv is no table of a made-up survey"):
+    with pytest.raises(UsageError, match=r"truth\.ecsv is no table of a simulated survey"):
         Truth.of(tmp_path, SURVEY.settings())
 
 

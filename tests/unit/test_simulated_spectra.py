@@ -1,4 +1,4 @@
-"""The made-up survey: its stars, its forward model, and what the telescope adds."""
+"""The simulated survey: its stars, its forward model, and what the telescope adds."""
 
 import numpy as np
 import pytest

@@ -19,14 +19,20 @@ from worker import starter
 from worker.database.session import transaction
 from worker.database.tables import AstroNN
 from worker.errors import FatalError
-from worker.fingerprint import weights_sha256
+from worker.identity import weights_sha256
 from worker.labels import LABEL_NAMES
 from worker.network.checkpoint import read_checkpoint
 from worker.results.noise_model import read_noise_model
 from worker.results.read import read_table
 from worker.settings import Settings
 from worker.spectra.pixels import N_PIXELS
-from worker.starter import STARTER_CORRECTIONS, STARTER_NAME, is_starter, weights_name
+from worker.starter import (
+    STARTER_CORRECTIONS,
+    STARTER_NAME,
+    STARTER_NAMES,
+    is_starter,
+    weights_name,
+)
 from worker.tables.export import write_table
 
 
@@ -36,7 +42,7 @@ def stand_in(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     folder = tmp_path / "starter"
     folder.mkdir()
     weights, corrections = folder / "starter.pt", folder / "starter.corrections.json"
-    weights.write_bytes(b"made-up")
+    weights.write_bytes(b"simulated")
     corrections.write_text(json.dumps({name: {"scale": 2, "offset": 3} for name in LABEL_NAMES}))
     monkeypatch.setattr(starter, "STARTER_WEIGHTS", weights)
     monkeypatch.setattr(starter, "STARTER_CORRECTIONS", corrections)
@@ -62,11 +68,11 @@ def test_the_starter_weights_are_used_where_none_are_given(stand_in: Path, own: 
 def test_the_starter_weights_bring_their_noise_model_and_others_none(
     stand_in: Path, own: Path
 ) -> None:
-    made_up, others = weights_sha256(stand_in), weights_sha256(own)
+    ours, others = weights_sha256(stand_in), weights_sha256(own)
     given = Path("/models/given.json")
-    assert Settings().corrections_file(made_up) == starter.STARTER_CORRECTIONS
+    assert Settings().corrections_file(ours) == starter.STARTER_CORRECTIONS
     assert Settings(model=own).corrections_file(others) is None
-    assert Settings(corrections=given).corrections_file(made_up) == given
+    assert Settings(corrections=given).corrections_file(ours) == given
     assert Settings(model=own, corrections=given).corrections_file(others) == given
 
 
@@ -134,18 +140,26 @@ NOTE = f"2 of 5 rows come from the {STARTER_NAME}."
 
 
 @pytest.fixture
-def partly_made_up(engine: Engine) -> Table:
+def partly_starter(engine: Engine) -> Table:
     """A table with a row with labels and one without from the starter weights."""
     with transaction(engine) as session:
-        made_up = update(AstroNN).where(AstroNN.spectrum_pk.in_([2, 4]))
-        session.execute(made_up.values(weights_name=STARTER_NAME))
+        changed = update(AstroNN).where(AstroNN.spectrum_pk.in_([2, 4]))
+        session.execute(changed.values(weights_name=STARTER_NAME))
     return read_table(engine)
 
 
-def test_a_table_says_how_much_of_it_is_made_up(partly_made_up: Table) -> None:
-    assert partly_made_up.meta["notice"] == NOTE
-    assert list(partly_made_up["weights_name"]).count(STARTER_NAME) == 2
-    assert partly_made_up["flag_no_result"][partly_made_up["weights_name"] == STARTER_NAME].any()
+def test_a_table_says_how_much_of_it_is_simulated(partly_starter: Table) -> None:
+    assert partly_starter.meta["notice"] == NOTE
+    assert list(partly_starter["weights_name"]).count(STARTER_NAME) == 2
+    assert partly_starter["flag_no_result"][partly_starter["weights_name"] == STARTER_NAME].any()
+
+
+@pytest.mark.usefixtures("partly_starter")
+def test_rows_that_bear_the_older_name_count_too(engine: Engine) -> None:
+    with transaction(engine) as session:
+        older = update(AstroNN).where(AstroNN.spectrum_pk == 2)
+        session.execute(older.values(weights_name=STARTER_NAMES[1]))
+    assert read_table(engine).meta["notice"] == NOTE
 
 
 def test_a_table_of_other_weights_says_nothing_of_the_kind(table: Table, engine: Engine) -> None:
@@ -153,9 +167,9 @@ def test_a_table_of_other_weights_says_nothing_of_the_kind(table: Table, engine:
     assert "notice" not in read_table(engine, tag="none").meta
 
 
-def test_every_format_says_so(partly_made_up: Table, tmp_path: Path) -> None:
+def test_every_format_says_so(partly_starter: Table, tmp_path: Path) -> None:
     for ending in (".fits", ".parquet", ".csv", ".ecsv"):
-        write_table(partly_made_up, tmp_path / f"labels{ending}")
+        write_table(partly_starter, tmp_path / f"labels{ending}")
         assert (tmp_path / f"labels{ending}").read_bytes().count(STARTER_NAME.encode()) >= 1
     with fits.open(tmp_path / "labels.fits") as hdus:
         comments = "".join(hdus["ASTRONN"].header["COMMENT"])

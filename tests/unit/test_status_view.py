@@ -1,4 +1,4 @@
-"""The screen of `status`, drawn from made-up states of the stream."""
+"""The screen of `status`, drawn from simulated states of the stream."""
 
 from __future__ import annotations
 

@@ -16,20 +16,20 @@ from typer.testing import CliRunner, Result
 from producer.commands.model.train import train
 from tests.unit.apstar_files import object_name, write_apstar
 from tests.unit.training_data import gaussian_residuals, linear_spectra
-from worker import __version__
 from worker.errors import UsageError
 from worker.labels import LABEL_NAMES, LABELS
 from worker.network.checkpoint import read_checkpoint, read_metadata
 from worker.network.engines.choose import open_engine
 from worker.reports.training import Account, write_report
 from worker.results.noise_model import SnrFactors, identity, read_noise_model
+from worker.results.snr import snr_bins
 from worker.settings import PREFIX, get_settings
-from worker.snr import snr_bins
 from worker.training.evaluation import MOST_EVALUATED, evaluate, sample
 from worker.training.new_network import new_network
 from worker.training.noise import fit_noise_model
 from worker.training.provenance import command_line
 from worker.training.statistics import label_numbers
+from worker.version import __version__
 
 PICTURES = ("predicted.png", "residuals.png", "calibration.png", "losses.png")
 
@@ -175,7 +175,9 @@ def run(survey: Path, *options: object) -> Result:
 
 
 def test_the_command_leaves_weights_noise_model_report_and_cache(survey: Path) -> None:
-    result = run(survey, "--kind", "coadd", "--half", "--description", "made up", "--purpose", "t")
+    result = run(
+        survey, "--kind", "coadd", "--half", "--description", "simulated", "--purpose", "t"
+    )
     assert result.exit_code == 0, result.output
     assert "12 spectra, 0 that cannot be read." in result.stdout
     assert {path.name for path in survey.iterdir()} == {
@@ -191,7 +193,7 @@ def test_the_command_leaves_weights_noise_model_report_and_cache(survey: Path) -
     assert model.architecture.dense == (192, 96)
     metadata = read_metadata(survey / "w.pt")
     assert metadata["origin"] == "astronn-stream model train"
-    assert metadata["trained_on"]["description"] == "made up"
+    assert metadata["trained_on"]["description"] == "simulated"
     assert metadata["trained_on"]["kind"] == "coadd"
     assert metadata["purpose"] == "t"
     assert metadata["settings"]["epochs"] == metadata["epochs"] == 1

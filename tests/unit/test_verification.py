@@ -46,10 +46,10 @@ def written(tmp_path: Path, model: ApogeeBCNNCensored, **metadata: str) -> Path:
     return path
 
 
-# --- The made-up spectrum ------------------------------------------------------------------
+# --- The simulated spectrum ------------------------------------------------------------------
 
 
-def test_the_made_up_spectrum_follows_its_definition() -> None:
+def test_the_simulated_spectrum_follows_its_definition() -> None:
     flux = made_up_spectrum()
     assert flux.shape == (7514,)
     assert flux.dtype == np.float32
@@ -63,7 +63,7 @@ def test_the_made_up_spectrum_follows_its_definition() -> None:
         assert flux[pixel] == pytest.approx(expected, rel=1e-6)
 
 
-def test_the_made_up_spectrum_looks_like_one() -> None:
+def test_the_simulated_spectrum_looks_like_one() -> None:
     flux = made_up_spectrum()
     assert 0.3 < flux.min() < 0.7
     assert flux.max() <= 1
@@ -83,8 +83,8 @@ def test_good_weights_pass_every_check(weights: Path) -> None:
         "loads",
         "origin",
         "windows",
-        *("made-up spectrum, no dropout", "made-up spectrum, 3 passes"),
-        *("made-up spectrum, repeated", "mean spectrum, no dropout"),
+        *("simulated spectrum, no dropout", "simulated spectrum, 3 passes"),
+        *("simulated spectrum, repeated", "mean spectrum, no dropout"),
         *("mean spectrum, 3 passes", "mean spectrum, repeated", "speed"),
     ]
     assert "batch of 8, cpu" in checks["speed"].found
@@ -136,7 +136,7 @@ def test_labels_that_are_not_finite_are_named(
     changeable.elem_dense_out[2].bias.fill_(-5)
     checks = checks_of(written(tmp_path, changeable))
     for name in ("no dropout", "3 passes"):
-        check = checks[f"made-up spectrum, {name}"]
+        check = checks[f"simulated spectrum, {name}"]
         assert not check.passed
         assert check.found.endswith(": n_h")
 
@@ -169,8 +169,8 @@ def test_runs_that_differ_in_the_last_bit_fail(
 
     monkeypatch.setattr(choose, "open_engine", open_drifting)
     checks = checks_of(weights)
-    assert not checks["made-up spectrum, repeated"].passed
-    assert checks["made-up spectrum, 3 passes"].passed
+    assert not checks["simulated spectrum, repeated"].passed
+    assert checks["simulated spectrum, 3 passes"].passed
 
 
 # --- Windows -------------------------------------------------------------------------------

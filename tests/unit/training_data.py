@@ -1,4 +1,4 @@
-"""Made-up training data: spectra in which each label moves a few pixels of its own."""
+"""Simulated training data: spectra in which each label moves a few pixels of its own."""
 
 from __future__ import annotations
 

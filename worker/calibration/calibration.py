@@ -23,7 +23,7 @@ from worker.calibration.pair_fit import Differences, Fitted, Model, bootstrap, f
 from worker.calibration.repeats import Pairs, Visits
 from worker.labels import LABELS
 from worker.results.noise_model import NoiseModel, SnrFactors
-from worker.snr import LEAST_FREEDOM, hats, supported_places
+from worker.results.snr import LEAST_FREEDOM, hats, supported_places
 
 #: The part of a Gaussian within one sigma.
 ONE_SIGMA = 0.6827
@@ -52,7 +52,7 @@ class LabelCalibration:
     stars, pairs
         What it was fitted to.
     note
-        What one must know of it; empty where there is nothing.
+        A warning about the fit; empty where there is none.
     by_snr
         The factor on e by S/N, where it was asked for and could be fitted.
     """
@@ -162,7 +162,7 @@ def pulls(visits: Visits, pairs: Pairs, position: int, e_label: Floats) -> Float
 
 
 def width(z: Floats, weights: Floats) -> float:
-    """Below it in absolute value lies the weight of one sigma; 1 for a unit normal."""
+    """The absolute value below which 68.27 % of the weight lies; 1 for a unit normal."""
     z = np.abs(z)
     order = np.argsort(z)
     weights = weights[order]
@@ -284,6 +284,6 @@ def _spread(values: Floats) -> float:
 
 
 def _rank_correlation(one: Floats, other: Floats) -> float:
-    """Spearman's, which bears the same drawings."""
+    """Spearman's: a few drawings that cannot be solved do no harm."""
     ranks = np.argsort(np.argsort(np.stack([one, other])))
     return float(np.asarray(np.corrcoef(ranks))[0, 1])

@@ -180,7 +180,7 @@ class Job(Base):
 class Tally(Base):
     """How many jobs there are of each state, lane and weights: the sum of its rows.
 
-    Triggers keep it (migration 0004), so that nobody who looks has to count a million jobs.
+    Triggers keep it (migration 0004), so that `status` need not count a million jobs.
     """
 
     __tablename__ = "tally"

@@ -52,8 +52,8 @@ def shorten_tally(database: Engine) -> None:
 def shortening() -> Insert:
     """The statement that puts sums in the place of all rows.
 
-    What is added meanwhile is not seen and stays. Of two who do this the second one waits, and
-    then finds nothing.
+    Rows that are added meanwhile are not seen and stay. Where two processes do this, the second
+    one waits, and then finds nothing to do.
     """
     gone = delete(Tally).returning(*_KEYS, Tally.number).cte("gone")
     keys = (gone.c.state, gone.c.lane, gone.c.weights_sha256)

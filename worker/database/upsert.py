@@ -54,7 +54,7 @@ def insert_missing(
     Parameters
     ----------
     values
-        Its columns bear the names of the model's.
+        Its columns have the names of the table's.
     """
     insert = _INSERTS[session.get_bind().dialect.name](model.__table__)
     names = [column.name for column in values.selected_columns]

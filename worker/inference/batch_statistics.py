@@ -1,4 +1,4 @@
-"""What a device has done: for those who watch, at the price of a few additions a batch."""
+"""How busy a device is and how full its batches, for `status` and `metrics`."""
 
 from __future__ import annotations
 

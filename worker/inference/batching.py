@@ -4,9 +4,9 @@ A batch starts as soon as the device is idle, with whatever waits by then, live 
 while the device is busy, requests gather up to ``batch_size``. ``batch_wait`` lets an idle
 device wait that long for a batch to fill.
 
-Whose fault an error is, its type says. ``FatalError``, and whatever is no ``Exception``: the
-device's, which serves nobody any more. ``MemoryError``: nobody's, to be tried again. Any other:
-a spectrum's, found by halving the batch.
+The type of an error decides what follows. After a ``FatalError``, or what is no ``Exception``, the
+device is given up. After a ``MemoryError`` the call is tried again later. Any other error is taken
+for the fault of one spectrum, which is found by halving the batch.
 """
 
 from __future__ import annotations
@@ -102,7 +102,7 @@ class MicroBatcher:
         Raises
         ------
         FatalError
-            The device serves nobody any more; the text says why.
+            The device was given up; the text says why.
         """
         moment = time.perf_counter()
         requests = [
@@ -148,7 +148,7 @@ class MicroBatcher:
     def _run(self) -> None:
         try:
             while batch := self._next_batch():
-                # Nobody waits any more for a request that was cancelled.
+                # A request that was cancelled needs no answer.
                 wanted = [each for each in batch if each.outcome.set_running_or_notify_cancel()]
                 if wanted:
                     self._serve(wanted)
@@ -159,7 +159,7 @@ class MicroBatcher:
             self._end(f"The device's thread ended by {error!r}: {PROCESS_STOPS}.")
 
     def _end(self, fault: str) -> None:
-        """Leave nobody waiting for a device that will not answer; the first fault counts."""
+        """Fail all requests, since the device will answer none; the first fault counts."""
         with self._changed:
             if self._fault is None:
                 self._fault = fault

@@ -151,7 +151,7 @@ class LocalStack:
     def stop(self) -> None:
         """Ask the workers to finish what they hold, then stop the redis-server.
 
-        Signals are ignored meanwhile: who is told twice to stop still has to clean up.
+        Signals are ignored meanwhile: a second one must not interrupt the cleaning up.
         """
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, signal.SIG_IGN)

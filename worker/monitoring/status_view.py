@@ -35,7 +35,7 @@ def draw(status: Status) -> RenderableType:
 
 
 def _plain(text: str) -> str:
-    """Text that others wrote, shown as it is."""
+    """Text from files or errors, shown as it is, without markup."""
     return escape(printable(text))
 
 

@@ -117,7 +117,7 @@ def write_checkpoint(
     state = {
         _file_key(key): _stored(path, key, value, half) for key, value in model.state_dict().items()
     }
-    # Through JSON, so that equal metadata are pickled to equal bytes whoever made them.
+    # Through JSON, so that equal metadata always give the same bytes.
     plain = json.loads(json.dumps(metadata, allow_nan=False))
     buffer = io.BytesIO()  # in a file of its own name torch would write that name
     torch.save({"model_state_dict": state, "metadata": plain}, buffer)

@@ -46,7 +46,7 @@ class Site:
 
 
 def mask_sites(architecture: Architecture) -> dict[str, Site]:
-    """The dropout sites of a network by the model's names."""
+    """The dropout sites of a network by their names in ``worker.network.model``."""
     position = np.arange(N_PIXELS)
     channel = np.arange(FILTERS[0])[:, None]
     conv1 = NUMBERS_PER_BLOCK * (position // POOL) + 2 * (position % POOL) + channel

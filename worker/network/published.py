@@ -33,7 +33,7 @@ def published_network(metadata: Metadata) -> PublishedNetwork | None:
 
 
 def pretended_network(metadata: Metadata) -> PublishedNetwork | None:
-    """The published network whose name a folder bears that has other content."""
+    """The published network after which a folder with other content is named, if there is one."""
     folder = metadata.get("folder")
     named = next((each for each in PUBLISHED if each.folder == folder), None)
     return None if named is published_network(metadata) else named

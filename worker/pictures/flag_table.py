@@ -1,4 +1,4 @@
-"""How many spectra bear each flag, by S/N."""
+"""How many spectra have each flag, by S/N."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from worker.flags import BAD, ResultFlag
 from worker.pictures.sample import Sample
 from worker.pictures.style import NothingToDrawError, Theme, new_figure
-from worker.snr import snr_bins
+from worker.results.snr import snr_bins
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -19,7 +19,7 @@ _EDGES = (20.0, 50.0, 100.0, 200.0)
 
 
 def flags(sample: Sample, theme: Theme) -> Figure:
-    """The part of spectra of each range of S/N that bears each flag, as a table in shades.
+    """The fraction of spectra with each flag in each range of S/N, as a shaded table.
 
     Raises
     ------

@@ -30,5 +30,5 @@ GALLERY: dict[str, Picture] = {
     "planes": Picture(planes, "[X/Fe] against [Fe/H] of every element"),
     "uncertainties": Picture(uncertainties, "Uncertainty of each label against S/N"),
     "repeats": Picture(repeats, "Visit-to-visit scatter of each label, beside its uncertainty"),
-    "flags": Picture(flags, "Part of the spectra that bears each flag, by S/N"),
+    "flags": Picture(flags, "Fraction of the spectra with each flag, by S/N"),
 }

@@ -112,8 +112,8 @@ def _uncertainty(axis: Axes, snr: Reals, e: Reals, kinds: list[_Kind], theme: Th
 def repeats(sample: Sample, theme: Theme) -> Figure:
     """How far visits lie from the mean of their star, beside what their uncertainties say.
 
-    A deviation from the mean of n visits is held back by having made it, and is drawn
-    sqrt(n / (n - 1)) times as large. Which visits count says :mod:`worker.calibration.repeats`.
+    A visit pulls the mean of its n visits towards itself, so its deviation is drawn
+    sqrt(n / (n - 1)) times as large. :mod:`worker.calibration.repeats` says which visits count.
 
     Raises
     ------
@@ -159,7 +159,7 @@ def _repeated(sample: Sample) -> Visits:
             flags=shown.flags,
             labels=shown.labels.astype(np.float64),
             e_labels=errors,
-            raw_e_labels=errors,  # which nobody asks for here
+            raw_e_labels=errors,  # not used here
         )
     )
 

@@ -12,13 +12,12 @@ from numpy.typing import NDArray
 
 from worker.errors import SpectrumError
 from worker.flags import DESCRIPTIONS
+from worker.identity import Place
 from worker.labels import LABELS
-from worker.messages import SpectrumReference
 from worker.pictures.style import Theme, new_figure, symbol
-from worker.spectra.apstar import read_spectra
+from worker.spectra.formats import read_spectra
 from worker.spectra.load import load_spectra, resolve_inside
 from worker.spectra.pixels import CUT_CHIPS, MASKED_BITS, N_PIXELS, cut_gaps, wavelength
-from worker.spectra.versions import file_version
 from worker.spectra.windows import element_window
 from worker.text import printable
 
@@ -53,19 +52,16 @@ def read_seen(root: Path, path: str, member: str, coadd_mask: str) -> Seen:
     member
         ``coadd`` or the name of an apVisit file.
     coadd_mask
-        See :func:`worker.spectra.apstar.read_spectra`.
+        See :func:`worker.spectra.formats.apstar.read_spectra`.
 
     Raises
     ------
     SpectrumError
         There is no such spectrum, or it carries no information.
     """
-    reference = SpectrumReference(
-        job=0, spectrum=0, path=path, member=member, file_version=file_version(root / path)
-    )
-    loaded = load_spectra([reference], root, coadd_mask)
-    if loaded.failures:
-        raise SpectrumError(loaded.failures[0].reason)
+    loaded = load_spectra([Place(path, member)], root, coadd_mask)
+    for _, reason in loaded.failures:
+        raise SpectrumError(reason)
     (row,) = read_spectra(resolve_inside(root, path), [member], coadd_mask=coadd_mask)
     if isinstance(row, SpectrumError):
         raise row
@@ -121,7 +117,7 @@ def _key(axis: Axes, text: str, theme: Theme) -> None:
 
 
 def _windows(axis: Axes, chip: slice, theme: Theme) -> None:
-    """A lane for each element, with its windows; names stand on both sides by turns."""
+    """A row for each element with its windows; names stand left and right in turn."""
     place = wavelength()[chip]
     for lane, label in enumerate(_ELEMENTS):
         runs = list(_runs(element_window(str(label.element))[chip]))
@@ -169,5 +165,5 @@ def _labels(axis: Axes, row: Mapping[str, Any] | None, theme: Theme) -> None:
 
 
 def _plain(text: str) -> str:
-    """A text of others', in which matplotlib is to find no formula."""
+    """A text from a file, escaped so that matplotlib finds no formula in it."""
     return printable(text).replace("$", r"\$")

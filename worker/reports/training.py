@@ -17,7 +17,7 @@ from worker.reports.training_figures import (
     draw_residuals,
 )
 from worker.results.noise_model import NoiseModel
-from worker.snr import SNR_PLACES
+from worker.results.snr import SNR_PLACES
 from worker.training.evaluation import Evaluated
 from worker.training.statistics import Numbers, label_numbers
 
@@ -27,7 +27,7 @@ _NUMBERS = "figures.json"
 
 @dataclass(frozen=True)
 class Account:
-    """What a training or an evaluation was and came to, apart from its labels.
+    """Settings, data and outcome of a training or an evaluation, apart from its labels.
 
     Attributes
     ----------

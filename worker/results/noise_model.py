@@ -93,10 +93,10 @@ def read_noise_model(path: Path | None) -> NoiseModel:
         return identity()
     try:
         if path.stat().st_size > _LARGEST_FILE:
-            raise FatalError(f"The corrections {path} are larger than 1 MiB.")
+            raise FatalError(f"The noise model {path} is larger than 1 MiB.")
         content = path.read_bytes()
     except OSError as error:
-        raise FatalError(f"The corrections {path} cannot be read: {error.strerror}.") from error
+        raise FatalError(f"The noise model {path} cannot be read: {error.strerror}.") from error
     factors = _parse(path, content)
     pairs = [_pair(path, factors, label.name, label.peer_name) for label in LABELS]
     scale, offset = np.array(pairs).T
@@ -119,18 +119,18 @@ def _parse(path: Path, content: bytes) -> Mapping[str, Any]:
         ".toml": lambda text: tomllib.loads(text.decode()),
     }
     if path.suffix not in readers:
-        raise FatalError(f"The corrections {path.name} are no .pkl, .json or .toml file.")
+        raise FatalError(f"The noise model {path.name} is no .pkl, .json or .toml file.")
     try:
         factors = readers[path.suffix](content)
     except RefusedError as error:
         raise FatalError(
-            f"The corrections {path.name} are refused: the pickle asks for {error}, which no "
-            "corrections file needs. Nothing of it was run."
+            f"The noise model {path.name} is refused: the pickle asks for {error}, which no "
+            "noise model needs. Nothing of it was run."
         ) from error
     except Exception as error:  # damaged pickles raise nearly anything
-        raise FatalError(f"The corrections {path.name} cannot be read: {error}.") from error
+        raise FatalError(f"The noise model {path.name} cannot be read: {error}.") from error
     if not isinstance(factors, Mapping):
-        raise FatalError(f"The corrections {path.name} hold no table of labels.")
+        raise FatalError(f"The noise model {path.name} holds no table of labels.")
     return factors
 
 
@@ -144,10 +144,10 @@ def _pair(path: Path, factors: Mapping[str, Any], *names: str) -> tuple[float, f
         pair = (float(entry["scale"]), float(entry["offset"]))
     except (TypeError, LookupError, ValueError, OverflowError) as error:
         raise FatalError(
-            f"The corrections {path.name} give no scale and offset for {names[0]}."
+            f"The noise model {path.name} gives no scale and offset for {names[0]}."
         ) from error
     if not np.isfinite(pair).all():
-        raise FatalError(f"The corrections {path.name} are not finite for {names[0]}.")
+        raise FatalError(f"The noise model {path.name} is not finite for {names[0]}.")
     return pair
 
 
@@ -165,7 +165,7 @@ def _snr_factors(path: Path, factors: Mapping[str, Any], *names: str) -> SnrFact
     usable = len(snr) == len(factor) > 0 and np.isfinite(values).all() and (values > 0).all()
     if not usable or (np.diff(snr) <= 0).any():
         raise FatalError(
-            f"The corrections {path.name} give factors by S/N for {names[0]} that cannot be used: "
+            f"The noise model {path.name} gives factors by S/N for {names[0]} that cannot be used: "
             "by_snr wants as many positive factors as rising, positive S/N."
         )
     return SnrFactors(snr, factor)

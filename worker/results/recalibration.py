@@ -143,7 +143,7 @@ def _changes(
     if wrong.any():
         row, label = np.argwhere(wrong)[0]
         raise FatalError(
-            f"These corrections give e_{LABEL_NAMES[label]} = {e_labels[row, label]:.3g} for "
+            f"This noise model gives e_{LABEL_NAMES[label]} = {e_labels[row, label]:.3g} for "
             f"spectrum {rows[row]['spectrum_pk']}, where raw_e is {raw_e[row, label]:.3g}; "
             "nothing was changed."
         )

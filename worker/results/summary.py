@@ -1,4 +1,4 @@
-"""What a run came to, in numbers."""
+"""The outcome of a run in numbers."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Summary:
     reasons
         How often each reason for having none occurs.
     flagged
-        How many labelled rows bear each flag.
+        How many labelled rows have each flag.
     warn, bad
         How many labelled rows are flagged at all, and how many are bad.
     """

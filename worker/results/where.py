@@ -27,12 +27,12 @@ from worker.database.tables import UtcDateTime
 from worker.errors import UsageError
 from worker.results.columns import table_columns
 
-#: More is no condition that someone wrote, and deep ones exhaust the stack, Python's or SQLite's.
+#: Longer conditions were not written by a person; deep ones exhaust the stack of Python or SQLite.
 _LONGEST = 2000
 _DEEPEST = 40
 _LARGEST = 2**63
 
-#: Of two meanings, a third.
+#: Joins what two parts of an expression mean, for the database.
 _Operator = Callable[[Any, Any], Any]
 
 _COMPARISONS: dict[type[ast.cmpop], _Operator] = {
@@ -169,7 +169,7 @@ def _among(value: Any, op: ast.cmpop, others: list[Any]) -> Any:
 
 
 def _alike(left: Any, right: Any) -> tuple[Any, Any]:
-    """Both sides of a comparison, of which the database knows only like ones."""
+    """Both sides of a comparison in one type: the database compares only like with like."""
     sorts = _sort(left), _sort(right)
     if sorts == ("moment", "text"):
         return left, _moment(right)

@@ -155,7 +155,7 @@ def lost_chips(flux: Floats, e_flux: Floats) -> list[tuple[str, ...]]:
     """Which chips of each spectrum carry no information for a continuum.
 
     A chip is lost when fewer of its continuum pixels than the polynomial has coefficients
-    bear finite positive flux with a finite uncertainty: a dead detector, a plane of zeros or
+    have finite positive flux with a finite uncertainty: a dead detector, a plane of zeros or
     NaN, or weights that are all zero. astroNN would return such a chip as 1.0, and the network
     would answer all the same.
 

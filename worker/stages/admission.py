@@ -31,7 +31,7 @@ class Admission:
 
     @contextmanager
     def live(self) -> Iterator[None]:
-        """Around the work on a live message, which never waits."""
+        """A context for the work on a live message, which never waits."""
         with self._changed:
             self._live += 1
         try:
@@ -43,7 +43,7 @@ class Admission:
 
     @contextmanager
     def bulk(self, live_waits: Callable[[], bool]) -> Iterator[None]:
-        """Around the work on a bulk message, which waits for its turn.
+        """A context for the work on a bulk message, which waits for its turn.
 
         Parameters
         ----------

@@ -1,6 +1,6 @@
 """The starter weights, which are used where no others are given.
 
-They were trained on made-up spectra, so that the stream can be tried and tested at once; the
+They were trained on simulated spectra, so that the stream can be tried and tested at once; the
 README beside them says how. Their labels of real stars mean nothing, and every row says so.
 """
 
@@ -8,16 +8,21 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from worker.fingerprint import weights_sha256
+from worker.identity import weights_sha256
 
 STARTER_WEIGHTS = Path(__file__).parent / "starter.pt"
 #: The noise model that belongs to them, and to no others.
 STARTER_CORRECTIONS = Path(__file__).parent / "starter.corrections.json"
 
-#: What the rows of these weights bear as ``weights_name``.
-STARTER_NAME = "starter weights (made-up spectra; demonstration and testing only)"
+#: The ``weights_name`` in rows that these weights made.
+STARTER_NAME = "starter weights (simulated spectra; demonstration and testing only)"
+#: All names of these weights in rows; older databases have the second one.
+STARTER_NAMES = (
+    STARTER_NAME,
+    "starter weights (made-up spectra; demonstration and testing only)",
+)
 NOTICE = (
-    "Using the starter weights: trained on made-up spectra, for demonstration and testing; "
+    "Using the starter weights: trained on simulated spectra, for demonstration and testing; "
     "for science give --model FILE or set ASTRONN_STREAM_MODEL."
 )
 

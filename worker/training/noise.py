@@ -1,8 +1,7 @@
-"""The noise model of a network: how far its labels are from known ones, in its uncertainties.
+"""The noise model that a comparison with known labels asks for.
 
-It has the form of a calibration (``worker.calibration``), fitted to another thing: not to how far
-repeat visits differ, but to residuals from the truth. What it makes of an uncertainty
-is an accuracy.
+It has the form of a calibration (``worker.calibration``), but is fitted to residuals from the
+truth, not to differences between repeat visits. An uncertainty then is an accuracy.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from worker.calibration.calibration import width
 from worker.errors import FatalError
 from worker.labels import LABEL_NAMES, LABELS
 from worker.results.noise_model import NoiseModel, SnrFactors, by_snr_entry
-from worker.snr import hats, snr_bins, supported_places
+from worker.results.snr import hats, snr_bins, supported_places
 from worker.training.evaluation import Evaluated
 
 #: Fewer residuals than this say nothing about their percentiles.
@@ -36,7 +35,7 @@ NOTES = (
 
 
 def fit_noise_model(evaluated: Evaluated) -> NoiseModel:
-    """The noise model that makes one sigma one sigma at each S/N, over the calibrating spectra.
+    """The noise model under which 68.27 % of residuals are within one sigma, at each S/N.
 
     The scale is the 68.27th percentile of ``abs(residual) / raw_e``; 1 where too few spectra have
     the label. It alone serves spectra of unknown S/N. For the others there are factors at
@@ -67,7 +66,7 @@ def _weights(snr: Floats) -> Floats:
 
 
 def _scale(pulls: Floats, weights: Floats) -> float:
-    """Below it lies a weight of one sigma; 1 for too few pulls."""
+    """The value below which 68.27 % of the weight lies; 1 for too few pulls."""
     valid = np.isfinite(pulls)
     if valid.sum() < _LEAST_RESIDUALS:
         return 1.0
@@ -115,4 +114,4 @@ def write_noise_model(path: Path, noise_model: NoiseModel) -> None:
     try:
         path.write_text(json.dumps(content, indent=1) + "\n")
     except OSError as error:
-        raise FatalError(f"The corrections {path} cannot be written: {error.strerror}.") from error
+        raise FatalError(f"The noise model {path} cannot be written: {error.strerror}.") from error

@@ -31,7 +31,7 @@ class TrainingState:
     model, optimiser
         Their states after the last epoch.
     best
-        The state of the model after the epoch of the lowest validation loss, ``best_epoch``.
+        The weights after the epoch of the lowest validation loss, ``best_epoch``.
     """
 
     digest: str

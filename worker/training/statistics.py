@@ -1,4 +1,4 @@
-"""Numbers of an evaluation: how far labels are off, and how honest their uncertainties are."""
+"""Numbers of an evaluation: bias and scatter of labels, and whether their uncertainties hold."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from worker.array_types import Floats
 from worker.labels import LABELS
 from worker.results.noise_model import NoiseModel, by_snr_entry
-from worker.snr import snr_bins
+from worker.results.snr import snr_bins
 from worker.training.evaluation import Evaluated
 
 #: Parts of a Gaussian within 1, 2 and 3 sigma.

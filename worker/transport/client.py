@@ -1,4 +1,4 @@
-"""A client of the broker's redis-server, for those who look at it."""
+"""A client of the broker's redis-server, beside Celery's connections."""
 
 from __future__ import annotations
 

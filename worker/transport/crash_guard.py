@@ -1,19 +1,17 @@
-"""Files that kill the process that reads them: counted in Redis, so that they get three tries."""
+"""Files that kill the process that reads them get three tries, counted in Redis."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import lru_cache
 
 from worker.errors import SpectrumError
 from worker.messages import SpectrumReference
 from worker.redis_keys import reading_key
-from worker.settings import get_settings
 from worker.transport.connection import connect, reachable
 
 _MOST_CRASHES = 3
-#: A mark that nobody takes away was left by a process that died.
+#: A mark that stays was left by a process that died.
 _KEPT_SECONDS = 24 * 3600
 
 
@@ -42,7 +40,7 @@ class CrashGuard:
             crashes = self._redis.incr(key) - 1
             self._redis.expire(key, _KEPT_SECONDS)
         if crashes >= _MOST_CRASHES:
-            self._forget(key)  # who enqueues it again means it to be tried again
+            self._forget(key)  # enqueueing it again asks for new tries
             raise SpectrumError(
                 f"{spectrum.path} ended {crashes} processes that read it; look at the file and "
                 "the loader's log."
@@ -55,9 +53,3 @@ class CrashGuard:
     def _forget(self, key: str) -> None:
         with reachable("The array store"):
             self._redis.delete(key)
-
-
-@lru_cache(maxsize=1)
-def crash_guard() -> CrashGuard:
-    """The guard of this process."""
-    return CrashGuard(get_settings().arrays)

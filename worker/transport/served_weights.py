@@ -1,6 +1,6 @@
-"""What a stack serves: its dispatcher says in Redis which weights it feeds.
+"""Which weights a stack serves, as its dispatcher says in Redis.
 
-So a command in another terminal need not be told, and does not open jobs that nobody serves.
+So a command in another terminal need not be told, and opens no jobs that would wait in vain.
 """
 
 from __future__ import annotations

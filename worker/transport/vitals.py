@@ -1,7 +1,7 @@
-"""What workers say of themselves in Redis, for those who watch: that they live, and how they do.
+"""What workers report in Redis for `status` and `metrics`: that they live, and their figures.
 
-Nothing depends on it. A worker tells that it lives at each of its heartbeats; what passes
-through the stages is counted once a message.
+The processing does not depend on it. A worker says that it lives at each of its heartbeats; spectra
+that pass a stage are counted once a message.
 """
 
 from __future__ import annotations

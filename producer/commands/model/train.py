@@ -78,17 +78,24 @@ class Outputs:
 Out = Annotated[Path, typer.Option("--out", metavar="OUT.pt", help="The weights to write.")]
 Kind = Annotated[Wanted, typer.Option("--kind", help="Train on coadds, visits, or both.")]
 Epochs = Annotated[int, typer.Option("--epochs", min=1, help="Most epochs.")]
-BatchSize = Annotated[int, typer.Option("--batch-size", min=2, help="Spectra in a step.")]
+BatchSize = Annotated[int, typer.Option("--batch-size", min=2, help="Spectra in a training step.")]
 LearningRate = Annotated[
     float, typer.Option("--learning-rate", min=0, help="The highest learning rate.")
 ]
 Seed = Annotated[int, typer.Option("--seed", min=0, max=2**63 - 1, help="Of all that is random.")]
 Validation = Annotated[
     float,
-    typer.Option("--validation", min=0.001, max=0.9, help="Part of the stars kept aside."),
+    typer.Option(
+        "--validation", min=0.001, max=0.9, help="Fraction of the stars that is kept aside."
+    ),
 ]
 Patience = Annotated[
-    int, typer.Option("--patience", min=1, help="Epochs without gain that end it.")
+    int,
+    typer.Option(
+        "--patience",
+        min=1,
+        help="Training ends after so many epochs without a lower validation loss.",
+    ),
 ]
 Precision = Annotated[
     Literal["auto", "float32", "bfloat16"],
@@ -96,10 +103,16 @@ Precision = Annotated[
 ]
 Half = Annotated[bool, typer.Option("--half", help="Write the weights as float16.")]
 Description = Annotated[
-    str, typer.Option("--description", metavar="TEXT", help="What it is trained on.")
+    str,
+    typer.Option(
+        "--description", metavar="TEXT", help="What the weights are trained on, in your words."
+    ),
 ]
 Purpose = Annotated[
-    str, typer.Option("--purpose", metavar="TEXT", help="What the weights are for.")
+    str,
+    typer.Option(
+        "--purpose", metavar="TEXT", help="What the weights are meant for, in your words."
+    ),
 ]
 
 
@@ -278,7 +291,7 @@ def _tell_outputs(trained: Trained, outputs: Outputs, numbers: Numbers) -> None:
 def _training_bar(
     epochs: int,
 ) -> Iterator[tuple[Callable[[Step], None], Callable[[Losses], None]]]:
-    """A bar of the whole training; one line for each epoch where nobody watches."""
+    """A bar of the whole training; without a terminal, one line for each epoch."""
     watched = progress_console.is_terminal
     columns = (
         TextColumn("{task.description}"),

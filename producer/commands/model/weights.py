@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 _MARKS = {True: ("ok    ", "green"), False: ("FAILED", "bold red"), None: ("skip  ", "yellow")}
 _WEIGHTS_HELP = "A checkpoint, or an astroNN model folder."
-AsJson = Annotated[bool, typer.Option("--json", help="For machines.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 
 
 def convert(

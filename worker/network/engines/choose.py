@@ -97,8 +97,8 @@ def every_engine(
 ) -> Iterator[Engine]:
     """Each engine that works on a device in each precision, once; for comparing them.
 
-    Torch's comes first. What follows is what :func:`open_engine` gives, opened when its turn
-    comes, so that who wants one engine alone need not pay for those behind it.
+    Torch's comes first, then those that :func:`open_engine` may give. Each is opened when its turn
+    comes, so that the first one alone costs nothing more.
     """
     from worker.network.engines.torch_engine import TorchEngine
 

@@ -78,7 +78,7 @@ class Engine(ABC):
         return means * std + mean, stds * std
 
     def warm_up(self) -> None:
-        """Infer one made-up spectrum, so that the first real one does not wait; log the time."""
+        """Infer one simulated spectrum, so that the first real one does not wait; log the time."""
         started = time.perf_counter()
         with np.errstate(all="ignore"):  # weights that overflow are told of with real spectra
             self(np.ones((1, N_PIXELS), np.float32), ["warm-up"])

@@ -57,8 +57,8 @@ def find_parts(graph: Graph, positions: Sequence[int]) -> dict[str, Part]:
     LayerError
         The graph is not that of the network. One kind of it is known: in astroNN's first
         networks, of May 2018, the second layer of an element had no dropout behind it. They are
-        refused and not reproduced, since a checkpoint has no place to say so and whoever reads
-        it would apply dropout there.
+        refused and not reproduced, since a checkpoint has no place to say so and its readers
+        would apply dropout there.
     """
     heads = _heads(graph, "output", positions)
     log_variances = _heads(graph, "variance_output", positions)

@@ -67,7 +67,7 @@ def verify(path: Path, *, mc_samples: int, seed: int, device: str) -> Iterator[C
     yield _check_origin(weights.metadata, downloaded=path.is_dir())
     yield _check_windows(weights.model)
     engine = open_engine(weights.model, mc_samples=mc_samples, seed=seed, device=device)
-    spectra = {"made-up spectrum": made_up_spectrum(), "mean spectrum": _mean_spectrum(weights)}
+    spectra = {"simulated spectrum": made_up_spectrum(), "mean spectrum": _mean_spectrum(weights)}
     for name, flux in spectra.items():
         yield _check_deterministic(name, engine, flux)
         yield from _check_mc_dropout(name, engine, flux)

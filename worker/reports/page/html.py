@@ -1,4 +1,4 @@
-"""Pieces of HTML out of texts that others wrote: names in headers, reasons, file names."""
+"""Pieces of HTML from texts that files bring: names in headers, reasons, file names."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a look at the stream reads instead of all jobs: a tally, kept by triggers, and two indexes.
+"""A tally of jobs, kept by triggers, and two indexes: `status` reads these instead of all jobs.
 
 Revision ID: 0004
 Revises: 0003
@@ -14,7 +14,7 @@ down_revision = "0003"
 branch_labels = None
 depends_on = None
 
-# Each statement adds rows of its own: who added to a common one would wait for all others.
+# Each statement adds rows of its own: with a common row, each would wait for all others.
 _POSTGRESQL_FUNCTION = """
 CREATE FUNCTION tally_jobs() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
@@ -69,7 +69,7 @@ def _is_postgresql() -> bool:
 
 
 def upgrade() -> None:
-    """Count the jobs that there are, then let the triggers go on counting."""
+    """Count the jobs that there are; triggers then keep the count."""
     op.create_table(
         "tally",
         sa.Column("pk", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),

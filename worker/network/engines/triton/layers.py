@@ -57,7 +57,7 @@ class MaskRow(NamedTuple):
 
 
 def mask_row(architecture: Architecture, step: int) -> MaskRow:
-    """The masks' row of a network, filled up to whole steps by calls that nobody reads.
+    """The masks' row of a network, filled up to whole steps by calls that are not read.
 
     The small sites come first, so that other bytes lie ahead of the convolutions'.
     """

@@ -1,7 +1,7 @@
 """A lean reader of plain FITS files: as much of the standard as apStar files use, no more.
 
-astropy takes 2 to 3 ms to open a file of ten HDUs, mostly to understand cards that nobody asks
-for. This reader takes a tenth of a millisecond because it knows one way only in which a file
+astropy takes 2 to 3 ms to open a file of ten HDUs, mostly to understand cards that are not
+needed. This reader takes a tenth of a millisecond because it knows one way only in which a file
 can be written: headers of plain cards, each keyword once; extensions whose structure cards
 stand in the standard's order; data of exactly the length that the headers say, up to the
 last byte. Of anything else it says that it is unusual, not that it is wrong: astropy judges

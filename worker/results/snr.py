@@ -1,4 +1,4 @@
-"""Bins in S/N, by which an evaluation is told and a noise model fitted."""
+"""Bins in S/N, for reports of an evaluation and for fitting a noise model."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How people are told which spectra a message is about: Flower shows it as the task's arguments."""
+"""Which spectra a message is about, in words: Flower shows them as the task's arguments."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def task_text(tickets: Sequence[Ticket], about: Iterable[SpectrumReference] = ()
     Parameters
     ----------
     about
-        What tells the files of spectra that bear their number alone.
+        Where the message has the spectra's numbers alone: what names their files.
 
     Returns
     -------
