@@ -18,10 +18,8 @@ from numpy.typing import NDArray
 
 from producer.simulation.survey import Survey, write_survey
 from producer.simulation.truth import Truth
-from worker.fingerprint import weights_sha256
-from worker.identity import COADD
+from worker.identity import COADD, Place, weights_sha256
 from worker.labels import LABELS
-from worker.messages import SpectrumReference
 from worker.network.checkpoint import read_checkpoint
 from worker.network.engines.choose import choose_device, open_engine
 from worker.results.noise_model import read_noise_model
@@ -42,12 +40,9 @@ def held_out(
     truth = Truth.of(folder, survey.settings())
     write_survey(survey, folder, truth, 2, lambda _: None)
     known = truth.table()
-    references = [
-        SpectrumReference(job=0, spectrum=number, path=path, member=COADD, file_version="")
-        for number, path in enumerate(known["path"])
-    ]
-    loaded = load_spectra(references, folder, "and")
-    rows = [reference.spectrum for reference in loaded.spectra]
+    places = [Place(path, COADD) for path in known["path"]]
+    loaded = load_spectra(places, folder)
+    rows = [places.index(place) for place in loaded.spectra]
     labels = np.column_stack([known[label.name] for label in LABELS])
     measured = np.asarray(known["snr"], dtype=np.float64)
     return loaded.flux, np.asarray(labels, dtype=np.float64)[rows], measured[rows]

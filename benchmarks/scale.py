@@ -41,8 +41,7 @@ from tests.acceptance.servers import PostgresServer, RedisServer, short_folder
 from worker.app import publish
 from worker.database.session import open_database, upgrade
 from worker.database.tables import Kind
-from worker.fingerprint import weights_sha256
-from worker.identity import COADD, natural_key
+from worker.identity import COADD, natural_key, weights_sha256
 from worker.labels import LABELS
 from worker.local.stack import COMMANDS, DISPATCHER
 from worker.messages import LoadSpectra, RecordLabels, SpectrumLabels

@@ -26,7 +26,7 @@ from worker.messages import (
 )
 from worker.queues import QUEUES, STAGES, Lane, Stage, lane_queue
 from worker.settings import get_settings
-from worker.task_text import task_text
+from worker.transport.task_text import task_text
 
 #: Seconds after which Redis hands a message that a dead worker held to another one.
 VISIBILITY_TIMEOUT = 300

@@ -22,8 +22,8 @@ from producer.ledger.release import release, send
 from producer.running.stack_child import StackChild
 from worker.database.session import opened
 from worker.errors import FatalError
+from worker.identity import Place
 from worker.local.stack import REDIS, WHOLE_STACK
-from worker.messages import SpectrumReference
 from worker.network.checkpoint import read_checkpoint
 from worker.network.engines.choose import choose_device, open_engine
 from worker.settings import Settings, socket_broker_url, socket_folder, use_settings
@@ -39,7 +39,7 @@ _LOOK, _REST, _LONGEST = 0.002, 0.2, 120.0
 
 
 def measure_live(
-    settings: Settings, folder: Path, visits: Sequence[SpectrumReference], tell: Tell
+    settings: Settings, folder: Path, visits: Sequence[Place], tell: Tell
 ) -> list[Measured]:
     """Seconds from giving a visit to the stream to its row, beside the plain pipeline.
 
@@ -66,9 +66,7 @@ def measure_live(
     return [replace(row, p99=float(np.quantile(seconds[row.way], 0.99))) for row in rows]
 
 
-def time_plain_visits(
-    settings: Settings, folder: Path, visits: Sequence[SpectrumReference]
-) -> list[float]:
+def time_plain_visits(settings: Settings, folder: Path, visits: Sequence[Place]) -> list[float]:
     """Seconds of each visit by the plain pipeline."""
     with (
         tempfile.TemporaryDirectory() as place,
@@ -78,7 +76,7 @@ def time_plain_visits(
         return [_seconds(lambda: pipeline.process(folder, [each])) for each in visits]  # noqa: B023
 
 
-def work_alone(settings: Settings, folder: Path, visits: Sequence[SpectrumReference]) -> float:
+def work_alone(settings: Settings, folder: Path, visits: Sequence[Place]) -> float:
     """Seconds of a visit's loading and inference, with nothing else around them."""
     device = choose_device(settings.device)
     engine = open_engine(
@@ -97,7 +95,7 @@ def work_alone(settings: Settings, folder: Path, visits: Sequence[SpectrumRefere
 
 
 def time_visits(
-    settings: Settings, folder: Path, visits: Sequence[SpectrumReference], tell: Tell
+    settings: Settings, folder: Path, visits: Sequence[Place], tell: Tell
 ) -> list[float]:
     """Seconds of each visit through a stack of its own, which is idle before it."""
     directory = Path(tempfile.mkdtemp(prefix="astronn-stream-", dir=socket_folder()))
@@ -115,7 +113,7 @@ def time_visits(
 
 
 def _through_stack(
-    settings: Settings, directory: Path, visits: Sequence[SpectrumReference], tell: Tell
+    settings: Settings, directory: Path, visits: Sequence[Place], tell: Tell
 ) -> list[float]:
     root = settings.data_root
     plans = [Plan.make([root / each.path], settings, wanted="visit", tag="live") for each in visits]

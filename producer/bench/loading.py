@@ -8,19 +8,19 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from producer.bench.measured import Measured, Tell, alternate, compare
 from producer.bench.memory import peak_memory
-from producer.bench.spectra import bytes_per_spectrum, files_of, make_up, references
+from producer.bench.spectra import bytes_per_spectrum, files_of, make_up, places
 from producer.simulation.observation import Layout
 from worker.errors import FatalError
-from worker.messages import SpectrumReference
+from worker.identity import Place
 from worker.settings import Settings
 from worker.spectra.load import load_spectra
 
@@ -29,7 +29,7 @@ PLAIN, KINDER, OURS = "row by row", "file by file", "load stage"
 _TOLERANCE = 1e-6
 _VISITS = 3
 
-Load = Callable[[Path, Sequence[SpectrumReference], str], NDArray[np.float32]]
+Load = Callable[[Path, Sequence[Place], str], NDArray[np.float32]]
 
 
 def measure_loading(
@@ -60,7 +60,7 @@ def measure_own(settings: Settings, folder: Path, rounds: int, tell: Tell) -> li
     """
     tell("reading headers")
     root = folder.resolve()
-    loaded = load_spectra(references(root), root, settings.coadd_mask)
+    loaded = load_spectra(places(root), root, settings.coadd_mask)
     if not loaded.spectra:
         raise FatalError(f"No spectrum below {folder} can be loaded.")
     return compare_loading(folder.name, settings, root, loaded.spectra, rounds, tell)
@@ -70,7 +70,7 @@ def compare_loading(
     case: str,
     settings: Settings,
     folder: Path,
-    spectra: Sequence[SpectrumReference],
+    spectra: Sequence[Place],
     rounds: int,
     tell: Tell,
 ) -> list[Measured]:
@@ -112,9 +112,7 @@ def ways() -> dict[str, Load]:
     return {PLAIN: row_by_row, KINDER: file_by_file, OURS: load_stage}
 
 
-def load_stage(
-    folder: Path, spectra: Sequence[SpectrumReference], coadd_mask: str
-) -> NDArray[np.float32]:
+def load_stage(folder: Path, spectra: Sequence[Place], coadd_mask: str) -> NDArray[np.float32]:
     """Our way.
 
     Raises
@@ -123,8 +121,8 @@ def load_stage(
         A spectrum could not be loaded.
     """
     loaded = load_spectra(spectra, folder, coadd_mask)
-    if loaded.failures:
-        raise FatalError(loaded.failures[0].reason)
+    for _, reason in loaded.failures:
+        raise FatalError(reason)
     return loaded.flux
 
 
@@ -141,11 +139,9 @@ def check_agreement(case: str, flux: Mapping[str, NDArray[np.float32]]) -> None:
             raise FatalError(f"{case}: {way} and {PLAIN} do not give the same flux.")
 
 
-def _peak(
-    way: str, settings: Settings, folder: Path, spectra: Sequence[SpectrumReference]
-) -> float | None:
+def _peak(way: str, settings: Settings, folder: Path, spectra: Sequence[Place]) -> float | None:
     """Megabytes at most of a process of its own that loads the spectra of one message."""
-    some = [each.model_dump(mode="json") for each in spectra[: settings.chunk_size]]
+    some = [asdict(each) for each in spectra[: settings.chunk_size]]
     return peak_memory(
         __name__,
         load_once.__name__,
@@ -156,7 +152,7 @@ def _peak(
     )
 
 
-def load_once(way: str, folder: str, spectra: list[dict[str, Any]], coadd_mask: str) -> None:
+def load_once(way: str, folder: str, spectra: list[dict[str, str]], coadd_mask: str) -> None:
     """Load spectra; what a process does whose memory is measured."""
     load = load_stage if way == OURS else ways()[way]
-    load(Path(folder), [SpectrumReference.model_validate(each) for each in spectra], coadd_mask)
+    load(Path(folder), [Place(**each) for each in spectra], coadd_mask)

@@ -10,9 +10,9 @@ from typing import Any
 
 import torch
 
-from worker import __version__
 from worker.settings import usable_cores
 from worker.text import counted
+from worker.version import __version__
 
 Machine = dict[str, Any]
 

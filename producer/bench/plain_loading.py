@@ -12,17 +12,14 @@ from astropy.io import fits
 from numpy.typing import NDArray
 
 from worker.array_types import Floats
-from worker.identity import COADD
-from worker.messages import SpectrumReference
+from worker.identity import COADD, Place
 from worker.spectra.oracle import astronn_apogee
 from worker.spectra.pixels import cut_gaps
 
 apogee_continuum = astronn_apogee().apogee_continuum
 
 
-def row_by_row(
-    folder: Path, spectra: Sequence[SpectrumReference], coadd_mask: str
-) -> NDArray[np.float32]:
+def row_by_row(folder: Path, spectra: Sequence[Place], coadd_mask: str) -> NDArray[np.float32]:
     """The plain way: for every spectrum its file is opened. Gives ``(n, 7514)``."""
     rows = []
     for spectrum in spectra:
@@ -31,9 +28,7 @@ def row_by_row(
     return np.stack(rows).astype(np.float32)
 
 
-def file_by_file(
-    folder: Path, spectra: Sequence[SpectrumReference], coadd_mask: str
-) -> NDArray[np.float32]:
+def file_by_file(folder: Path, spectra: Sequence[Place], coadd_mask: str) -> NDArray[np.float32]:
     """A kinder plain way: every file is opened once. Gives ``(n, 7514)``."""
     rows = []
     for path, members in groupby(spectra, key=lambda spectrum: spectrum.path):

@@ -17,9 +17,8 @@ from producer.bench.plain_loading import row_by_row
 from producer.bench.plain_network import plain_loop
 from worker.database.session import transaction
 from worker.database.tables import label_columns
-from worker.fingerprint import weights_sha256
 from worker.flags import flag_uncertain
-from worker.messages import SpectrumReference
+from worker.identity import Place, weights_sha256
 from worker.network.checkpoint import read_checkpoint
 from worker.network.engines.choose import choose_device
 from worker.results.noise_model import read_noise_model
@@ -55,12 +54,12 @@ class PlainPipeline:
         self._database = database
         RESULTS.create(database, checkfirst=True)
 
-    def process(self, folder: Path, spectra: Sequence[SpectrumReference]) -> None:
+    def process(self, folder: Path, spectra: Sequence[Place]) -> None:
         """Give every spectrum its row."""
         for first in range(0, len(spectra), BATCH):
             self._batch(folder, spectra[first : first + BATCH])
 
-    def _batch(self, folder: Path, spectra: Sequence[SpectrumReference]) -> None:
+    def _batch(self, folder: Path, spectra: Sequence[Place]) -> None:
         flux = row_by_row(folder, spectra, self._settings.coadd_mask)
         raw, raw_e = plain_loop(self._model, flux, self._settings.mc_samples)
         e_labels = self._noise_model.apply(raw_e)

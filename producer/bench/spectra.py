@@ -14,7 +14,7 @@ from producer.simulation.observation import Layout
 from producer.simulation.survey import Survey, write_survey
 from producer.simulation.truth import Truth
 from producer.sources.files import find_files, spectra_of
-from worker.messages import SpectrumReference
+from worker.identity import Place
 from worker.spectra.pixels import N_APSTAR, N_PIXELS
 
 SurveyLayout = Layout | Literal["mixed"]
@@ -37,16 +37,16 @@ def make_up(
     *,
     processes: int = 1,
     told: Callable[[int], None] = lambda _: None,
-) -> list[SpectrumReference]:
+) -> list[Place]:
     """Write the files of a simulated survey; all its spectra, coadds and visits."""
     survey = Survey(stars, visits, _SEED, layout)
     truth = Truth.of(folder, survey.settings())
     write_survey(survey, folder, truth, processes, lambda _: told(1))
-    return references(folder)
+    return places(folder)
 
 
-def references(root: Path) -> list[SpectrumReference]:
-    """The coadd and all visits of each file below a folder; they belong to no job.
+def places(root: Path) -> list[Place]:
+    """The coadd and all visits of each file below a folder.
 
     Raises
     ------
@@ -54,20 +54,15 @@ def references(root: Path) -> list[SpectrumReference]:
         There is no such file.
     """
     entries = (each for file in find_files([root], root) for each in spectra_of(file, root, "both"))
-    return [
-        SpectrumReference(
-            job=0, spectrum=n, path=each.path, member=each.member, file_version=each.file_version
-        )
-        for n, each in enumerate(entries)
-    ]
+    return [Place(each.path, each.member) for each in entries]
 
 
-def files_of(root: Path, spectra: Sequence[SpectrumReference]) -> list[Path]:
+def files_of(root: Path, spectra: Sequence[Place]) -> list[Path]:
     """The files that hold spectra, each once."""
     return [root / path for path in dict.fromkeys(each.path for each in spectra)]
 
 
-def bytes_per_spectrum(root: Path, spectra: Sequence[SpectrumReference]) -> float:
+def bytes_per_spectrum(root: Path, spectra: Sequence[Place]) -> float:
     """Of the rows of flux, error and mask in the files."""
     sizes: dict[str, int] = {}
     for file in files_of(root, spectra):

@@ -32,7 +32,7 @@ from producer.bench.spectra import bytes_per_spectrum, files_of
 from worker.database.session import opened, reading
 from worker.database.tables import AstroNN
 from worker.errors import FatalError
-from worker.messages import SpectrumReference
+from worker.identity import Place
 from worker.network.checkpoint import read_checkpoint
 from worker.network.engines.choose import choose_device, open_engine
 from worker.settings import Settings
@@ -69,7 +69,7 @@ class Run:
 def measure_stream(
     settings: Settings,
     folder: Path,
-    spectra: Sequence[SpectrumReference],
+    spectra: Sequence[Place],
     plain_spectra: int,
     rounds: int,
     tell: Tell,
@@ -109,7 +109,7 @@ def measure_stream(
     )
 
 
-def time_plain(settings: Settings, folder: Path, spectra: Sequence[SpectrumReference]) -> float:
+def time_plain(settings: Settings, folder: Path, spectra: Sequence[Place]) -> float:
     """Seconds of a spectrum of the plain pipeline."""
     with (
         tempfile.TemporaryDirectory() as place,
@@ -156,7 +156,7 @@ def steady_seconds(moments: Sequence[datetime]) -> float:
     return (last - first).total_seconds() / later if later else float("nan")
 
 
-def stream_floor(settings: Settings, folder: Path, spectra: Sequence[SpectrumReference]) -> float:
+def stream_floor(settings: Settings, folder: Path, spectra: Sequence[Place]) -> float:
     """Seconds of a spectrum: inference on the device, and loading shared by all cores."""
     device = choose_device(settings.device)
     model = read_checkpoint(settings.weights_file)

@@ -11,11 +11,11 @@ from rich.table import Table
 
 from producer.commands.options import ResultsTable, ResultsTag, ResultsWeights, configured_database
 from producer.commands.screen import console, progress_bar, telling_interruption
-from worker import __version__
 from worker.atomic_file import replacing
 from worker.errors import UsageError
 from worker.labels import LABELS
 from worker.text import counted, printable
+from worker.version import __version__
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -156,7 +156,7 @@ def _write_report(
 def _comparable(chosen: ResultSet, visits: Visits) -> tuple[Visits, int]:
     """The visits that may be compared, and of how many stars they are."""
     from worker.calibration.repeats import comparable
-    from worker.snr import LEAST_FREEDOM
+    from worker.results.snr import LEAST_FREEDOM
 
     repeats = comparable(visits)
     stars = len(np.unique(repeats.star))

@@ -19,11 +19,10 @@ from producer.ledger.plan import Plan
 from producer.running.run import carry_out
 from worker.array_types import Floats
 from worker.errors import FatalError
-from worker.fingerprint import weights_sha256
-from worker.identity import COADD
+from worker.identity import COADD, weights_sha256
 from worker.labels import LABEL_NAMES, LABELS
+from worker.results.snr import known_snr
 from worker.settings import Settings, settings_apart
-from worker.snr import known_snr
 from worker.tables.export import write_table
 
 if TYPE_CHECKING:

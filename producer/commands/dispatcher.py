@@ -8,7 +8,7 @@ from contextlib import closing, suppress
 from producer.commands.options import tell_starter
 from producer.ledger.dispatcher import Dispatcher
 from worker.database.session import open_database
-from worker.fingerprint import weights_sha256
+from worker.identity import weights_sha256
 from worker.settings import get_settings
 from worker.signals import stopping_on_signals
 from worker.transport.client import broker_client

@@ -7,13 +7,7 @@ from typing import Annotated
 
 import typer
 
-from producer.commands.options import (
-    LaneOption,
-    Model,
-    Tag,
-    settings_with,
-    tell_starter,
-)
+from producer.commands.options import LaneOption, Model, Tag, settings_with, tell_starter
 from producer.commands.screen import progress_bar, telling_interruption
 from producer.commands.summary import print_enqueued, tell_waiting
 from producer.ledger import enqueue as intake
@@ -22,7 +16,7 @@ from producer.ledger.served import why_nothing_is_sent
 from producer.sources.files import Wanted
 from producer.sources.names import read_names
 from worker.errors import UsageError
-from worker.fingerprint import weights_sha256
+from worker.identity import weights_sha256
 
 
 def enqueue(

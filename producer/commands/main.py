@@ -13,13 +13,10 @@ from typing import Annotated
 
 import typer
 
-from producer.commands.screen import (
-    console,
-    progress_console,
-)
-from worker import __version__
+from producer.commands.screen import console, progress_console
 from worker.errors import StreamError, UsageError
 from worker.text import printable
+from worker.version import __version__
 
 #: What an installation may lack that neither infers, trains, converts weights nor draws: the
 #: image `stage` of the Dockerfile.

@@ -7,20 +7,8 @@ from typing import Annotated
 
 import typer
 
-from producer.commands.options import (
-    Corrections,
-    Model,
-    Paths,
-    Tag,
-    settings_with,
-    tell_starter,
-)
-from producer.commands.screen import (
-    console,
-    progress_bar,
-    reading,
-    telling_interruption,
-)
+from producer.commands.options import Corrections, Model, Paths, Tag, settings_with, tell_starter
+from producer.commands.screen import console, progress_bar, reading, telling_interruption
 from producer.commands.summary import print_outcome, write_page
 from producer.ledger.plan import Plan
 from producer.ledger.served import check_stack

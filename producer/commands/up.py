@@ -11,7 +11,7 @@ from producer.commands.options import Corrections, Model, settings_with, tell_st
 from producer.commands.screen import console
 from worker.database.session import wait_for_database
 from worker.errors import UsageError
-from worker.fingerprint import weights_sha256
+from worker.identity import weights_sha256
 from worker.local.stack import FLOWER, REDIS, WHOLE_STACK, LocalStack
 from worker.signals import stopping_on_signals
 from worker.transport.client import broker_answers

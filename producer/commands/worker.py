@@ -13,7 +13,6 @@ from producer.commands.options import tell_starter
 from worker.errors import FatalError, UsageError
 from worker.local.stack import EXIT_MISCONFIGURED
 from worker.queues import Lane, Stage
-from worker.settings import get_settings
 
 
 def worker(
@@ -60,12 +59,10 @@ def worker(
 
 def _prepare(stage: Stage) -> None:
     """Open what the stage needs, so that a mistake stops the worker before it takes messages."""
+    from worker.stages.process import this_process
+
     match stage:
         case "infer":
-            from worker.stages.infer import open_inference
-
-            tell_starter(open_inference().weights)
+            tell_starter(this_process().inference.weights)
         case "record":
-            from worker.stages.record import noise_model
-
-            noise_model(get_settings().corrections)
+            this_process().noise_model("")

@@ -18,7 +18,7 @@ from producer.ledger.reconcile import Reconciler
 from producer.ledger.release import release, send
 from worker.database.tally import shorten_tally
 from worker.errors import TransientError
-from worker.fingerprint import weights_sha256
+from worker.identity import weights_sha256
 from worker.outage import Outage
 from worker.settings import Settings
 from worker.transport.broker import Broker

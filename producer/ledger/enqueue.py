@@ -22,7 +22,7 @@ from producer.sources.files import CatalogueEntry, Wanted, find_files, spectra_o
 from producer.sources.names import Name, catalogued, look_up
 from producer.sources.summary_table import SummaryTable
 from worker.database.session import opened
-from worker.fingerprint import weights_sha256
+from worker.identity import weights_sha256
 from worker.queues import Lane
 from worker.settings import Settings, get_settings
 from worker.spectra.versions import ABSENT

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from producer.sources.files import Wanted, find_files
-from worker.fingerprint import weights_sha256
+from worker.identity import weights_sha256
 from worker.results.noise_model import read_noise_model
 from worker.settings import Settings
 from worker.starter import weights_name

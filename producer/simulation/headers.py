@@ -20,9 +20,9 @@ from producer.simulation.layouts import CHIPS, Planes
 from producer.simulation.names import REDUCTIONS, field_name, visit_names
 from producer.simulation.observation import Layout, Star, Visits
 from producer.sources.healpix import ring_pixel
-from worker import __version__
 from worker.labels import LABEL_NAMES
 from worker.spectra.pixels import N_APSTAR
+from worker.version import __version__
 
 #: Keyword, value and comment.
 Card = tuple[str, str | int | float, str]

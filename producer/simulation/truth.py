@@ -17,9 +17,9 @@ from typing import Any, Self
 import numpy as np
 from astropy.table import Column, Table
 
-from worker import __version__
 from worker.errors import FatalError, UsageError
 from worker.labels import LABELS
+from worker.version import __version__
 
 NAME = "truth.ecsv"
 _NOTICE = (

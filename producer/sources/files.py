@@ -23,7 +23,8 @@ from producer.sources.paths import (
 from worker.database.tables import Kind
 from worker.errors import SpectrumError, UsageError
 from worker.identity import COADD, natural_key, stem
-from worker.spectra.apstar import ApStarFile, read_header
+from worker.spectra.formats import read_header
+from worker.spectra.formats.format import StarHeader
 from worker.spectra.versions import file_version
 
 Wanted = Literal["coadd", "visit", "both"]
@@ -176,7 +177,7 @@ def visit_of(
     return _with_visit_name(visit)
 
 
-def _visits(star: CatalogueEntry, header: ApStarFile) -> list[CatalogueEntry]:
+def _visits(star: CatalogueEntry, header: StarHeader) -> list[CatalogueEntry]:
     described = zip(header.visits, header.visit_snr, header.visit_flags, strict=True)
     return [visit_of(star, *visit) for visit in described]
 

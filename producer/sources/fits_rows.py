@@ -14,7 +14,7 @@ from astropy.io import fits
 from numpy.typing import NDArray
 
 from worker.errors import UsageError
-from worker.spectra.readers import DAMAGE
+from worker.spectra.formats.apstar_readers import DAMAGE
 
 _GZIP = b"\x1f\x8b"
 #: Bytes of the table that are read at a time.

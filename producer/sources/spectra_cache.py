@@ -19,8 +19,7 @@ from numpy.typing import NDArray
 from producer.process_pool import LostProcessError, shared_out
 from producer.sources.files import Wanted, find_files, spectra_of
 from worker.errors import FatalError, UsageError
-from worker.messages import SpectrumReference
-from worker.snr import known_snr
+from worker.results.snr import known_snr
 from worker.spectra.load import load_spectra
 from worker.spectra.pixels import N_PIXELS
 from worker.spectra.versions import file_version
@@ -279,26 +278,15 @@ def _read_part(source: _Source, files: Sequence[Path]) -> _Part:
     entries = [
         entry for file in files for entry in spectra_of(file, source.data_root, source.wanted)
     ]
-    references = [
-        SpectrumReference(
-            job=0,
-            spectrum=number,
-            file_version=entry.file_version,
-            path=entry.path,
-            member=entry.member,
-        )
-        for number, entry in enumerate(entries)
-    ]
-    loaded = load_spectra(references, source.data_root, source.coadd_mask)
-    good = [entries[reference.spectrum] for reference in loaded.spectra]
+    loaded = load_spectra(entries, source.data_root, source.coadd_mask)
     return _Part(
         flux=loaded.flux,
         spectra=[
             CachedSpectrum(
                 entry.path, entry.member, entry.natural_key, entry.obj or entry.path, entry.snr
             )
-            for entry in good
+            for entry in loaded.spectra
         ],
-        reasons=[failure.reason for failure in loaded.failures],
+        reasons=[reason for _, reason in loaded.failures],
         n_files=len(files),
     )

@@ -22,7 +22,7 @@ from producer.sources.fits_rows import FitsTable
 from producer.sources.paths import check_inside, place_of
 from producer.sources.survey_tree import StarFiles, pixel_of
 from worker.errors import UsageError
-from worker.spectra.apstar import storable_integer
+from worker.spectra.formats.apstar import storable_integer
 from worker.spectra.versions import ABSENT
 
 Row = Mapping[str, Any]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from worker.errors import SpectrumError
-from worker.spectra.apstar import read_header
+from worker.spectra.formats import read_header
 from worker.spectra.versions import ABSENT, file_version
 
 #: An incomplete file counts when it has not changed for so long; its row says why.

@@ -14,7 +14,7 @@ import pytest
 from tests.acceptance.command import DONE, Workplace, assert_same_rows
 from tests.conftest import wait_for
 from worker.database.tables import JobState
-from worker.fingerprint import weights_sha256
+from worker.identity import weights_sha256
 from worker.monitoring.status import Status
 from worker.queues import STAGES
 from worker.starter import STARTER_NAME

@@ -23,15 +23,15 @@ from tests.conftest import Inputs
 from worker.app import app, publish
 from worker.database.session import opened, transaction
 from worker.database.tables import AstroNN, Job, Spectrum
-from worker.fingerprint import weights_sha256
+from worker.identity import weights_sha256
 from worker.messages import InferSpectra, LoadSpectra, NoResult, RecordLabels, Setback
 from worker.queues import QUEUES
 from worker.settings import get_settings
+from worker.stages import adapter, heartbeat
 from worker.stages import load as load_stage
 from worker.stages import record as record_stage
-from worker.transport.arrays import array_store
-from worker.transport.broker import Broker, worker_broker, worker_client
-from worker.transport.crash_guard import crash_guard
+from worker.stages.process import Process
+from worker.transport.broker import Broker
 
 STAGES = {
     "load": (LoadSpectra, load_stage.load),
@@ -59,6 +59,7 @@ class Stream:
     client: redis.Redis
     engine: Engine
     registered: Registered
+    process: Process
 
     def queued(self, queue: str) -> list[dict[str, Any]]:
         """The messages in a queue, oldest first, as they lie in Redis."""
@@ -131,7 +132,7 @@ class Stream:
         while taken := next(filter(None, map(self.take, self._queues())), None):
             message_type, function = STAGES[taken[0]]
             for _ in range(times):
-                function(message_type.model_validate(taken[1]))  # type: ignore[operator]
+                function(message_type.model_validate(taken[1]), self.process)  # type: ignore[operator]
             served += 1
             assert served < 100, "messages beget messages"
         return served
@@ -169,7 +170,10 @@ def stream(
     }
     for name, value in values.items():
         monkeypatch.setenv(f"ASTRONN_STREAM_{name}", value)
-    forget_process_state()
+    get_settings.cache_clear()
+    process = Process(get_settings())
+    for module in (adapter, heartbeat):
+        monkeypatch.setattr(module, "this_process", lambda: process)
     app.conf.broker_url = redis_urls[0]  # Celery reads the settings once in a process
     files = find_files([inputs.folder], inputs.folder)[:3]
     weights = weights_sha256(inputs.weights)
@@ -179,24 +183,5 @@ def stream(
             jobs = register(
                 session, entries, weights=weights, weights_name="own.pt", tag="", lane="bulk"
             )
-        yield Stream(client, engine, jobs)
-        record_stage.database().dispose()
-    forget_process_state()
-
-
-def forget_process_state() -> None:
-    """What a worker process opens once: settings, connections, network."""
-    for cached in (
-        get_settings,
-        array_store,
-        crash_guard,
-        worker_broker,
-        worker_client,
-        infer_stage._admission,
-        record_stage.database,
-        record_stage.noise_model,
-    ):
-        cached.cache_clear()
-    if infer_stage._inference is not None:
-        infer_stage._inference.close()
-    infer_stage._inference = None
+        yield Stream(client, engine, jobs, process)
+    process.close()

@@ -68,7 +68,7 @@ def test_messages_of_all_stages_are_seen_on_their_way(stream: Stream) -> None:
     stream.send()
     assert stream.broker.transit().queued == jobs
     for message in take_all(stream, "load.bulk"):
-        load_stage.load(message)
+        load_stage.load(message, stream.process)
     assert stream.broker.transit().queued == jobs
     while taken := stream.take("infer.bulk"):
         infer_stage.infer_task(taken[1])
@@ -260,7 +260,8 @@ def test_after_its_attempts_a_job_ends_with_the_last_error(
         if attempt == 0:
             (message,) = load_of(stream, [one])
             record_stage.setback(
-                Setback(failures=failures_of(message.spectra, "The disk is away."))
+                Setback(failures=failures_of(message.spectra, "The disk is away.")),
+                stream.process,
             )
         assert stream.reconciler().reconcile() == 2
     assert stream.reasons() == {

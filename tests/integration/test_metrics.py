@@ -25,7 +25,6 @@ from worker.monitoring.metrics import stream_registry
 from worker.queues import STAGES
 from worker.settings import get_settings
 from worker.stages import heartbeat
-from worker.stages import infer as infer_stage
 
 DOCS = Path(__file__).parents[2] / "docs"
 #: What Flower counts of what the dashboard shows; test_flower.py sees that it does.
@@ -56,7 +55,7 @@ def samples(flower: str | None = None) -> dict[str, dict[tuple[str, ...], float]
 @pytest.fixture
 def busy(stream: Stream) -> Stream:
     """A stream in which everything has a number."""
-    infer_stage.open_inference()
+    assert stream.process.inference
     Dispatcher(stream.engine, stream.client, get_settings()).step()
     live(*(f"{stage}@here" for stage in STAGES), "infer-14-1@there")
     stream.drain()

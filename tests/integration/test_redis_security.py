@@ -128,12 +128,12 @@ TALK = """
 import json
 import numpy as np
 from worker.app import publish
-from worker.transport.arrays import array_store
+from worker.stages.process import this_process
 from worker.messages import NoResult
 from worker.settings import get_settings
 from worker.monitoring.status import read_status
 publish(NoResult(failures=()))
-array_store().put("flux", np.ones((1, 7514), dtype=np.float32))
+this_process().arrays.put("flux", np.ones((1, 7514), dtype=np.float32))
 print(json.dumps(read_status(get_settings()).queues))
 """
 

@@ -20,7 +20,7 @@ from worker.database.tables import AstroNN, Job, JobState
 from worker.errors import BusyError, SpectrumError, TransientError
 from worker.messages import InferSpectra, LoadSpectra, SpectrumReference
 from worker.settings import get_settings
-from worker.spectra.apstar import read_spectra
+from worker.spectra.formats.apstar import read_spectra
 from worker.spectra.pixels import N_PIXELS
 from worker.stages import load as load_stage
 from worker.transport.arrays import Absent, ArrayStore
@@ -88,7 +88,7 @@ def test_the_files_of_a_chunk_are_whole(stream: Stream) -> None:
 def test_flux_that_is_gone_is_loaded_again(stream: Stream) -> None:
     stream.send()
     while taken := stream.take("load.bulk"):
-        load_stage.load(LoadSpectra.model_validate(taken[1]))
+        load_stage.load(LoadSpectra.model_validate(taken[1]), stream.process)
     assert stream.client.llen("infer.bulk") == 2
     with redis.Redis.from_url(get_settings().arrays) as arrays:
         keys = arrays.keys("astronn-stream:flux:*")
@@ -110,11 +110,11 @@ def test_a_live_lane_stays_live_through_the_stages(stream: Stream) -> None:
     stream.send()
     assert stream.client.llen("load.live") == 2
     _, body = stream.take("load.live") or ("", {})
-    load_stage.load(LoadSpectra.model_validate(body))
+    load_stage.load(LoadSpectra.model_validate(body), stream.process)
     assert stream.client.llen("infer.live") == 1
     assert stream.client.llen("infer.bulk") == 0
     _, body = stream.take("infer.live") or ("", {})
-    infer_stage.infer(InferSpectra.model_validate(body))
+    infer_stage.infer(InferSpectra.model_validate(body), stream.process)
     assert stream.client.llen("record.live") == 1
     assert stream.client.llen("record") == 0
 
@@ -125,7 +125,7 @@ def test_live_spectra_without_labels_are_recorded_first_too(stream: Stream) -> N
     _, body = stream.take("load.live") or ("", {})
     path = body["spectra"][0]["path"]
     gone = [{**each, "path": f"{path}.gone"} for each in body["spectra"]]
-    load_stage.load(LoadSpectra.model_validate(body | {"spectra": gone}))
+    load_stage.load(LoadSpectra.model_validate(body | {"spectra": gone}), stream.process)
     assert stream.client.llen("record.live") == 1
     assert stream.client.llen("record") == 0
 
@@ -153,6 +153,7 @@ def test_a_file_that_vanished_becomes_rows_with_a_reason(
 ) -> None:
     monkeypatch.setenv("ASTRONN_STREAM_DATA_ROOT", str(tmp_path))
     get_settings.cache_clear()
+    stream.process.settings = get_settings()
     stream.send()
     stream.drain()
     with transaction(stream.engine) as session:
@@ -224,28 +225,29 @@ def test_loaders_of_bulk_pause_while_much_waits_for_inference(
     monkeypatch.setenv("ASTRONN_STREAM_INFER_BACKLOG", "1")
     monkeypatch.setattr(load_stage, "_PAUSE_SECONDS", 0.0)
     get_settings.cache_clear()
+    stream.process.settings = get_settings()
     stream.send()
     (first, second) = (stream.take("load.bulk") for _ in range(2))
     assert first is not None
     assert second is not None
-    load_stage.load(LoadSpectra.model_validate(first[1]))
+    load_stage.load(LoadSpectra.model_validate(first[1]), stream.process)
     with pytest.raises(BusyError, match="pauses"):
-        load_stage.load(LoadSpectra.model_validate(second[1]))
-    load_stage.load(LoadSpectra.model_validate(second[1] | {"lane": "live"}))
+        load_stage.load(LoadSpectra.model_validate(second[1]), stream.process)
+    load_stage.load(LoadSpectra.model_validate(second[1] | {"lane": "live"}), stream.process)
     assert stream.client.llen("infer.live") == 1
     stream.client.delete("infer.bulk")
-    load_stage.load(LoadSpectra.model_validate(second[1]))
+    load_stage.load(LoadSpectra.model_validate(second[1]), stream.process)
     assert stream.client.llen("infer.bulk") == 1
 
 
 def test_a_live_message_that_waits_is_seen(stream: Stream) -> None:
-    assert not infer_stage._live_waits()
+    assert not infer_stage._live_waits(stream.process)
     stream.change_jobs(lane="live")
     stream.send()
-    assert not infer_stage._live_waits()
+    assert not infer_stage._live_waits(stream.process)
     _, body = stream.take("load.live") or ("", {})
-    load_stage.load(LoadSpectra.model_validate(body))
-    assert infer_stage._live_waits()
+    load_stage.load(LoadSpectra.model_validate(body), stream.process)
+    assert infer_stage._live_waits(stream.process)
 
 
 class Killed(BaseException):
@@ -319,8 +321,8 @@ def test_neighbours_of_a_file_that_kills_get_their_labels(
     first = LoadSpectra.model_validate((stream.take("load.bulk") or ("", {}))[1])
     for _ in range(3):
         with pytest.raises(Killed):
-            load_stage.load(first)
-    load_stage.load(first)
+            load_stage.load(first, stream.process)
+    load_stage.load(first, stream.process)
     stream.drain()
     unlabelled = {job for job, (teff, *_) in stream.rows().items() if teff is None}
     assert unlabelled == {job for job in stream.registered.jobs if stream.path_of(job) == poison}

@@ -20,7 +20,6 @@ from worker.labels import LABEL_NAMES
 from worker.monitoring.status import read_status
 from worker.results.noise_model import read_noise_model
 from worker.settings import get_settings
-from worker.stages import record as record_stage
 from worker.starter import STARTER_NAME
 from worker.transport.served_weights import served_weights, tell_served
 
@@ -34,7 +33,7 @@ def bare(stream: Stream, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Str
     for name in ("MODEL", "CORRECTIONS"):
         monkeypatch.delenv(f"ASTRONN_STREAM_{name}")
     get_settings.cache_clear()
-    record_stage.noise_model.cache_clear()
+    stream.process.settings = get_settings()
     return stream
 
 
@@ -60,6 +59,7 @@ def test_corrections_that_are_given_win(
 ) -> None:
     monkeypatch.setenv("ASTRONN_STREAM_CORRECTIONS", str(inputs.corrections))
     get_settings.cache_clear()
+    bare.process.settings = get_settings()
     bare.send()
     bare.drain()
     sha256 = read_noise_model(inputs.corrections).sha256

@@ -45,7 +45,7 @@ def live(*names: str) -> None:
 
 
 def test_a_stack_that_works_has_no_problems(stream: Stream) -> None:
-    infer_stage.open_inference()
+    assert stream.process.inference
     live(*(f"{stage}@here" for stage in STAGES))
     assert Dispatcher(stream.engine, stream.client, get_settings()).step()
     assert look().problems == []
@@ -211,9 +211,10 @@ def test_reasons_of_one_kind_are_told_together(stream: Stream) -> None:
     spectra = LoadSpectra.model_validate(body).spectra
     reasons = [f"apStar-r6-{number}.fits is not a FITS file." for number in range(3)]
     for spectrum, reason in zip(spectra, [*reasons, "The disk is away."], strict=False):
-        record_stage.no_result(NoResult.of([spectrum], reason))
+        record_stage.no_result(NoResult.of([spectrum], reason), stream.process)
         time.sleep(0.002)
-    record_stage.setback(Setback(failures=failures_of(spectra[4:6], "The file system is away.")))
+    setback = Setback(failures=failures_of(spectra[4:6], "The file system is away."))
+    record_stage.setback(setback, stream.process)
     status = look()
     assert status.without_labels == 4
     assert [(each.number, each.reason) for each in status.failures] == [

@@ -10,10 +10,10 @@ from typing import Any
 
 from sqlalchemy import Engine
 
-from worker import __version__
 from worker.database.session import opened, transaction
 from worker.database.tables import AstroNN, Job, JobState, Source, Spectrum, label_columns
 from worker.flags import ResultFlag
+from worker.version import __version__
 
 FILE = "r6/apStar-r6-2M00452143+1634446.fits"
 REASON = "No flux in Ångström’s chip – “blue”, and\na comma."

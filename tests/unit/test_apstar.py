@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from tests.unit.apstar_files import ERAS, WINDOWS, Era, Planes, write_apstar
 from worker.errors import SpectrumError
-from worker.spectra.apstar import Spectrum, read_header, read_spectra
+from worker.spectra.formats.apstar import read_header, read_spectra
+from worker.spectra.formats.format import SpectrumArrays
 from worker.spectra.versions import file_version
 
 IN_WINDOWS = np.concatenate([np.arange(8575)[window] for window in WINDOWS.values()])
@@ -19,10 +20,10 @@ IN_WINDOWS = np.concatenate([np.arange(8575)[window] for window in WINDOWS.value
 MASK_ROWS = {"and": 1, "or": 0}
 
 
-def read(path: Path, *members: str, coadd_mask: str = "and") -> list[Spectrum]:
+def read(path: Path, *members: str, coadd_mask: str = "and") -> list[SpectrumArrays]:
     rows = read_spectra(path, members, coadd_mask=coadd_mask)
-    assert all(isinstance(row, Spectrum) for row in rows), rows
-    return [row for row in rows if isinstance(row, Spectrum)]
+    assert all(isinstance(row, SpectrumArrays) for row in rows), rows
+    return [row for row in rows if isinstance(row, SpectrumArrays)]
 
 
 # Whole files
@@ -194,8 +195,8 @@ def test_missing_visit_is_an_error_of_its_own(tmp_path: Path) -> None:
     coadd, missing, visit = read_spectra(
         written.path, ["coadd", "apVisit-r6-1-2-3.fits", written.visits[1]]
     )
-    assert isinstance(coadd, Spectrum)
-    assert isinstance(visit, Spectrum)
+    assert isinstance(coadd, SpectrumArrays)
+    assert isinstance(visit, SpectrumArrays)
     assert isinstance(missing, SpectrumError)
     assert "apVisit-r6-1-2-3.fits" in str(missing)
     assert "star.fits" in str(missing)
@@ -206,7 +207,7 @@ def test_visit_that_is_listed_but_has_no_row_is_an_error_of_its_own(tmp_path: Pa
         tmp_path / "star.fits", n_visits=2, cards={"NVISITS": 3, "SFILE3": "apVisit-x.fits"}
     )
     coadd, missing = read_spectra(written.path, ["coadd", "apVisit-x.fits"])
-    assert isinstance(coadd, Spectrum)
+    assert isinstance(coadd, SpectrumArrays)
     assert isinstance(missing, SpectrumError)
     assert "apVisit-x.fits" in str(missing)
     assert "star.fits" in str(missing)

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from tests.conftest import shared
 from tests.unit.apstar_files import Era, Planes, write_apstar
 from worker.errors import SpectrumError
-from worker.spectra.apstar import read_header, read_spectra
+from worker.spectra.formats.apstar import read_header, read_spectra
 
 Damage = Callable[[bytes], bytes]
 T = TypeVar("T")

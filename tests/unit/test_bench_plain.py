@@ -17,7 +17,7 @@ from producer.bench.spectra import make_up
 from worker.database.session import opened, reading
 from worker.database.tables import label_columns
 from worker.flags import flag_uncertain
-from worker.messages import SpectrumReference
+from worker.identity import Place
 from worker.network.checkpoint import read_checkpoint
 from worker.network.engines.choose import every_engine, open_engine
 from worker.network.model import ApogeeBCNNCensored
@@ -26,7 +26,7 @@ from worker.settings import Settings
 from worker.spectra.load import load_spectra
 from worker.starter import STARTER_CORRECTIONS
 
-Files = tuple[Path, list[SpectrumReference]]
+Files = tuple[Path, list[Place]]
 
 
 @pytest.fixture(scope="module")

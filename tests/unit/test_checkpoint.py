@@ -15,7 +15,7 @@ from torch import Tensor
 
 from tests.conftest import on_peers_weights
 from worker.errors import FatalError
-from worker.fingerprint import weights_sha256
+from worker.identity import weights_sha256
 from worker.network import checkpoint
 from worker.network.checkpoint import read_checkpoint
 from worker.network.model import ApogeeBCNNCensored

@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 
 from tests.unit.apstar_files import ERAS, WINDOWS, Era, Planes, write_apstar
 from worker.spectra import continuum
-from worker.spectra.apstar import Spectrum, read_header, read_spectra
 from worker.spectra.continuum import (
     blank_chips,
     continuum_pixels,
@@ -20,6 +19,8 @@ from worker.spectra.continuum import (
     normalise,
     uncertainties,
 )
+from worker.spectra.formats.apstar import read_header, read_spectra
+from worker.spectra.formats.format import SpectrumArrays
 
 Floats = NDArray[np.float64]
 Reference = Callable[[Floats, Floats, NDArray[np.int32]], Floats]
@@ -61,7 +62,7 @@ def rows_of(path: Path, coadd_mask: str = "and") -> tuple[Floats, Floats, NDArra
     """Flux, uncertainty and mask of the coadd and all visits of a file."""
     members = ["coadd", *read_header(path).visits]
     rows = read_spectra(path, members, coadd_mask=coadd_mask)
-    spectra = [row for row in rows if isinstance(row, Spectrum)]
+    spectra = [row for row in rows if isinstance(row, SpectrumArrays)]
     assert len(spectra) == len(members)
     flux, error, mask = (
         np.stack([getattr(spectrum, name) for spectrum in spectra])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from worker.messages import Failure, SpectrumReference, Ticket
-from worker.task_text import task_text
+from worker.transport.task_text import task_text
 
 
 def reference(number: int, path: str = "a/apStar-r13-2M1.fits", member: str = "coadd") -> Ticket:

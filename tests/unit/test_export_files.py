@@ -16,13 +16,13 @@ from pyarrow import parquet
 from pyarrow.parquet import ParquetFile
 from sqlalchemy import Engine
 
-from worker import __version__
 from worker.errors import FatalError, UsageError
 from worker.results.columns import table_columns
 from worker.results.read import read_table
 from worker.tables import export, packing
 from worker.tables.export import _arrow, _write, check_output, write_table
 from worker.tables.packing import batches
+from worker.version import __version__
 
 FORMATS = (".fits", ".parquet", ".csv", ".ecsv", ".vot")
 INTEGERS = ("healpix", "mjd", "fiber", "n_visits", "spectrum_flags", "source_pk")

@@ -1,4 +1,4 @@
-"""What becomes of a message's spectra when the network, its device or its memory fails."""
+"""What becomes of spectra when the network, its device or its memory fails."""
 
 from __future__ import annotations
 
@@ -13,14 +13,11 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from worker.errors import FatalError, TransientError
+from worker.errors import FatalError, SpectrumError, TransientError
 from worker.inference import inference
-from worker.inference.batching import Floats
-from worker.inference.inference import Inference
+from worker.inference.batching import Floats, InferredSpectrum
+from worker.inference.inference import Inference, open_inference
 from worker.labels import LABEL_NAMES
-from worker.messages import InferSpectra, SpectrumReference
-from worker.network.engines import choose
-from worker.settings import Settings
 
 LONG = 20.0
 ILLEGAL_ACCESS = (
@@ -62,17 +59,16 @@ Open = Callable[..., Inference]
 
 
 @pytest.fixture
-def opened(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Open]:
+def opened() -> Iterator[Open]:
     """Opens inference with a network that stands for the real one, and closes it."""
-    weights = tmp_path / "weights.pt"
-    weights.write_bytes(b"weights")
-    monkeypatch.setattr(inference, "read_checkpoint", lambda path: path)
     opened: list[tuple[Inference, Network]] = []
 
-    def open_inference(network: Network, **settings: Any) -> Inference:
-        monkeypatch.setattr(choose, "open_engine", lambda *_, **__: network)
-        opened.append((Inference(Settings(model=weights, device="cpu", **settings)), network))
-        return opened[-1][0]
+    def open_inference(network: Network, **sizes: Any) -> Inference:
+        served = Inference(
+            network, weights="w", mc_samples=2, seed=0, device="cpu", name="network", **sizes
+        )
+        opened.append((served, network))
+        return served
 
     yield open_inference
     for each, network in opened:
@@ -80,30 +76,22 @@ def opened(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Open]:
         each.close()
 
 
-def message(served: Inference, *numbers: int) -> tuple[InferSpectra, NDArray[np.float32]]:
-    """A message for these spectra and its flux."""
-    spectra = tuple(
-        SpectrumReference(
-            job=100 + n, spectrum=n, file_version="v", path=f"apStar-{n}.fits", member="coadd"
-        )
-        for n in numbers
-    )
-    flux = np.repeat(np.array(numbers, np.float32)[:, None], 7514, axis=1)
-    return (
-        InferSpectra(
-            lane="bulk", weights=served.weights, array="a", load_seconds=0.0, spectra=spectra
-        ),
-        flux,
-    )
+def flux_of(*numbers: int) -> NDArray[np.float32]:
+    """Flux of spectra that are their numbers, 7514 times."""
+    return np.repeat(np.array(numbers, np.float32)[:, None], 7514, axis=1)
 
 
 def infer(served: Inference, *numbers: int) -> tuple[dict[int, float], dict[int, str]]:
     """The first label of the spectra that got labels, and the reasons of those that got none."""
-    labels, failed = served.infer(*message(served, *numbers))
-    assert all(each.job == 100 + each.spectrum for each in (*labels.results, *failed.failures))
+    found = served.infer(flux_of(*numbers), [f"apStar-{n}/coadd" for n in numbers])
+    outcomes = dict(zip(numbers, found, strict=True))
     return (
-        {each.spectrum: each.raw_labels[0] for each in labels.results},
-        {each.spectrum: each.reason for each in failed.failures},
+        {
+            n: each.raw_labels[0]
+            for n, each in outcomes.items()
+            if isinstance(each, InferredSpectrum)
+        },
+        {n: str(each) for n, each in outcomes.items() if isinstance(each, SpectrumError)},
     )
 
 
@@ -162,22 +150,22 @@ def test_a_spectrum_without_finite_labels_ends_alone(
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_flux_that_is_not_finite_costs_its_own_labels_alone(weights: Path, value: float) -> None:
-    served = Inference(Settings(model=weights, mc_samples=2, device="cpu"))
+    served = open_inference(weights, mc_samples=2, seed=0, device="cpu")
     try:
-        request, _ = message(served, 1, 2, 3)
+        keys = [f"apStar-{n}/coadd" for n in (1, 2, 3)]
         flux = np.ones((3, 7514), np.float32)
-        clean, failed = served.infer(request, flux)
-        assert not failed.failures
+        clean = served.infer(flux, keys)
         flux[1, 4000] = value
-        labels, failed = served.infer(request, flux)
+        found = served.infer(flux, keys)
     finally:
         served.close()
-    assert [each.raw_labels for each in labels.results] == [
-        clean.results[row].raw_labels for row in (0, 2)
-    ]
-    (failure,) = failed.failures
-    assert (failure.job, failure.spectrum) == (102, 2)
-    assert "no finite teff for apStar-2/coadd" in failure.reason
+    for row in (0, 2):
+        one, other = clean[row], found[row]
+        assert isinstance(one, InferredSpectrum)
+        assert isinstance(other, InferredSpectrum)
+        assert one.raw_labels.tolist() == other.raw_labels.tolist()
+    assert isinstance(found[1], SpectrumError)
+    assert "no finite teff for apStar-2/coadd" in str(found[1])
 
 
 # --- Faults of nobody: memory --------------------------------------------------------------

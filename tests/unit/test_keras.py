@@ -23,13 +23,13 @@ from tests.unit.keras_folders import (
     set_inputs,
 )
 from tests.unit.keras_written import DR16, DR17, JSON
-from worker import __version__
 from worker.labels import ELEMENT_POSITIONS, LABELS
 from worker.network.engines.choose import open_engine
 from worker.network.keras.convert import Converted, convert, git_blob_sha1
 from worker.network.keras.graph import label_position
 from worker.network.model import ApogeeBCNNCensored
 from worker.spectra.windows import element_window
+from worker.version import __version__
 
 Reference = dict[str, NDArray[np.generic]]
 

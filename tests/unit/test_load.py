@@ -3,6 +3,7 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,25 +12,30 @@ import pytest
 from numpy.typing import NDArray
 
 from tests.unit.apstar_files import ERAS, WINDOWS, Era, Planes, Written, write_apstar
-from worker.messages import SpectrumReference
+from worker.identity import Place
 from worker.spectra import load
-from worker.spectra.apstar import Spectrum, read_header, read_spectra
 from worker.spectra.continuum import continuum_pixels, normalise, uncertainties
+from worker.spectra.formats.apstar import read_header, read_spectra
+from worker.spectra.formats.format import SpectrumArrays
 from worker.spectra.load import Loaded, load_spectra
 
 Edit = Callable[[Planes], None]
 
 
-def references(*wanted: tuple[str, str]) -> list[SpectrumReference]:
-    """References to (path, member), numbered 100, 101, ... in job 1."""
-    return [
-        SpectrumReference(job=1, spectrum=100 + number, file_version="1", path=path, member=member)
-        for number, (path, member) in enumerate(wanted)
-    ]
+@dataclass(frozen=True)
+class Numbered(Place):
+    """A place that bears a number, as a message's spectrum does: it comes back as it was given."""
+
+    number: int
 
 
-def load_all(root: Path, *wanted: tuple[str, str], coadd_mask: str = "and") -> Loaded:
-    loaded = load_spectra(references(*wanted), root, coadd_mask)
+def places(*wanted: tuple[str, str]) -> list[Numbered]:
+    """Places of (path, member), numbered 100, 101, ..."""
+    return [Numbered(*each, 100 + number) for number, each in enumerate(wanted)]
+
+
+def load_all(root: Path, *wanted: tuple[str, str], coadd_mask: str = "and") -> Loaded[Numbered]:
+    loaded = load_spectra(places(*wanted), root, coadd_mask)
     assert loaded.flux.dtype == np.float32
     assert loaded.flux.shape == (len(loaded.spectra), 7514)
     assert loaded.flux.flags.c_contiguous
@@ -42,19 +48,19 @@ def load_all(root: Path, *wanted: tuple[str, str], coadd_mask: str = "and") -> L
 def reason_of(root: Path, path: str, member: str = "coadd") -> str:
     """The reason for which this spectrum alone fails."""
     loaded = load_all(root, (path, member))
-    (failure,) = loaded.failures
-    assert (failure.job, failure.spectrum) == (1, 100)
-    return failure.reason
+    ((spectrum, reason),) = loaded.failures
+    assert spectrum == Numbered(path, member, 100)
+    return reason
 
 
-def numbers(loaded: Loaded) -> tuple[list[int], list[int]]:
+def numbers(loaded: Loaded[Numbered]) -> tuple[list[int], list[int]]:
     """The numbers of the spectra that were loaded, and of those that failed."""
-    return [s.spectrum for s in loaded.spectra], [f.spectrum for f in loaded.failures]
+    return [each.number for each in loaded.spectra], [each.number for each, _ in loaded.failures]
 
 
 def expected_flux(path: Path, member: str) -> NDArray[np.float32]:
     (row,) = read_spectra(path, [member])
-    assert isinstance(row, Spectrum)
+    assert isinstance(row, SpectrumArrays)
     error = uncertainties(row.error)
     normalised = normalise(row.flux[None], error[None], row.mask[None])
     flux: NDArray[np.float32] = normalised[0].astype(np.float32)
@@ -86,7 +92,7 @@ def test_spectra_keep_their_order_and_are_what_was_asked_for(
     ]
     loaded = load_all(tmp_path, *wanted)
     assert loaded.failures == ()
-    assert list(loaded.spectra) == references(*wanted)
+    assert list(loaded.spectra) == places(*wanted)
     for row, (path, member) in zip(loaded.flux, wanted, strict=True):
         np.testing.assert_allclose(row, expected_flux(tmp_path / path, member), rtol=1e-6)
     assert len(np.unique(loaded.flux, axis=0)) == len(wanted)
@@ -104,7 +110,7 @@ def test_interleaved_paths_are_loaded_like_sorted_ones(
         ("a.fits", "coadd"),
     ]
     loaded = load_all(tmp_path, *in_turn)
-    assert list(loaded.spectra) == references(*in_turn)
+    assert list(loaded.spectra) == places(*in_turn)
     by_file = sorted(range(5), key=lambda number: in_turn[number][0])
     side_by_side = load_all(tmp_path, *(in_turn[number] for number in by_file))
     np.testing.assert_allclose(loaded.flux[by_file], side_by_side.flux, rtol=1e-6)
@@ -184,8 +190,8 @@ def test_bad_file_does_not_touch_its_neighbours(
     ]
     loaded = load_all(tmp_path, *wanted)
     assert numbers(loaded) == ([100, 103, 106], [101, 102, 104, 105])
-    for failure in loaded.failures:
-        assert Path(wanted[failure.spectrum - 100][0]).name in failure.reason
+    for place, reason in loaded.failures:
+        assert Path(place.path).name in reason
     for row, number in zip(loaded.flux, (0, 3, 6), strict=True):
         path, member = wanted[number]
         np.testing.assert_allclose(row, expected_flux(tmp_path / path, member), rtol=1e-6)
@@ -202,7 +208,7 @@ def test_missing_visit_does_not_touch_the_others_of_its_file(
         ("a.fits", "coadd"),
     )
     assert numbers(loaded) == ([100, 102], [101])
-    assert loaded.failures[0].reason == "a.fits does not hold the visit apVisit-r6-1-2-3.fits."
+    assert loaded.failures[0][1] == "a.fits does not hold the visit apVisit-r6-1-2-3.fits."
     np.testing.assert_allclose(loaded.flux[1], expected_flux(a.path, "coadd"), rtol=1e-6)
 
 
@@ -261,7 +267,7 @@ def test_spectrum_without_information_fails_and_its_neighbours_do_not(
     first, second = written.visits
     loaded = load_all(tmp_path, ("star.fits", "coadd"), ("star.fits", first), ("star.fits", second))
     assert numbers(loaded) == ([100, 102], [101])
-    assert loaded.failures[0].reason == reason
+    assert loaded.failures[0][1] == reason
     np.testing.assert_allclose(loaded.flux[1], expected_flux(written.path, second), rtol=1e-6)
 
 
@@ -304,8 +310,8 @@ def test_unexpected_error_is_a_reason_too_and_is_logged(
     with caplog.at_level(logging.ERROR):
         loaded = load_all(tmp_path, ("a.fits", "coadd"), ("deep/er/b.fits.gz", "coadd"))
     assert numbers(loaded) == ([101], [100])
-    assert "a.fits" in loaded.failures[0].reason
-    assert "never seen before" in loaded.failures[0].reason
+    assert "a.fits" in loaded.failures[0][1]
+    assert "never seen before" in loaded.failures[0][1]
     (record,) = caplog.records
     assert record.exc_info is not None
     assert "a.fits" in record.getMessage()

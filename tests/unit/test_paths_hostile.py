@@ -14,8 +14,8 @@ from astropy.io import fits
 
 from tests.unit.apstar_files import write_apstar
 from tests.unit.test_apstar_damaged import watchdog
-from worker.messages import SpectrumReference
-from worker.spectra import apstar
+from worker.identity import Place
+from worker.spectra.formats import apstar
 from worker.spectra.load import Loaded, load_spectra
 
 
@@ -27,21 +27,20 @@ def root(tmp_path: Path) -> Path:
     return tmp_path / "root"
 
 
-def load(root: Path, path: str) -> Loaded:
-    reference = SpectrumReference(job=1, spectrum=2, file_version="1-1", path=path, member="coadd")
+def load(root: Path, path: str) -> Loaded[Place]:
     with watchdog(30):
-        return load_spectra([reference], root, "and")
+        return load_spectra([Place(path, "coadd")], root)
 
 
 def assert_fails(root: Path, path: str) -> str:
     """The spectrum ends as one failure; returns its one sentence, which names the file."""
     loaded = load(root, path)
     assert loaded.spectra == ()
-    (failure,) = loaded.failures
-    assert Path(path).name in failure.reason
-    assert failure.reason.endswith(".")
-    assert "\n" not in failure.reason
-    return failure.reason
+    ((_, reason),) = loaded.failures
+    assert Path(path).name in reason
+    assert reason.endswith(".")
+    assert "\n" not in reason
+    return reason
 
 
 def test_the_good_file_is_read(root: Path) -> None:
@@ -77,7 +76,7 @@ def test_devices_are_not_read_where_the_root_is_everything(path: str) -> None:
 
 def test_a_path_with_a_nul_is_told_without_it(root: Path) -> None:
     loaded = load(root, "good.fits\0.txt")
-    assert "good.fits\\x00.txt" in loaded.failures[0].reason
+    assert "good.fits\\x00.txt" in loaded.failures[0][1]
 
 
 def link_to_itself(path: Path) -> None:

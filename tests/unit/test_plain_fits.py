@@ -27,10 +27,11 @@ from tests.unit.test_apstar_damaged import (
     watchdog,
 )
 from worker.errors import SpectrumError
-from worker.spectra import readers
-from worker.spectra.apstar import Spectrum, read_header, read_spectra
-from worker.spectra.plain_fits import PlainFits, Unusual
-from worker.spectra.readers import PlainApStar
+from worker.spectra.formats import apstar_readers as readers
+from worker.spectra.formats.apstar import read_header, read_spectra
+from worker.spectra.formats.apstar_readers import PlainApStar
+from worker.spectra.formats.format import SpectrumArrays
+from worker.spectra.formats.plain_fits import PlainFits, Unusual
 
 
 def is_plain(path: Path) -> bool:
@@ -68,7 +69,7 @@ def assert_read_as_by_astropy(path: Path) -> None:
         expected = everything(path)
     assert len(actual) == len(expected)
     for one, other in zip(actual, expected, strict=True):
-        if isinstance(one, Spectrum):
+        if isinstance(one, SpectrumArrays):
             for name in ("flux", "error", "mask"):
                 assert getattr(one, name).dtype == getattr(other, name).dtype
                 assert getattr(one, name).tobytes() == getattr(other, name).tobytes()

@@ -18,7 +18,6 @@ from producer.simulation.truth import NAME, Truth
 from producer.sources.files import find_files, spectra_of
 from worker.errors import FatalError, UsageError
 from worker.labels import LABELS
-from worker.messages import SpectrumReference
 from worker.spectra.load import load_spectra
 
 SURVEY = Survey(stars=9, visits=3, seed=7, layout="mixed")
@@ -48,14 +47,8 @@ def test_every_file_of_a_survey_loads(whole: Path) -> None:
     files = find_files([whole], whole)
     assert len(files) == SURVEY.stars
     entries = [entry for file in files for entry in spectra_of(file, whole, "both")]
-    references = [
-        SpectrumReference(
-            job=1, spectrum=n, file_version=entry.file_version, path=entry.path, member=entry.member
-        )
-        for n, entry in enumerate(entries)
-    ]
     for coadd_mask in ("and", "or"):
-        loaded = load_spectra(references, whole.resolve(), coadd_mask)
+        loaded = load_spectra(entries, whole.resolve(), coadd_mask)
         assert loaded.failures == ()
         assert len(loaded.spectra) == len(entries) >= 2 * SURVEY.stars
         # Continuum-normalised: the median pixel of a spectrum lies near 1.

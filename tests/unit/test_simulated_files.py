@@ -20,7 +20,8 @@ from producer.simulation.observation import Layout, Visits
 from producer.sources.files import spectra_of
 from tests.unit.made_up_visits import CHIPS, N_PIXELS, made_up_star, made_up_visits
 from worker.database.tables import Kind
-from worker.spectra.apstar import Spectrum, read_spectra
+from worker.spectra.formats.apstar import read_spectra
+from worker.spectra.formats.format import SpectrumArrays
 
 LAYOUTS: tuple[Layout, ...] = ("dr13", "dr17", "sdss5")
 #: Typed anew from the fact sheet of the data.
@@ -121,7 +122,7 @@ def test_loader_reads_the_visits_that_were_made(tmp_path: Path, layout: Layout, 
     rows = read_spectra(path, visit_names(made_up_star(), visits, layout))
     continuum = smooth_continuum(visits.flux, visits.covered)
     for number, row in enumerate(rows):
-        assert isinstance(row, Spectrum)
+        assert isinstance(row, SpectrumArrays)
         seen, mask = visits.covered[number], visits.mask[number]
         same(row.flux[seen], visits.flux[number][seen])
         same(row.mask[seen], mask[seen])
@@ -139,8 +140,8 @@ def test_only_visit_is_the_coadd(tmp_path: Path, layout: Layout) -> None:
     coadd, visit = read_spectra(
         write(tmp_path, visits, layout), ["coadd", *visit_names(made_up_star(), visits, layout)]
     )
-    assert isinstance(coadd, Spectrum)
-    assert isinstance(visit, Spectrum)
+    assert isinstance(coadd, SpectrumArrays)
+    assert isinstance(visit, SpectrumArrays)
     same(coadd.flux, visit.flux)
     same(coadd.error, visit.error)
     same(coadd.mask, visit.mask)

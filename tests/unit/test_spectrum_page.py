@@ -13,7 +13,8 @@ from worker.flags import ResultFlag
 from worker.labels import LABEL_NAMES, LABELS
 from worker.pictures.spectrum import Seen, read_seen, spectrum_page
 from worker.pictures.style import DARK, LIGHT, rendered
-from worker.spectra.apstar import Spectrum, read_spectra
+from worker.spectra.formats.apstar import read_spectra
+from worker.spectra.formats.format import SpectrumArrays
 from worker.spectra.pixels import CHIPS, MASKED_BITS
 from worker.spectra.windows import element_window
 
@@ -36,7 +37,7 @@ def row(**changes: Any) -> dict[str, Any]:
 
 def test_what_is_masked_is_what_the_file_says_and_is_one(file: Path, seen: Seen) -> None:
     (spectrum,) = read_spectra(file, ["coadd"])
-    assert isinstance(spectrum, Spectrum)
+    assert isinstance(spectrum, SpectrumArrays)
     mask = np.concatenate([spectrum.mask[chip] for chip in CHIPS.values()])
     assert np.array_equal(seen.masked, (mask & MASKED_BITS) != 0)
     assert 0 < seen.masked.sum() < 2000

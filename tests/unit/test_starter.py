@@ -19,7 +19,7 @@ from worker import starter
 from worker.database.session import transaction
 from worker.database.tables import AstroNN
 from worker.errors import FatalError
-from worker.fingerprint import weights_sha256
+from worker.identity import weights_sha256
 from worker.labels import LABEL_NAMES
 from worker.network.checkpoint import read_checkpoint
 from worker.results.noise_model import read_noise_model

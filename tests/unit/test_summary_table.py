@@ -20,7 +20,7 @@ from tests.unit.apstar_files import write_apstar
 from tests.unit.summary_files import DR17_STAR, DR17_VISIT, SDSS5_STAR, SDSS5_VISIT, write_table
 from worker.database.tables import Kind
 from worker.errors import SpectrumError, UsageError
-from worker.spectra.apstar import read_header
+from worker.spectra.formats.apstar import read_header
 from worker.spectra.load import resolve_inside
 from worker.spectra.versions import ABSENT
 

@@ -16,20 +16,20 @@ from typer.testing import CliRunner, Result
 from producer.commands.model.train import train
 from tests.unit.apstar_files import object_name, write_apstar
 from tests.unit.training_data import gaussian_residuals, linear_spectra
-from worker import __version__
 from worker.errors import UsageError
 from worker.labels import LABEL_NAMES, LABELS
 from worker.network.checkpoint import read_checkpoint, read_metadata
 from worker.network.engines.choose import open_engine
 from worker.reports.training import Account, write_report
 from worker.results.noise_model import SnrFactors, identity, read_noise_model
+from worker.results.snr import snr_bins
 from worker.settings import PREFIX, get_settings
-from worker.snr import snr_bins
 from worker.training.evaluation import MOST_EVALUATED, evaluate, sample
 from worker.training.new_network import new_network
 from worker.training.noise import fit_noise_model
 from worker.training.provenance import command_line
 from worker.training.statistics import label_numbers
+from worker.version import __version__
 
 PICTURES = ("predicted.png", "residuals.png", "calibration.png", "losses.png")
 

@@ -14,8 +14,8 @@ from astropy.table import Table
 from producer.sources.spectra_cache import SpectraCache, _parts, _Source, cached_spectra, match
 from tests.unit.apstar_files import object_name, write_apstar
 from worker.errors import FatalError, UsageError
+from worker.identity import Place
 from worker.labels import LABEL_NAMES
-from worker.messages import SpectrumReference
 from worker.spectra.load import load_spectra
 from worker.training.label_table import LabelTable, read_label_table
 
@@ -67,12 +67,10 @@ def test_each_row_of_the_cache_is_what_the_loader_makes_of_its_spectrum(survey: 
     assert cache.flux.dtype == np.float32
     assert len(cache.flux) == len(cache.spectra) == (1 + 2) + (1 + 1) + (1 + 3) + (1 + 2)
     for row, spectrum in zip(cache.flux, cache.spectra, strict=True):
-        reference = SpectrumReference(
-            job=0, spectrum=0, file_version="", path=spectrum.path, member=spectrum.member
-        )
-        loaded = load_spectra([reference], survey.parent, "and")
+        place = Place(spectrum.path, spectrum.member)
+        loaded = load_spectra([place], survey.parent)
         np.testing.assert_array_equal(row, loaded.flux[0])
-        assert spectrum.natural_key == reference.natural_key
+        assert spectrum.natural_key == place.natural_key
     assert {spectrum.star for spectrum in cache.spectra} == {object_name(n) for n in (1, 2, 3, 4)}
     of_first = [spectrum for spectrum in cache.spectra if spectrum.path == "survey/a.fits"]
     assert [spectrum.snr for spectrum in of_first] == [100.0, 100.0, 50.0]

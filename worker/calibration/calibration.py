@@ -23,7 +23,7 @@ from worker.calibration.pair_fit import Differences, Fitted, Model, bootstrap, f
 from worker.calibration.repeats import Pairs, Visits
 from worker.labels import LABELS
 from worker.results.noise_model import NoiseModel, SnrFactors
-from worker.snr import LEAST_FREEDOM, hats, supported_places
+from worker.results.snr import LEAST_FREEDOM, hats, supported_places
 
 #: The part of a Gaussian within one sigma.
 ONE_SIGMA = 0.6827

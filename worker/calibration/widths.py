@@ -12,7 +12,7 @@ from worker.calibration.calibration import pulls, width
 from worker.calibration.repeats import Pairs, Visits
 from worker.labels import LABELS
 from worker.results.noise_model import NoiseModel
-from worker.snr import known_snr, snr_bins
+from worker.results.snr import known_snr, snr_bins
 
 #: Fewer pairs than this say little about a width.
 _LEAST_PAIRS = 20

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from worker.errors import FatalError, TransientError, UsageError
 from worker.outage import Outage
 
 _SQLITE_BUSY_SECONDS = 30
+_MIGRATIONS = Path(__file__).parent / "migrations"
 #: What passes by itself, or once an operator acts: no server, no table yet, a read-only server.
 _AWAY = (OperationalError, InterfaceError, InternalError, ProgrammingError)
 
@@ -85,13 +86,14 @@ def upgrade(database: Engine) -> None:
     TransientError
         The database server does not answer.
     """
-    # Only the commands that make tables pay for importing Alembic, not every worker.
+    if _is_current(database):
+        return
     from alembic import command
     from alembic.config import Config
     from alembic.util import CommandError
 
     config = Config()
-    config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
+    config.set_main_option("script_location", str(_MIGRATIONS))
     try:
         with database.execution_options(writes=True).begin() as connection:
             config.attributes["connection"] = connection
@@ -107,6 +109,15 @@ def upgrade(database: Engine) -> None:
         if away and isinstance(error, OperationalError):
             raise TransientError(f"The database does not answer: {reason}.") from error
         raise FatalError(f"The database cannot be opened: {reason}.") from error
+
+
+def _is_current(database: Engine) -> bool:
+    """Whether the newest migration has been applied; asked without the slow import of Alembic."""
+    newest = max(path.name for path in (_MIGRATIONS / "versions").glob("[0-9]*.py"))
+    with suppress(SQLAlchemyError), database.connect() as connection:
+        applied = connection.exec_driver_sql("SELECT version_num FROM alembic_version").scalars()
+        return applied.all() == [newest.partition("_")[0]]
+    return False
 
 
 def exists(url: str) -> bool:

@@ -1,4 +1,4 @@
-"""Inference of a message's spectra: the engine behind its micro-batcher, and what comes out."""
+"""Inference: flux to raw labels, by an engine behind its micro-batcher."""
 
 from __future__ import annotations
 
@@ -6,26 +6,18 @@ import logging
 import time
 from collections.abc import Sequence
 from concurrent.futures import Future
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from worker.errors import FatalError, TransientError
-from worker.fingerprint import weights_sha256
+from worker.errors import FatalError, SpectrumError, TransientError
+from worker.identity import weights_sha256
 from worker.inference.batch_statistics import RecentBatches
 from worker.inference.batching import PROCESS_STOPS, Floats, Infer, InferredSpectrum, MicroBatcher
 from worker.labels import LABEL_NAMES
-from worker.messages import (
-    Failure,
-    InferSpectra,
-    NoResult,
-    RecordLabels,
-    SpectrumLabels,
-    SpectrumReference,
-    failure_of,
-)
 from worker.network.checkpoint import read_checkpoint
-from worker.settings import Settings
+from worker.queues import Lane
 
 logger = logging.getLogger(__name__)
 
@@ -47,36 +39,60 @@ _BATCH_SIZES = {"cpu": 32, "cuda": 64}
 
 
 class Inference:
-    """The network of one process: its weights on its device, behind one micro-batcher."""
+    """The network of one process: its engine on its device, behind one micro-batcher.
 
-    def __init__(self, settings: Settings) -> None:
-        from worker.network.engines.choose import choose_device, open_engine
+    Parameters
+    ----------
+    engine
+        Makes raw labels of flux; see :class:`worker.network.engines.engine.Engine`.
+    weights
+        The SHA-256 of its weights.
+    mc_samples, seed
+        The passes of MC dropout and their seed, as the engine was opened with.
+    device, name
+        ``cpu`` or ``cuda``, and what the engine on it is called.
+    batch_size, batch_wait
+        See :class:`MicroBatcher`; without a size the one that suits the device.
+    """
 
-        file = settings.weights_file
-        self.weights = weights_sha256(file)
-        self.mc_samples = settings.mc_samples
-        self.seed = settings.seed
-        self.device = choose_device(settings.device)
-        engine = open_engine(
-            read_checkpoint(file),
-            mc_samples=settings.mc_samples,
-            seed=settings.seed,
-            device=self.device,
-        )
-        self.engine = engine.name
+    def __init__(
+        self,
+        engine: Infer,
+        *,
+        weights: str,
+        mc_samples: int,
+        seed: int,
+        device: str,
+        name: str,
+        batch_size: int | None = None,
+        batch_wait: float = 0.0,
+    ) -> None:
+        self.weights = weights
+        self.mc_samples = mc_samples
+        self.seed = seed
+        self.device = device
+        self.name = name
         self._batcher = MicroBatcher(
             _telling_faults(engine),
-            batch_size=settings.batch_size or _BATCH_SIZES[self.device],
-            batch_wait=settings.batch_wait,
+            batch_size=batch_size or _BATCH_SIZES[device],
+            batch_wait=batch_wait,
             longest_call=_LONGEST_WAIT,
         )
         self._recent = RecentBatches()
-        logger.info("action=open weights=%s device=%s", self.weights, self.device)
 
     def infer(
-        self, message: InferSpectra, flux: NDArray[np.float32]
-    ) -> tuple[RecordLabels, NoResult]:
-        """Labels of a message's spectra, and the ones that got none.
+        self, flux: NDArray[np.float32], natural_keys: Sequence[str], lane: Lane = "bulk"
+    ) -> list[InferredSpectrum | SpectrumError]:
+        """Raw labels of spectra, for each in order, or the error that says why it has none.
+
+        Parameters
+        ----------
+        flux
+            ``(n, 7514)`` normalised flux.
+        natural_keys
+            What the spectra are called; they seed the dropout masks.
+        lane
+            ``live`` goes before ``bulk`` where several threads call.
 
         Raises
         ------
@@ -85,69 +101,73 @@ class Inference:
         FatalError
             The device is broken or stuck, for good as far as this process goes.
         """
-        if message.weights != self.weights:
-            return self._collect(message, []), NoResult.of(
-                message.spectra,
-                f"The job wants the weights {message.weights[:12]}, but the inference worker "
-                f"serves {self.weights[:12]}.",
-            )
-        keys = [spectrum.natural_key for spectrum in message.spectra]
-        futures = self._batcher.submit(flux, keys, message.lane)
+        futures = self._batcher.submit(flux, natural_keys, lane)
         try:
             self._batcher.wait_for(futures)
         finally:
             for future in futures:
                 future.cancel()  # after Ctrl-C, drop what has not started
-        outcomes = [
-            _outcome(spectrum, future, message.load_seconds / len(keys))
-            for spectrum, future in zip(message.spectra, futures, strict=True)
-        ]
-        return (
-            self._collect(message, [each for each in outcomes if isinstance(each, SpectrumLabels)]),
-            NoResult(failures=tuple(each for each in outcomes if isinstance(each, Failure))),
-        )
+        return [_outcome(*pair) for pair in zip(natural_keys, futures, strict=True)]
 
     def vitals(self) -> dict[str, str | float]:
         """The device, its engine, and their last half minute: see :class:`RecentBatches`."""
         recent = self._recent.add(time.monotonic(), self._batcher.statistics.now())
-        return {"device": self.device, "engine": self.engine, **recent}
+        return {"device": self.device, "engine": self.name, **recent}
 
     def close(self) -> None:
         """Stop the device's thread."""
         self._batcher.close()
 
-    def _collect(self, message: InferSpectra, results: list[SpectrumLabels]) -> RecordLabels:
-        return RecordLabels(
-            weights=message.weights,
-            mc_samples=self.mc_samples,
-            seed=self.seed,
-            results=tuple(results),
-        )
+
+def open_inference(
+    weights_file: Path,
+    *,
+    mc_samples: int,
+    seed: int,
+    device: str = "auto",
+    batch_size: int | None = None,
+    batch_wait: float = 0.0,
+) -> Inference:
+    """Load weights onto a device: ``cpu``, ``cuda``, or ``auto`` for the GPU where there is one.
+
+    The parameters are those of :class:`Inference`.
+
+    Raises
+    ------
+    FatalError
+        The weights cannot be used, or there is no such device.
+    """
+    from worker.network.engines.choose import choose_device, open_engine
+
+    device = choose_device(device)
+    weights = weights_sha256(weights_file)
+    model = read_checkpoint(weights_file)
+    engine = open_engine(model, mc_samples=mc_samples, seed=seed, device=device)
+    logger.info("action=open weights=%s device=%s", weights, device)
+    return Inference(
+        engine,
+        weights=weights,
+        mc_samples=mc_samples,
+        seed=seed,
+        device=device,
+        name=engine.name,
+        batch_size=batch_size,
+        batch_wait=batch_wait,
+    )
 
 
 def _outcome(
-    spectrum: SpectrumReference, future: Future[InferredSpectrum], load_seconds: float
-) -> SpectrumLabels | Failure:
+    natural_key: str, future: Future[InferredSpectrum]
+) -> InferredSpectrum | SpectrumError:
     try:
         inferred = future.result()
     except (TransientError, FatalError):
         raise  # no fault of the spectrum
     except Exception as error:  # noqa: BLE001 - the network's failure is this spectrum's reason
-        return failure_of(spectrum, f"The network failed on {spectrum.natural_key}: {error!r}.")
-    labels, e_labels = inferred.raw_labels.tolist(), inferred.raw_e_labels.tolist()
+        return SpectrumError(f"The network failed on {natural_key}: {error!r}.")
     if (name := _unusable_label(inferred)) is not None:
-        return failure_of(
-            spectrum, f"The network gave no finite {name} for {spectrum.natural_key}."
-        )
-    return SpectrumLabels(
-        job=spectrum.job,
-        spectrum=spectrum.spectrum,
-        file_version=spectrum.file_version,
-        raw_labels=labels,
-        raw_e_labels=e_labels,
-        t_elapsed=load_seconds + inferred.seconds,
-        t_overhead=load_seconds,
-    )
+        return SpectrumError(f"The network gave no finite {name} for {natural_key}.")
+    return inferred
 
 
 def _unusable_label(inferred: InferredSpectrum) -> str | None:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from worker.flags import BAD, ResultFlag
 from worker.pictures.sample import Sample
 from worker.pictures.style import NothingToDrawError, Theme, new_figure
-from worker.snr import snr_bins
+from worker.results.snr import snr_bins
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

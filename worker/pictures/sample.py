@@ -17,7 +17,7 @@ from worker.flags import ResultFlag
 from worker.identity import COADD
 from worker.labels import LABEL_NAMES
 from worker.results.read import RowSelection, read_batches, table_schema
-from worker.snr import known_snr
+from worker.results.snr import known_snr
 from worker.tables.columns_of_file import numbers
 from worker.tables.results_file import results_file
 

@@ -12,13 +12,12 @@ from numpy.typing import NDArray
 
 from worker.errors import SpectrumError
 from worker.flags import DESCRIPTIONS
+from worker.identity import Place
 from worker.labels import LABELS
-from worker.messages import SpectrumReference
 from worker.pictures.style import Theme, new_figure, symbol
-from worker.spectra.apstar import read_spectra
+from worker.spectra.formats import read_spectra
 from worker.spectra.load import load_spectra, resolve_inside
 from worker.spectra.pixels import CUT_CHIPS, MASKED_BITS, N_PIXELS, cut_gaps, wavelength
-from worker.spectra.versions import file_version
 from worker.spectra.windows import element_window
 from worker.text import printable
 
@@ -53,19 +52,16 @@ def read_seen(root: Path, path: str, member: str, coadd_mask: str) -> Seen:
     member
         ``coadd`` or the name of an apVisit file.
     coadd_mask
-        See :func:`worker.spectra.apstar.read_spectra`.
+        See :func:`worker.spectra.formats.apstar.read_spectra`.
 
     Raises
     ------
     SpectrumError
         There is no such spectrum, or it carries no information.
     """
-    reference = SpectrumReference(
-        job=0, spectrum=0, path=path, member=member, file_version=file_version(root / path)
-    )
-    loaded = load_spectra([reference], root, coadd_mask)
-    if loaded.failures:
-        raise SpectrumError(loaded.failures[0].reason)
+    loaded = load_spectra([Place(path, member)], root, coadd_mask)
+    for _, reason in loaded.failures:
+        raise SpectrumError(reason)
     (row,) = read_spectra(resolve_inside(root, path), [member], coadd_mask=coadd_mask)
     if isinstance(row, SpectrumError):
         raise row

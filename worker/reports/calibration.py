@@ -11,7 +11,7 @@ from worker.calibration.widths import LabelPulls
 from worker.errors import FatalError
 from worker.labels import LABELS
 from worker.reports.calibration_figures import draw_pulls, draw_widths
-from worker.snr import snr_bins
+from worker.results.snr import snr_bins
 
 PAGE = "calibration.md"
 

@@ -17,7 +17,7 @@ from worker.reports.training_figures import (
     draw_residuals,
 )
 from worker.results.noise_model import NoiseModel
-from worker.snr import SNR_PLACES
+from worker.results.snr import SNR_PLACES
 from worker.training.evaluation import Evaluated
 from worker.training.statistics import Numbers, label_numbers
 

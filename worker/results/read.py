@@ -12,13 +12,14 @@ import pyarrow as pa
 from sqlalchemy import ColumnElement, Connection, Engine, Select, select
 from sqlalchemy.exc import DataError
 
-from worker import __version__
 from worker.database.session import reading
 from worker.database.tables import AstroNN, Source, Spectrum
 from worker.errors import UsageError
 from worker.flags import DESCRIPTIONS
+from worker.results.arrow import ARROW_TYPES, arrow_numbers, arrow_texts, nulls, numpy_numbers
 from worker.results.columns import TableColumn, table_columns
 from worker.starter import STARTER_NAME, STARTER_NAMES
+from worker.version import __version__
 
 if TYPE_CHECKING:
     from astropy.table import Column, Table
@@ -26,15 +27,6 @@ if TYPE_CHECKING:
 #: Rows that are in memory at a time: some 15 MB.
 ROWS_AT_ONCE = 10_000
 _JOBS_AT_ONCE = 10_000
-
-_ARROW_TYPES = {
-    "str": pa.string(),
-    "bool": pa.bool_(),
-    "i4": pa.int32(),
-    "i8": pa.int64(),
-    "f4": pa.float32(),
-    "f8": pa.float64(),
-}
 
 
 @dataclass(frozen=True)
@@ -70,7 +62,7 @@ def table_schema(names: Collection[str] | None = None) -> pa.Schema:
     return pa.schema(
         pa.field(
             column.name,
-            _ARROW_TYPES[column.dtype],
+            ARROW_TYPES[column.dtype],
             metadata={"description": column.description, "unit": column.unit or ""},
         )
         for column in _chosen(names)
@@ -191,10 +183,13 @@ def _restrict(query: Any, wanted: RowSelection) -> Any:
 def _array(column: TableColumn, values: Sequence[Any]) -> pa.Array:
     if column.dtype.startswith("f"):
         with np.errstate(over="ignore"):  # a header may claim an S/N of 1e300
-            return pa.array(np.array(values, dtype=np.float64).astype(column.dtype))
+            floats = np.array(values, dtype=np.float64).astype(column.dtype)
+        return arrow_numbers(floats, column.dtype, None)
     if column.dtype == "str":
-        return pa.array(["" if value is None else _text(value) for value in values], pa.string())
-    return pa.array(values, _ARROW_TYPES[column.dtype])
+        return arrow_texts(["" if value is None else _text(value) for value in values])
+    missing = np.array([value is None for value in values], dtype=bool)
+    integers = np.array([value or 0 for value in values], dtype=np.int64)
+    return arrow_numbers(integers, column.dtype, missing)
 
 
 def _text(value: Any) -> str:
@@ -211,8 +206,8 @@ def _column(column: TableColumn, values: pa.ChunkedArray) -> Column:
     about = {"name": column.name, "unit": column.unit, "description": column.description}
     if column.dtype == "str":
         return Column(np.array(values.to_pylist() or [], dtype=np.str_), **about)
-    if values.null_count:
+    whole = values.combine_chunks()  # one array, whether there are rows or none
+    if whole.null_count:
         # A missing integer must not read as a number.
-        data = values.fill_null(0).to_numpy()
-        return MaskedColumn(data, mask=values.is_null().to_numpy(), **about)
-    return Column(values.to_numpy(), **about)
+        return MaskedColumn(numpy_numbers(whole), mask=nulls(whole), **about)
+    return Column(numpy_numbers(whole), **about)

@@ -10,12 +10,38 @@ from numpy.typing import NDArray
 from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
-from worker import __version__
 from worker.database.tables import AstroNN, Job, JobState, Spectrum, label_columns, now
 from worker.database.upsert import upsert
 from worker.flags import ResultFlag, flag_uncertain
 from worker.messages import Failure, RecordLabels, Ticket
 from worker.results.noise_model import NoiseModel
+from worker.version import __version__
+
+
+def label_values(
+    raw: NDArray[np.float64],
+    raw_e: NDArray[np.float64],
+    snr: NDArray[np.float64] | None,
+    noise_model: NoiseModel,
+) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """What becomes of the network's labels: all numbers of a row, and its flags.
+
+    Parameters
+    ----------
+    raw, raw_e
+        ``(n, 22)`` labels and uncertainties as the network gives them.
+    snr
+        ``(n,)`` S/N, NaN where it is not known; None for a noise model that ignores it.
+
+    Returns
+    -------
+    values
+        ``(n, 88)`` in the order of :func:`worker.database.tables.label_columns`.
+    flags
+        ``(n,)`` bits of :class:`worker.flags.ResultFlag`.
+    """
+    e_labels = noise_model.apply(raw_e, snr if noise_model.depends_on_snr else None)
+    return np.concatenate([raw, e_labels, raw, raw_e], axis=1), flag_uncertain(raw, e_labels)
 
 
 def record_labels(session: Session, message: RecordLabels, noise_model: NoiseModel) -> int:
@@ -25,14 +51,13 @@ def record_labels(session: Session, message: RecordLabels, noise_model: NoiseMod
     file was rewritten since the labels were made.
     """
     results = {each.job: each for each in message.results}
-    raw = np.array([each.raw_labels for each in message.results])
-    raw_e = np.array([each.raw_e_labels for each in message.results])
-    e_labels = noise_model.apply(
-        raw_e, _snr(session, message) if noise_model.depends_on_snr else None
+    values, flags = label_values(
+        np.array([each.raw_labels for each in message.results]),
+        np.array([each.raw_e_labels for each in message.results]),
+        _snr(session, message) if noise_model.depends_on_snr else None,
+        noise_model,
     )
-    flags = flag_uncertain(raw, e_labels)
-    columns = np.concatenate([raw, e_labels, raw, raw_e], axis=1)
-    values = {
+    rows = {
         job: {
             **dict(zip(label_columns(), row.tolist(), strict=True)),
             "result_flags": int(flag),
@@ -43,9 +68,9 @@ def record_labels(session: Session, message: RecordLabels, noise_model: NoiseMod
             "t_overhead": result.t_overhead,
             "no_result_reason": None,
         }
-        for (job, result), row, flag in zip(results.items(), columns, flags, strict=True)
+        for (job, result), row, flag in zip(results.items(), values, flags, strict=True)
     }
-    return _close_jobs(session, message.results, values)
+    return _close_jobs(session, message.results, rows)
 
 
 def _snr(session: Session, message: RecordLabels) -> NDArray[np.float64]:

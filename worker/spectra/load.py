@@ -1,4 +1,4 @@
-"""Loading: from references to spectra, to normalised flux that the network can read."""
+"""Loading: from files to normalised flux that the network can read."""
 
 from __future__ import annotations
 
@@ -10,81 +10,84 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
+from typing import Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from worker.errors import FatalError, SpectrumError
-from worker.messages import Failure, SpectrumReference, failure_of
-from worker.spectra.apstar import Spectrum, read_spectra
-from worker.spectra.continuum import (
-    blank_chips,
-    divide,
-    fit_continuum,
-    in_continuum,
-    lost_in_continuum,
-    uncertainties,
-)
-from worker.spectra.pixels import N_PIXELS, cut_rows
+from worker.identity import Located
+from worker.spectra.formats import read_spectra
+from worker.spectra.formats.format import SpectrumArrays
+from worker.spectra.network_input import network_input
+from worker.spectra.pixels import N_PIXELS
 
 logger = logging.getLogger(__name__)
 
+S = TypeVar("S", bound=Located)
+Row = NDArray[np.float32]
+
 
 @dataclass(frozen=True)
-class Loaded:
+class Loaded(Generic[S]):
     """Normalised spectra, and the ones that are none.
 
-    ``flux`` is ``(n, 7514)`` float32, one row for each of ``spectra``.
+    ``flux`` is ``(n, 7514)`` float32, one row for each of ``spectra``. Each of ``failures`` is a
+    spectrum with the sentence that says why it has no flux.
     """
 
     flux: NDArray[np.float32]
-    spectra: tuple[SpectrumReference, ...]
-    failures: tuple[Failure, ...]
+    spectra: tuple[S, ...]
+    failures: tuple[tuple[S, str], ...]
     seconds: float
 
 
-#: Stands around the reading of a file, given the first of its spectra that are wanted.
-Guard = Callable[[SpectrumReference], AbstractContextManager[None]]
-
-
-def _unguarded(spectrum: SpectrumReference) -> AbstractContextManager[None]:  # noqa: ARG001
+def _unguarded(_: Located) -> AbstractContextManager[None]:
     return nullcontext()
 
 
 def load_spectra(
-    spectra: Sequence[SpectrumReference],
+    spectra: Sequence[S],
     data_root: Path,
-    coadd_mask: str,
-    guard: Guard = _unguarded,
-) -> Loaded:
+    coadd_mask: str = "and",
+    guard: Callable[[S], AbstractContextManager[None]] = _unguarded,
+) -> Loaded[S]:
     """Read and normalise spectra, each file opened once.
 
-    A spectrum that cannot be read or carries no information becomes a failure with its reason;
-    the others are not touched by it. ``guard`` may refuse a file with a ``SpectrumError``.
+    Parameters
+    ----------
+    spectra
+        Those of one file stand side by side.
+    data_root
+        The folder that they lie in; nothing outside it is read.
+    coadd_mask
+        See :func:`worker.spectra.formats.apstar.read_spectra`.
+    guard
+        Stands around the reading of a file, given the first of its spectra that are wanted. It
+        may refuse the file with a ``SpectrumError``.
+
+    Returns
+    -------
+    Loaded
+        A spectrum that cannot be read or carries no information is a failure with its reason;
+        the others are not touched by it.
     """
     started = time.perf_counter()
     root = Path(os.path.realpath(data_root))  # once for all files
-    good: list[SpectrumReference] = []
-    flux: list[NDArray[np.float32]] = []
-    failures: list[Failure] = []
+    rows: list[Row | SpectrumError] = []
     for path, group in groupby(spectra, key=lambda spectrum: spectrum.path):
         members = list(group)
         try:
             with guard(members[0]):
-                names = [each.member for each in members]
-                outcomes = _load_file(root, path, names, coadd_mask)
+                rows += _load_file(root, path, [each.member for each in members], coadd_mask)
         except SpectrumError as error:
-            outcomes = [error] * len(members)
-        for spectrum, outcome in zip(members, outcomes, strict=True):
-            if isinstance(outcome, SpectrumError):
-                failures.append(failure_of(spectrum, str(outcome)))
-            else:
-                good.append(spectrum)
-                flux.append(outcome)
+            rows += [error] * len(members)
+    pairs = list(zip(spectra, rows, strict=True))
+    flux = [row for row in rows if not isinstance(row, SpectrumError)]
     return Loaded(
         np.stack(flux) if flux else np.empty((0, N_PIXELS), dtype=np.float32),
-        tuple(good),
-        tuple(failures),
+        tuple(each for each, row in pairs if not isinstance(row, SpectrumError)),
+        tuple((each, str(row)) for each, row in pairs if isinstance(row, SpectrumError)),
         time.perf_counter() - started,
     )
 
@@ -113,11 +116,11 @@ def resolve_inside(root: Path, path: str) -> Path:
 
 def _load_file(
     root: Path, path: str, members: list[str], coadd_mask: str
-) -> list[NDArray[np.float32] | SpectrumError]:
+) -> list[Row | SpectrumError]:
     try:
         rows = read_spectra(resolve_inside(root, path), members, coadd_mask=coadd_mask)
-        read = [row for row in rows if isinstance(row, Spectrum)]
-        normalised = iter(_normalise_rows(Path(path).name, read) if read else [])
+        read = [row for row in rows if isinstance(row, SpectrumArrays)]
+        normalised = iter(_normalised(Path(path).name, read) if read else [])
     except SpectrumError as error:
         return [error] * len(members)
     except (FatalError, MemoryError):
@@ -125,33 +128,12 @@ def _load_file(
     except Exception as error:
         logger.exception("action=load file=%s: unexpected error", path)
         return [SpectrumError(f"{Path(path).name} cannot be read ({error!r}).")] * len(members)
-    return [next(normalised) if isinstance(row, Spectrum) else row for row in rows]
+    return [next(normalised) if isinstance(row, SpectrumArrays) else row for row in rows]
 
 
-def _normalise_rows(
-    name: str, spectra: list[Spectrum]
-) -> list[NDArray[np.float32] | SpectrumError]:
+def _normalised(name: str, spectra: list[SpectrumArrays]) -> list[Row | SpectrumError]:
     flux, error, mask = zip(*((each.flux, each.error, each.mask) for each in spectra), strict=True)
-    fitted, e_fitted = in_continuum(flux), uncertainties(in_continuum(error))
-    normalised = divide(cut_rows(flux), cut_rows(mask), fit_continuum(fitted, e_fitted))
-    lost, blank = lost_in_continuum(fitted, e_fitted), blank_chips(normalised)
     return [
-        _outcome(name, row, *chips)
-        for row, *chips in zip(normalised.astype(np.float32), lost, blank, strict=True)
+        SpectrumError(f"A spectrum of {name} has {row}.") if isinstance(row, str) else row
+        for row in network_input(flux, error, mask)
     ]
-
-
-def _outcome(
-    name: str, row: NDArray[np.float32], lost: tuple[str, ...], blank: tuple[str, ...]
-) -> NDArray[np.float32] | SpectrumError:
-    if lost:
-        return SpectrumError(
-            f"A spectrum of {name} has no usable flux in the continuum of {_chips(lost)}."
-        )
-    if blank:
-        return SpectrumError(f"A spectrum of {name} has every pixel masked in {_chips(blank)}.")
-    return row
-
-
-def _chips(names: tuple[str, ...]) -> str:
-    return f"the {' and '.join(names)} chip{'s' if len(names) > 1 else ''}"

@@ -27,6 +27,7 @@ from worker.messages import (
 )
 from worker.outage import Outage
 from worker.stages.heartbeat import count
+from worker.stages.process import Process, this_process
 
 logger = logging.getLogger(__name__)
 
@@ -48,8 +49,8 @@ _TELLING_RETRY = 7
 
 def task(
     name: str, message_type: type[_M], *, time_limit: float | None = None
-) -> Callable[[Callable[[_M], _Said]], Any]:
-    """Make a Celery task of a function that takes a message.
+) -> Callable[[Callable[[_M, Process], _Said]], Any]:
+    """Make a Celery task of a function that takes a message and what its process has.
 
     The task takes the message's JSON. What is away for now is tried again without end: a
     job's row is promised, not that it comes before the database does. A surprise ends the
@@ -63,7 +64,7 @@ def task(
     """
     outage = Outage(name)
 
-    def register(function: Callable[[_M], _Said]) -> Any:
+    def register(function: Callable[[_M, Process], _Said]) -> Any:
         @wraps(function)
         def run(self: Any, message: dict[str, Any]) -> _Said:
             parsed = message_type.model_validate(message)
@@ -96,7 +97,7 @@ def task(
     return register
 
 
-def _attempt(name: str, function: Callable[[_M], _Said], message: _M) -> _Said:
+def _attempt(name: str, function: Callable[[_M, Process], _Said], message: _M) -> _Said:
     """Call the function; after an unexpected error its spectra end as rows without labels.
 
     The error itself goes on to Celery, which logs it and lets Flower show a failure.
@@ -107,7 +108,7 @@ def _attempt(name: str, function: Callable[[_M], _Said], message: _M) -> _Said:
         Also for a lack of memory: Celery never acknowledges a task that ends in MemoryError.
     """
     try:
-        return function(message)
+        return function(message, this_process())
     except StreamError:
         raise
     except MemoryError as error:

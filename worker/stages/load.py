@@ -7,14 +7,11 @@ import time
 
 from worker.app import publish
 from worker.errors import BusyError
-from worker.messages import LoadSpectra, NoResult
+from worker.messages import LoadSpectra, NoResult, failure_of
 from worker.queues import Lane, lane_queue
-from worker.settings import get_settings
 from worker.spectra.load import load_spectra
 from worker.stages.adapter import task
-from worker.transport.arrays import array_store
-from worker.transport.broker import worker_broker
-from worker.transport.crash_guard import crash_guard
+from worker.stages.process import Process
 
 logger = logging.getLogger(__name__)
 
@@ -25,25 +22,25 @@ _PAUSE_SECONDS = 20.0
 _POLL_SECONDS = 0.25
 
 
-def load(message: LoadSpectra) -> str:
+def load(message: LoadSpectra, process: Process) -> str:
     """Load the spectra of a message, then ask for their labels."""
-    _wait_for_inference(message.lane)
-    settings = get_settings()
+    _wait_for_inference(message.lane, process)
+    settings = process.settings
     loaded = load_spectra(
-        message.spectra, settings.data_root, settings.coadd_mask, guard=crash_guard().reading
+        message.spectra, settings.data_root, settings.coadd_mask, guard=process.crash_guard.reading
     )
-    for failure in loaded.failures:
-        logger.warning("action=load spectrum=%d: %s", failure.spectrum, failure.reason)
+    for spectrum, reason in loaded.failures:
+        logger.warning("action=load spectrum=%d: %s", spectrum.spectrum, reason)
     if loaded.failures:
-        failed = NoResult(failures=loaded.failures)
+        failed = NoResult(failures=tuple(failure_of(*each) for each in loaded.failures))
         publish(failed, lane=message.lane, about=message.spectra)
     if loaded.spectra:
-        array_store().put(message.array_key, loaded.flux)
+        process.arrays.put(message.array_key, loaded.flux)
         publish(message.loaded(loaded.spectra, loaded.seconds))
     return f"{len(loaded.spectra)} loaded, {len(loaded.failures)} without labels"
 
 
-def _wait_for_inference(lane: Lane) -> None:
+def _wait_for_inference(lane: Lane, process: Process) -> None:
     """Pause while much flux waits for inference, so that Redis need not hold more of it.
 
     Live spectra are few and never wait.
@@ -56,7 +53,7 @@ def _wait_for_inference(lane: Lane) -> None:
     if lane == "live":
         return
     end = time.monotonic() + _PAUSE_SECONDS
-    while worker_broker().backlog(lane_queue("infer", lane)) >= get_settings().infer_backlog:
+    while process.broker.backlog(lane_queue("infer", lane)) >= process.settings.infer_backlog:
         if time.monotonic() > end:
             raise BusyError("Inference is behind: loading pauses.")
         time.sleep(_POLL_SECONDS)

@@ -7,12 +7,13 @@ from collections.abc import Callable, Iterable
 from sqlalchemy import Engine
 
 from worker.database.session import transaction
-from worker.inference.inference import Inference
-from worker.messages import LoadSpectra
+from worker.inference.inference import Inference, open_inference
+from worker.messages import LoadSpectra, failure_of
 from worker.results.noise_model import NoiseModel, read_noise_model
 from worker.results.record import record_failures, record_labels
 from worker.settings import Settings
 from worker.spectra.load import load_spectra
+from worker.stages.labelling import label
 
 
 def process(
@@ -33,7 +34,13 @@ def process(
     FatalError
         The weights or the noise model cannot be used.
     """
-    inference = Inference(settings)
+    inference = open_inference(
+        settings.weights_file,
+        mc_samples=settings.mc_samples,
+        seed=settings.seed,
+        device=settings.device,
+        batch_size=settings.batch_size,
+    )
     try:
         noise_model = read_noise_model(settings.corrections_file(inference.weights))
         for message in messages:
@@ -50,9 +57,10 @@ def _process(
     noise_model: NoiseModel,
 ) -> int:
     loaded = load_spectra(message.spectra, settings.data_root, settings.coadd_mask)
-    labels, failed = inference.infer(message.loaded(loaded.spectra, loaded.seconds), loaded.flux)
+    unloaded = tuple(failure_of(*each) for each in loaded.failures)
+    labels, failed = label(message.loaded(loaded.spectra, loaded.seconds), loaded.flux, inference)
     with transaction(database) as session:
-        done = record_failures(session, loaded.failures + failed.failures)
+        done = record_failures(session, unloaded + failed.failures)
         if labels.results:
             done += record_labels(session, labels, noise_model)
     return done

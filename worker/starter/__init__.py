@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from worker.fingerprint import weights_sha256
+from worker.identity import weights_sha256
 
 STARTER_WEIGHTS = Path(__file__).parent / "starter.pt"
 #: The noise model that belongs to them, and to no others.

@@ -16,18 +16,19 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from pyarrow.parquet import ParquetFile, ParquetWriter
 from sqlalchemy import Engine
 
-from worker import __version__
 from worker.atomic_file import replacing
 from worker.errors import UsageError
+from worker.results.arrow import arrow_numbers, arrow_texts
 from worker.results.read import RowSelection, read_batches, table_meta, table_schema
 from worker.starter import STARTER_NAMES
 from worker.tables.fits import empty_table, write_fits
+from worker.tables.packing import kind_of
 from worker.tables.text import write_csv, write_ecsv
 from worker.tables.votable import write_votable
+from worker.version import __version__
 
 if TYPE_CHECKING:
     from astropy.table import Table
@@ -166,8 +167,8 @@ def _write(path: Path, batches: Iterable[pa.RecordBatch | pa.Table], writer: Wri
         with ParquetWriter(stored, table_schema()) as file:
             for batch in batches:
                 file.write(batch)
-                starter = pc.is_in(batch["weights_name"], pa.array(STARTER_NAMES))
-                starter_rows += pc.sum(starter).as_py() or 0
+                names = batch["weights_name"].to_pylist()
+                starter_rows += sum(name in STARTER_NAMES for name in names)
         # What it buffers ahead it keeps to the end.
         with ParquetFile(stored, pre_buffer=False) as rows:
             number: int = rows.metadata.num_rows
@@ -181,6 +182,9 @@ def _arrow(table: Table) -> pa.Table:
     columns = []
     for field in table_schema():
         column = table[field.name]
-        mask = np.asarray(column.mask) if hasattr(column, "mask") else None
-        columns.append(pa.array(np.asarray(column), field.type, mask=mask))
+        if (kind := kind_of(field)) == "str":
+            columns.append(arrow_texts(column.tolist()))
+        else:
+            missing = np.asarray(column.mask) if hasattr(column, "mask") else None
+            columns.append(arrow_numbers(np.asarray(column), kind, missing))
     return pa.table(columns, names=table.colnames)

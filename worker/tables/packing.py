@@ -9,6 +9,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from pyarrow.parquet import ParquetFile
 
+from worker.results.arrow import ARROW_TYPES, numpy_numbers
 from worker.results.read import ROWS_AT_ONCE
 
 #: What no text in FITS may hold, as Python escapes it.
@@ -16,14 +17,7 @@ _CONTROLS = {code: f"\\x{code:02x}" for code in (*range(32), 127)}
 #: An integer that stands for a missing one.
 MISSING = {"i4": -(2**31), "i8": -(2**63)}
 
-_TYPES = {
-    pa.int32(): "i4",
-    pa.int64(): "i8",
-    pa.float32(): "f4",
-    pa.float64(): "f8",
-    pa.bool_(): "bool",
-    pa.string(): "str",
-}
+_TYPES = {arrow: kind for kind, arrow in ARROW_TYPES.items()}
 
 
 def batches(rows: ParquetFile) -> Iterator[pa.RecordBatch]:
@@ -73,11 +67,9 @@ def pack(batch: pa.RecordBatch, record: np.dtype[np.void]) -> NDArray[np.void]:
         if kind == "str":
             packed[field.name] = _ascii(values)
         elif kind == "bool":
-            packed[field.name] = np.where(values.to_numpy(zero_copy_only=False), b"T", b"F")
-        elif values.null_count:
-            packed[field.name] = values.fill_null(MISSING[kind]).to_numpy()
+            packed[field.name] = np.where(numpy_numbers(values), b"T", b"F")
         else:
-            packed[field.name] = values.to_numpy()
+            packed[field.name] = numpy_numbers(values, MISSING.get(kind, np.nan))
     return packed
 
 
@@ -86,7 +78,7 @@ def _ascii(values: pa.Array) -> NDArray[np.bytes_]:
     unique = values.dictionary_encode()
     texts = [_escaped(text) for text in unique.dictionary.to_pylist()]
     encoded: NDArray[np.bytes_] = np.array(texts or [b""], dtype=np.bytes_)
-    rows: NDArray[np.bytes_] = encoded[unique.indices.to_numpy()]
+    rows: NDArray[np.bytes_] = encoded[numpy_numbers(unique.indices)]
     return rows
 
 

@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 from pyarrow.parquet import ParquetFile
 
+from worker.results.arrow import nulls
 from worker.tables.packing import MISSING, batches, kind_of, pack, record_type
 
 _TYPES = {"i4": "int", "i8": "long", "f4": "float", "f8": "double", "bool": "boolean"}
@@ -69,7 +70,7 @@ def _field(field: pa.Field, width: int) -> str:
 
 
 def _binary(batch: pa.RecordBatch, record: np.dtype[np.void]) -> bytes:
-    missing = np.stack([column.is_null().to_numpy(False) for column in batch.columns], axis=1)
+    missing = np.stack([nulls(column) for column in batch.columns], axis=1)
     flags = np.packbits(missing, axis=1)
     whole = np.dtype([("missing", "u1", flags.shape[1]), ("row", record)])
     packed = np.empty(batch.num_rows, dtype=whole)

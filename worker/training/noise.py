@@ -16,7 +16,7 @@ from worker.calibration.calibration import width
 from worker.errors import FatalError
 from worker.labels import LABEL_NAMES, LABELS
 from worker.results.noise_model import NoiseModel, SnrFactors, by_snr_entry
-from worker.snr import hats, snr_bins, supported_places
+from worker.results.snr import hats, snr_bins, supported_places
 from worker.training.evaluation import Evaluated
 
 #: Fewer residuals than this say nothing about their percentiles.

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from worker import __version__
 from worker.training.data import Indices, TrainingSet
+from worker.version import __version__
 
 if TYPE_CHECKING:
     from worker.training.statistics import Numbers

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from worker.array_types import Floats
 from worker.labels import LABELS
 from worker.results.noise_model import NoiseModel, by_snr_entry
-from worker.snr import snr_bins
+from worker.results.snr import snr_bins
 from worker.training.evaluation import Evaluated
 
 #: Parts of a Gaussian within 1, 2 and 3 sigma.

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from enum import Enum
-from functools import lru_cache
 from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
 
-from worker.settings import get_settings
 from worker.spectra.pixels import N_PIXELS
 from worker.transport.connection import connect, reachable
 
@@ -59,10 +57,3 @@ class ArrayStore:
         """
         with reachable("The array store"):
             self._redis.set(key, _FINISHED, ex=self._ttl)
-
-
-@lru_cache(maxsize=1)
-def array_store() -> ArrayStore:
-    """The array store that this process's settings name."""
-    settings = get_settings()
-    return ArrayStore(settings.arrays, settings.array_ttl)

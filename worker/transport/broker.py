@@ -8,7 +8,6 @@ import json
 import socket
 import uuid
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any, cast
 from urllib.parse import urlsplit
 
@@ -16,8 +15,7 @@ import redis
 
 from worker.queues import QUEUES
 from worker.redis_keys import BROKER, DISPATCHER
-from worker.settings import get_settings, redis_py_url
-from worker.transport.connection import connect, reachable
+from worker.transport.connection import reachable
 
 _HEARTBEAT_SECONDS = 15
 #: Where kombu keeps the messages that workers have taken and not acknowledged.
@@ -99,18 +97,6 @@ class Broker:
 def dispatcher_answers(client: redis.Redis) -> bool:
     """Whether a dispatcher has left its sign within the last seconds."""
     return bool(client.exists(DISPATCHER))
-
-
-@lru_cache(maxsize=1)
-def worker_client() -> redis.Redis:
-    """A connection of this process to the broker's Redis, besides Celery's own."""
-    return connect(redis_py_url(get_settings().broker))
-
-
-@lru_cache(maxsize=1)
-def worker_broker() -> Broker:
-    """The broker of this process's settings."""
-    return Broker(worker_client(), get_settings().broker)
 
 
 @dataclass(frozen=True)

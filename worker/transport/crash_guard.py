@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import lru_cache
 
 from worker.errors import SpectrumError
 from worker.messages import SpectrumReference
 from worker.redis_keys import reading_key
-from worker.settings import get_settings
 from worker.transport.connection import connect, reachable
 
 _MOST_CRASHES = 3
@@ -55,9 +53,3 @@ class CrashGuard:
     def _forget(self, key: str) -> None:
         with reachable("The array store"):
             self._redis.delete(key)
-
-
-@lru_cache(maxsize=1)
-def crash_guard() -> CrashGuard:
-    """The guard of this process."""
-    return CrashGuard(get_settings().arrays)

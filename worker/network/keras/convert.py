@@ -16,9 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from worker import __version__
 from worker.errors import FatalError, UsageError
-from worker.fingerprint import weights_sha256
+from worker.identity import weights_sha256
 from worker.labels import ELEMENT_POSITIONS, LABELS
 from worker.network.checkpoint import Metadata
 from worker.network.keras.file import WEIGHTS, Weights, read_config, read_weights, weight_shapes
@@ -27,6 +26,7 @@ from worker.network.keras.parameters import PARAMETERS, Parameters, read_notes, 
 from worker.network.keras.parts import Part, find_parts
 from worker.network.model import ApogeeBCNNCensored, Architecture
 from worker.spectra.windows import element_window
+from worker.version import __version__
 
 State = dict[str, Tensor]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from worker.fingerprint import weights_sha256
+from worker.identity import weights_sha256
 from worker.labels import ELEMENT_POSITIONS, LABELS, Label
 from worker.network.checkpoint import Metadata
 from worker.network.masks import RATE

@@ -10,7 +10,6 @@ from pathlib import Path
 from string import Template
 from typing import TYPE_CHECKING
 
-from worker import __version__
 from worker.atomic_file import replacing
 from worker.errors import UsageError
 from worker.reports.page.html import Heading, Row, definitions, table, text
@@ -26,6 +25,7 @@ from worker.reports.page.rows import (
 )
 from worker.results.summary import Summary, summarise
 from worker.tables.export import check_place
+from worker.version import __version__
 
 if TYPE_CHECKING:
     from astropy.table import Table

@@ -38,13 +38,7 @@ from worker.network.engines.cpu.products import GROUP, ROWS, WINDOW_TILE
 from worker.network.engines.cpu.steps import N_PLANES, PLANE, POOLED_ROW
 from worker.network.engines.cpu.threads import Threads
 from worker.network.engines.cpu.vectors import LANES, cpu_has
-from worker.network.engines.engine import (
-    LARGEST_CONVOLVED,
-    Engine,
-    Flux,
-    Precision,
-    summarise,
-)
+from worker.network.engines.engine import LARGEST_CONVOLVED, Engine, Flux, Precision, summarise
 from worker.network.model import PADDING, POOL, ApogeeBCNNCensored
 from worker.network.philox import philox_key
 from worker.spectra.pixels import N_PIXELS

@@ -21,8 +21,8 @@ from astropy.io import fits
 from numpy.typing import NDArray
 
 from worker.errors import SpectrumError
+from worker.spectra.formats.plain_fits import BLOCK, PlainFits, Unusual
 from worker.spectra.pixels import N_APSTAR
-from worker.spectra.plain_fits import BLOCK, PlainFits, Unusual
 
 _IMAGES = FLUX, ERROR, MASK = 1, 2, 3
 _LEAST_HDUS = 10

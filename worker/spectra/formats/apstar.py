@@ -12,18 +12,17 @@ import gzip
 import io
 import zlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import reduce
 from pathlib import Path
 from typing import BinaryIO, TypeVar
 
 import numpy as np
 from astropy.io import fits
-from numpy.typing import NDArray
 
 from worker.errors import SpectrumError
 from worker.identity import COADD
-from worker.spectra.readers import ERROR, FLUX, MASK, ApStarReader, Header, read_with
+from worker.spectra.formats.apstar_readers import ERROR, FLUX, MASK, ApStarReader, Header, read_with
+from worker.spectra.formats.format import Format, SpectrumArrays, StarHeader
 
 _VISITS_FROM_ROW = 2
 #: A thousand visits need less; what astropy makes of a longer file takes minutes and gigabytes.
@@ -34,40 +33,7 @@ _LARGEST_INTEGER = 2**31
 T = TypeVar("T")
 
 
-@dataclass(frozen=True)
-class Spectrum:
-    """One row of an apStar file, in native byte order.
-
-    ``flux`` and ``error`` are float64, ``mask`` int32, each ``(8575,)``. Flux and error are in
-    1e-17 erg/s/cm2/Angstrom.
-    """
-
-    flux: NDArray[np.float64]
-    error: NDArray[np.float64]
-    mask: NDArray[np.int32]
-
-
-@dataclass(frozen=True)
-class ApStarFile:
-    """What the primary header of an apStar file says about its star and its visits.
-
-    ``visits`` are the names of the apVisit files combined, in row order.
-    """
-
-    obj: str | None
-    ra: float | None
-    dec: float | None
-    telescope: str | None
-    field: str | None
-    healpix: int | None
-    snr: float | None
-    spectrum_flags: int | None
-    visits: tuple[str, ...]
-    visit_snr: tuple[float | None, ...]
-    visit_flags: tuple[int | None, ...]
-
-
-def read_header(path: Path) -> ApStarFile:
+def read_header(path: Path) -> StarHeader:
     """Read what a file holds, and check that it is a whole apStar file.
 
     Raises
@@ -76,10 +42,10 @@ def read_header(path: Path) -> ApStarFile:
         The file cannot be read, is no apStar file, or is incomplete; the text says which.
     """
 
-    def read(file: ApStarReader) -> ApStarFile:
+    def read(file: ApStarReader) -> StarHeader:
         header, visits = file.header, _visits(file)
         numbers = range(1, len(visits) + 1)
-        return ApStarFile(
+        return StarHeader(
             obj=_text(header, "OBJID"),
             ra=_number(header, "RA"),
             dec=_number(header, "DEC"),
@@ -98,7 +64,7 @@ def read_header(path: Path) -> ApStarFile:
 
 def read_spectra(
     path: Path, members: Sequence[str], *, coadd_mask: str = "and"
-) -> list[Spectrum | SpectrumError]:
+) -> list[SpectrumArrays | SpectrumError]:
     """Read rows of one file, opening it once.
 
     Parameters
@@ -122,7 +88,7 @@ def read_spectra(
         Nothing in the file can be read; the text says why.
     """
 
-    def read(file: ApStarReader) -> list[Spectrum | SpectrumError]:
+    def read(file: ApStarReader) -> list[SpectrumArrays | SpectrumError]:
         visits = _visits(file)
         rows = [_row_of(path, member, visits, file.n_rows) for member in members]
         return [_spectrum(file, row, coadd_mask) if isinstance(row, int) else row for row in rows]
@@ -141,7 +107,7 @@ def _row_of(path: Path, member: str, visits: tuple[str, ...], n_rows: int) -> in
     return row
 
 
-def _spectrum(file: ApStarReader, row: int, coadd_mask: str) -> Spectrum:
+def _spectrum(file: ApStarReader, row: int, coadd_mask: str) -> SpectrumArrays:
     """A row in native byte order, which astype turns it into."""
     flux, error = (file.row(number, row).astype(np.float64) for number in (FLUX, ERROR))
     mask = file.row(MASK, row)
@@ -150,7 +116,7 @@ def _spectrum(file: ApStarReader, row: int, coadd_mask: str) -> Spectrum:
         mask = reduce(
             np.bitwise_and, (file.row(MASK, n) for n in range(_VISITS_FROM_ROW, file.n_rows))
         )
-    return Spectrum(flux, error, mask.astype(np.int32, copy=False))
+    return SpectrumArrays(flux, error, mask.astype(np.int32, copy=False))
 
 
 def _visit_row(index: int, n_rows: int) -> int:
@@ -241,3 +207,7 @@ def _integer(header: Header, key: str) -> int | None:
 def storable_integer(value: float | None) -> int | None:
     """A number as an integer that every database takes, or None."""
     return int(value) if value is not None and abs(value) < _LARGEST_INTEGER else None
+
+
+#: It takes every file: what is no apStar file, it refuses with the reason.
+APSTAR = Format("apStar", lambda _: True, read_header, read_spectra)

@@ -1,0 +1,136 @@
+"""``from worker import infer``: arrays in, the rows of ``run --serial`` out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from astropy.table import Table
+
+from producer.ledger.plan import Plan
+from producer.progress import no_bar
+from producer.running.run import carry_out
+from tests.conftest import Inputs, on_real_data
+from worker import infer
+from worker.errors import FatalError, UsageError
+from worker.identity import natural_key
+from worker.labels import LABEL_NAMES
+from worker.settings import Settings
+from worker.spectra.formats import read_header, read_spectra
+from worker.spectra.formats.format import SpectrumArrays
+
+Arrays = tuple[np.ndarray, np.ndarray, np.ndarray]
+
+
+def arrays_of(folder: Path) -> tuple[Arrays, list[str], list[float | None]]:
+    """Flux, errors and masks of the first three files, their natural keys and S/N."""
+    spectra: list[SpectrumArrays] = []
+    names, snr = [], []
+    for file in sorted(folder.rglob("*.fits"))[:3]:
+        header = read_header(file)
+        members = ["coadd", *header.visits]
+        spectra += [each for each in read_spectra(file, members) if not isinstance(each, Exception)]
+        names += [natural_key(file.name, member) for member in members]
+        snr += [header.snr, *header.visit_snr]
+    flux, error, mask = (
+        np.array([getattr(each, part) for each in spectra]) for part in ("flux", "error", "mask")
+    )
+    return (flux, error, mask), names, snr
+
+
+@pytest.fixture(scope="module")
+def arrays(simulated_folder: Path) -> Arrays:
+    """Of four simulated spectra."""
+    (flux, error, mask), _, _ = arrays_of(simulated_folder)
+    return flux[:4], error[:4], mask[:4]
+
+
+@on_real_data
+def test_rows_are_those_of_a_serial_run_to_the_last_bit(inputs: Inputs, tmp_path: Path) -> None:
+    settings = Settings(
+        database_url=f"sqlite:///{tmp_path / 'run.sqlite'}",
+        data_root=inputs.folder,
+        model=inputs.weights,
+        corrections=inputs.corrections,
+        mc_samples=7,
+    )
+    files = sorted(inputs.folder.rglob("*.fits"))[:3]
+    plan = Plan.make(files, settings, wanted="both", tag="")
+    rows = carry_out(plan, serial=True, headers=iter, bar=no_bar).table
+    of_name = {natural_key(row["path"], row["member"]): row for row in rows}
+
+    pixels, names, snr = arrays_of(inputs.folder)
+    table = infer(
+        *pixels,
+        names,
+        snr=np.array(snr, dtype=np.float64),
+        weights=inputs.weights,
+        noise_model=inputs.corrections,
+        mc_samples=7,
+    )
+    assert len(table) == len(rows) >= 10
+    for row in table:
+        same = of_name[row["name"]]
+        for column in table.colnames[1:]:
+            assert row[column] == same[column], (row["name"], column)
+    for column in table.colnames[1:]:
+        assert table[column].dtype.kind == rows[column].dtype.kind
+        assert table[column].unit == rows[column].unit
+
+
+def test_a_spectrum_that_carries_nothing_has_its_reason_and_its_neighbours_their_labels(
+    arrays: Arrays,
+) -> None:
+    flux, error, mask = (part.copy() for part in arrays)
+    whole = infer(flux, error, mask, "abcd", mc_samples=2)
+    flux[1] = 0
+    mask[2, 246:3274] = 1  # the blue chip
+    table = infer(flux, error, mask, "abcd", mc_samples=2)
+    assert table["flag_no_result"].tolist() == [False, True, True, False]
+    assert table["result_flags"][1] == 1 << 11
+    assert np.isnan([table[name][1] for name in (*LABEL_NAMES, "e_teff", "raw_fe_h")]).all()
+    assert "no usable flux" in table["no_result_reason"][1]
+    assert table["no_result_reason"][2] == "The spectrum has every pixel masked in the blue chip."
+    for column in whole.colnames:
+        assert whole[column][[0, 3]].tolist() == table[column][[0, 3]].tolist()
+
+
+def test_without_names_labels_follow_from_the_numbers_not_from_the_order(arrays: Arrays) -> None:
+    forth = infer(*arrays, mc_samples=2)
+    back = infer(*(part[::-1] for part in arrays), mc_samples=2)
+    assert forth["name"].tolist() == back["name"].tolist()[::-1]
+    assert forth["raw_teff"].tolist() == back["raw_teff"].tolist()[::-1]
+    assert len(set(forth["name"])) == 4
+
+
+@pytest.mark.parametrize("kind", [">f4", ">f8", "f4"])
+def test_arrays_may_have_any_byte_order_and_masks_be_floats(arrays: Arrays, kind: str) -> None:
+    flux, error, mask = arrays
+    table = infer(flux.astype(kind), error.astype(kind), mask.astype("f4"), "abcd", mc_samples=2)
+    same = infer(flux.astype(kind).astype(float), error.astype(kind).astype(float), mask, "abcd",
+                 mc_samples=2)  # fmt: skip
+    assert table["raw_teff"].tolist() == same["raw_teff"].tolist()
+
+
+def test_one_spectrum_needs_no_second_axis_and_none_give_no_rows(arrays: Arrays) -> None:
+    table = infer(*(part[0] for part in arrays), mc_samples=2)
+    assert isinstance(table, Table)
+    assert len(table) == 1
+    nothing = infer(*(part[:0] for part in arrays), mc_samples=2)
+    assert len(nothing) == 0
+    assert nothing.colnames == table.colnames
+
+
+def test_arrays_that_do_not_fit_are_refused_with_a_sentence(arrays: Arrays) -> None:
+    flux, error, mask = arrays
+    with pytest.raises(UsageError, match=r"error has the shape \(3, 8575\)"):
+        infer(flux, error[:3], mask)
+    with pytest.raises(UsageError, match=r"has to be \(n, 8575\)"):
+        infer(flux[:, :100], error[:, :100], mask[:, :100])
+    with pytest.raises(UsageError, match="There are 2 names for 4 spectra"):
+        infer(flux, error, mask, ["a", "b"])
+    with pytest.raises(UsageError, match="There are 1 S/N for 4 spectra"):
+        infer(flux, error, mask, snr=[5.0])
+    with pytest.raises(FatalError, match="weights"):
+        infer(flux, error, mask, weights="no-such-file.pt")

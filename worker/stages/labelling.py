@@ -1,0 +1,83 @@
+"""From the flux of a message's spectra to the messages that answer it."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from worker.errors import SpectrumError
+from worker.inference.batching import InferredSpectrum
+from worker.inference.inference import Inference
+from worker.messages import (
+    Failure,
+    InferSpectra,
+    NoResult,
+    RecordLabels,
+    SpectrumLabels,
+    SpectrumReference,
+    failure_of,
+)
+
+
+def label(
+    message: InferSpectra, flux: NDArray[np.float32], inference: Inference
+) -> tuple[RecordLabels, NoResult]:
+    """Labels of a message's spectra, and the ones that got none.
+
+    Parameters
+    ----------
+    flux
+        ``(n, 7514)`` normalised flux, in the order of the message's spectra.
+
+    Raises
+    ------
+    TransientError
+        Memory is full.
+    FatalError
+        The device is broken or stuck, for good as far as this process goes.
+    """
+    answers = _refusals(message, inference) or _answers(message, flux, inference)
+    labelled = RecordLabels(
+        weights=message.weights,
+        mc_samples=inference.mc_samples,
+        seed=inference.seed,
+        results=tuple(each for each in answers if isinstance(each, SpectrumLabels)),
+    )
+    return labelled, NoResult(failures=tuple(e for e in answers if isinstance(e, Failure)))
+
+
+def _refusals(message: InferSpectra, inference: Inference) -> list[Failure]:
+    """All of a message's spectra, where it wants other weights."""
+    if message.weights == inference.weights:
+        return []
+    reason = (
+        f"The job wants the weights {message.weights[:12]}, but the inference worker "
+        f"serves {inference.weights[:12]}."
+    )
+    return [failure_of(each, reason) for each in message.spectra]
+
+
+def _answers(
+    message: InferSpectra, flux: NDArray[np.float32], inference: Inference
+) -> list[SpectrumLabels | Failure]:
+    keys = [spectrum.natural_key for spectrum in message.spectra]
+    outcomes = inference.infer(flux, keys, message.lane)
+    loading = message.load_seconds / max(1, len(keys))
+    return [
+        _answer(spectrum, outcome, loading)
+        for spectrum, outcome in zip(message.spectra, outcomes, strict=True)
+    ]
+
+
+def _answer(
+    spectrum: SpectrumReference, outcome: InferredSpectrum | SpectrumError, load_seconds: float
+) -> SpectrumLabels | Failure:
+    if isinstance(outcome, SpectrumError):
+        return failure_of(spectrum, str(outcome))
+    return SpectrumLabels(
+        **spectrum.ticket,
+        raw_labels=tuple(outcome.raw_labels.tolist()),
+        raw_e_labels=tuple(outcome.raw_e_labels.tolist()),
+        t_elapsed=load_seconds + outcome.seconds,
+        t_overhead=load_seconds,
+    )
