@@ -46,10 +46,10 @@ from tests.acceptance.faults import (
 )
 from tests.acceptance.servers import PostgresServer, RedisServer, short_folder
 from tests.conftest import wait_for
-from worker.app import publish
+from worker.app import connect_to, publish
 from worker.database.session import open_database
 from worker.database.tables import AstroNN, Job
-from worker.settings import Settings, use_settings
+from worker.settings import Settings
 from worker.transport.broker import Broker
 from worker.transport.client import broker_client
 
@@ -219,7 +219,7 @@ def latencies(model: Path, source: Path, folder: Path, *, saturated: bool) -> st
 
 def send_live(settings: Settings, visits: list[Path]) -> None:
     """What `enqueue --lane live` does, without starting a process for each visit."""
-    use_settings(settings)
+    connect_to(settings)
     engine = open_database(settings.database_url)
     with closing(broker_client(settings)) as client:
         for visit in visits:

@@ -38,7 +38,7 @@ from producer.ledger.register import register_all
 from producer.ledger.release import release
 from producer.sources.files import CatalogueEntry
 from tests.acceptance.servers import PostgresServer, RedisServer, short_folder
-from worker.app import publish
+from worker.app import connect_to, publish
 from worker.database.session import open_database, upgrade
 from worker.database.tables import Kind
 from worker.identity import COADD, natural_key, weights_sha256
@@ -47,7 +47,7 @@ from worker.local.stack import COMMANDS, DISPATCHER
 from worker.messages import LoadSpectra, RecordLabels, SpectrumLabels
 from worker.monitoring.status import read_status
 from worker.queues import QUEUES
-from worker.settings import Settings, use_settings
+from worker.settings import Settings
 from worker.starter import weights_name
 from worker.transport.broker import Broker
 
@@ -110,7 +110,7 @@ def spectra(first: int, last: int) -> Iterator[CatalogueEntry]:
 
 def fake_stages(settings: Settings, delay: float) -> None:
     """Loading and inference, as far as the ledger can tell: labels come back after a while."""
-    use_settings(settings)
+    connect_to(settings)
     client = redis.Redis(unix_socket_path=settings.broker.split("://")[1].split("?")[0])
     queues = list(QUEUES["load"])
     values = tuple(np.random.default_rng(0).normal(size=len(LABELS)).tolist())
@@ -238,7 +238,7 @@ class Scale:
         self.settings = Settings(
             broker_url=self._redis.url, database_url=self._postgres.url, data_root=folder
         )
-        use_settings(self.settings)
+        connect_to(self.settings)
         self._weights = weights_sha256(self.settings.weights_file)
         self._engine = open_database(self.settings.database_url)
         upgrade(self._engine)

@@ -25,7 +25,7 @@ from worker.messages import (
     tickets_of,
 )
 from worker.queues import QUEUES, STAGES, Lane, Stage, lane_queue
-from worker.settings import get_settings
+from worker.settings import Settings, get_settings
 from worker.transport.task_text import task_text
 
 #: Seconds after which Redis hands a message that a dead worker held to another one.
@@ -77,6 +77,14 @@ def _celery_settings() -> dict[str, Any]:
 
 app = Celery("astronn-stream")
 app.add_defaults(_celery_settings)
+
+
+def connect_to(settings: Settings) -> None:
+    """Let this process publish to the broker of these settings, not of its environment's.
+
+    Before its first message: connections that are open stay.
+    """
+    app.conf.broker_url = settings.broker
 
 
 def publish(

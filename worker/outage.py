@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import threading
 
+from worker.text import printable
+
 logger = logging.getLogger(__name__)
 
 
@@ -24,9 +26,9 @@ class Outage:
     def begin(self, error: Exception) -> None:
         """Something did not answer: a warning, unless that is known already."""
         with self._lock:
-            known, self._reason = self._reason, str(error)
+            known, self._reason = self._reason, printable(str(error))
         if known is None:
-            logger.warning("action=%s: waiting: %s", self._action, error)
+            logger.warning("action=%s: waiting: %s", self._action, self._reason)
 
     def end(self) -> None:
         """It answered."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import os
 import tempfile
-from collections.abc import Collection
 from functools import lru_cache
 from pathlib import Path
 from typing import Literal, Self
@@ -132,12 +131,22 @@ class Settings(BaseSettings):
         given = {name: value for name, value in values.items() if value is not None}
         return type(self)(**{**self.model_dump(), **given})
 
+    def apart(self, *names: str, **changes: object) -> Self:
+        """A copy in which some settings have their defaults, and others these values.
+
+        For commands that keep to themselves, whatever stack and database are configured.
+        """
+        defaults = {name: type(self).model_fields[name].default for name in names}
+        return type(self)(**{**self.model_dump(), **defaults}).changed(**changes)
+
     def environment(self) -> dict[str, str]:
-        """These settings as environment variables for a child process."""
+        """These settings as environment variables for a child process.
+
+        None is an empty variable, which counts as none: it takes the place of the parent's.
+        """
         return {
-            PREFIX + name.upper(): str(value)
+            PREFIX + name.upper(): "" if value is None else str(value)
             for name, value in self.model_dump().items()
-            if value is not None
         }
 
 
@@ -184,29 +193,3 @@ def get_settings() -> Settings:
         name = PREFIX + str(first["loc"][0]).upper()
         reason = first["msg"].removeprefix("Value error, ")
         raise FatalError(f"{name} cannot be used: {reason}.") from error
-
-
-def use_settings(settings: Settings) -> None:
-    """Make these the settings of this process and of the children that it starts."""
-    os.environ.update(settings.environment())
-    get_settings.cache_clear()
-
-
-def settings_apart(ignored: Collection[str], **changes: object) -> Settings:
-    """Make the settings of the environment those of this process, but for some of them.
-
-    For commands that keep to themselves, whatever stack and database are configured.
-
-    Parameters
-    ----------
-    ignored
-        Names of variables, without their prefix, that are not to count.
-    changes
-        Values that take the place of those of the environment.
-    """
-    for name in ignored:
-        os.environ.pop(PREFIX + name, None)
-    get_settings.cache_clear()
-    settings = get_settings().changed(**changes)
-    use_settings(settings)
-    return settings

@@ -20,13 +20,14 @@ from producer.ledger.enqueue import register_files
 from producer.ledger.plan import Plan
 from producer.ledger.release import release, send
 from producer.running.stack_child import StackChild
+from worker.app import connect_to
 from worker.database.session import opened
 from worker.errors import FatalError
 from worker.identity import Place
 from worker.local.stack import REDIS, WHOLE_STACK
 from worker.network.checkpoint import read_checkpoint
 from worker.network.engines.choose import choose_device, open_engine
-from worker.settings import Settings, socket_broker_url, socket_folder, use_settings
+from worker.settings import Settings, socket_broker_url, socket_folder
 from worker.spectra.load import load_spectra
 from worker.transport.broker import Broker
 from worker.transport.client import broker_client
@@ -106,7 +107,7 @@ def time_visits(
                 database_url=f"sqlite:///{place}/live.sqlite",
                 data_root=folder,
             )
-            use_settings(settings)
+            connect_to(settings)
             return _through_stack(settings, directory, visits, tell)
     finally:
         shutil.rmtree(directory, ignore_errors=True)  # where the stack could not even start

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from producer.commands.options import DeviceOption, Model, settings_with
-from producer.commands.screen import console, progress_console, telling_interruption
+from producer.commands.screen import console, progress_console, say, telling_interruption
 from worker.errors import UsageError
-from worker.settings import Settings, settings_apart
+from worker.settings import Settings
 from worker.spectra.oracle import require_astronn
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 _DATA, _PICTURE = "bench.json", "bench.png"
 _LARGEST_BATCH = 65_536
 #: The benchmark keeps to itself, whatever stack and database are configured.
-_ITS_OWN = ("BROKER_URL", "ARRAYS_URL", "DATABASE_URL", "DATA_ROOT")
+_ITS_OWN = ("broker_url", "arrays_url", "database_url", "data_root")
 #: What can be measured.
 _PARTS = ("engine", "load", "stream", "live")
 
@@ -87,8 +87,7 @@ def bench(
     options = Options(_batch_sizes(batches), rounds, spectra)
     if quick:
         options = options.quick()
-    settings_apart(_ITS_OWN, device=device)
-    settings = settings_with(model)
+    settings = settings_with(model).apart(*_ITS_OWN, device=device)
     _make_folders(out, files)
     with telling_interruption(f"parts that were done are in {out}"):
         _measure(settings, chosen, options, out, files)
@@ -105,7 +104,7 @@ def _measure(
     from producer.bench.report import as_json, screen, write
 
     machine = this_machine()
-    console.print(sentence(machine), soft_wrap=True, markup=False)
+    say(sentence(machine))
     measured: dict[str, list[Measured]] = {}
     with tempfile.TemporaryDirectory(prefix="astronn-bench-") as folder:
         for part in _PARTS:  # in this order, however they are named
@@ -116,7 +115,7 @@ def _measure(
             console.print(screen(part, measured[part]))
             write(out / _DATA, as_json(machine, asdict(options), measured))
             draw(out / _PICTURE, machine, measured)
-    console.print(f"Figures and picture: {out / _DATA}, {out / _PICTURE}", soft_wrap=True)
+    say(f"Figures and picture: {out / _DATA}, {out / _PICTURE}")
 
 
 @contextmanager

@@ -10,11 +10,11 @@ import typer
 from rich.table import Table
 
 from producer.commands.options import ResultsTable, ResultsTag, ResultsWeights, configured_database
-from producer.commands.screen import console, progress_bar, telling_interruption
+from producer.commands.screen import console, progress_bar, say, telling_interruption
 from worker.atomic_file import replacing
 from worker.errors import UsageError
 from worker.labels import LABELS
-from worker.text import counted, printable
+from worker.text import counted
 from worker.version import __version__
 
 if TYPE_CHECKING:
@@ -165,11 +165,7 @@ def _comparable(chosen: ResultSet, visits: Visits) -> tuple[Visits, int]:
             f"{counted(stars, 'star')} with {counted(len(repeats), 'unflagged visit')} say too "
             f"little: there must be at least {LEAST_FREEDOM} visits more than stars."
         )
-    console.print(
-        f"{printable(str(chosen))}: {len(repeats)} unflagged visits of {stars} stars.",
-        soft_wrap=True,
-        markup=False,
-    )
+    say(f"{chosen}: {len(repeats)} unflagged visits of {stars} stars.")
     return repeats, stars
 
 
@@ -196,7 +192,7 @@ def _print_labels(labels: list[LabelCalibration], pulls: list[LabelPulls]) -> No
     console.print(table)
     for label, each in zip(LABELS, labels, strict=True):
         if each.note:
-            console.print(f"{label.name}: {each.note}.", soft_wrap=True)
+            say(f"{label.name}: {each.note}.")
 
 
 def _with_error(value: float, error: float | None, digits: int) -> str:
@@ -210,11 +206,11 @@ def _tell_uneven(pulls: list[LabelPulls]) -> None:
         widths = [after for name, (_, _, after) in each.widths().items() if name != "all"]
         uneven += len(widths) > 1 and max(widths) > _UNEVEN * min(widths)
     if uneven > len(LABELS) // 2:  # of a few it may be chance
-        console.print(
-            f"[yellow]For {counted(uneven, 'label')} the width of z depends on S/N, so that "
+        say(
+            f"For {counted(uneven, 'label')} the width of z depends on S/N, so that "
             "uncertainties are too small at one end and too large at the other; --by-snr fits "
-            "that too.[/yellow]",
-            soft_wrap=True,
+            "that too.",
+            style="yellow",
         )
 
 
@@ -230,4 +226,4 @@ def _tell_outputs(out: Path, pickle: Path | None, page: Path | None, *, by_snr: 
         "network's own, are not in it."
     )
     for line in lines:
-        console.print(line, soft_wrap=True, markup=False)
+        say(line)

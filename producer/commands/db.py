@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from producer.commands.screen import console
+from producer.commands.screen import say
 from worker.settings import get_settings
 
 
@@ -14,7 +14,7 @@ def upgrade() -> None:
 
     with opened(get_settings().database_url):
         pass
-    console.print("The database is up to date.")
+    say("The database is up to date.")
 
 
 db = typer.Typer(help="The database's tables.", no_args_is_help=True)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from rich.table import Table as Screen
 
 from producer.commands.options import tell_starter
-from producer.commands.screen import console, progress_bar, reading, telling_interruption
+from producer.commands.screen import console, progress_bar, reading, say, telling_interruption
 from producer.commands.summary import print_outcome
 from producer.ledger.plan import Plan
 from producer.running.run import carry_out
@@ -22,7 +22,7 @@ from worker.errors import FatalError
 from worker.identity import COADD, weights_sha256
 from worker.labels import LABEL_NAMES, LABELS
 from worker.results.snr import known_snr
-from worker.settings import Settings, settings_apart
+from worker.settings import Settings, get_settings
 from worker.tables.export import write_table
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ _SURVEY, _DATABASE, _LABELS, _PAGE = "survey", "demo.sqlite", "labels.fits", "de
 #: Visits to a star at most.
 _VISITS = 3
 #: The demonstration keeps to itself, whatever stack, database and weights are configured.
-_ITS_OWN = ("BROKER_URL", "ARRAYS_URL", "MODEL", "CORRECTIONS")
+_ITS_OWN = ("broker_url", "arrays_url", "model", "corrections")
 #: A star is shown that has lines, and is bright enough for its abundances to mean something.
 _SHOWN_SNR, _SHOWN_LOGG = 80.0, 3.0
 
@@ -69,13 +69,13 @@ def demo(
         comparison = Comparison.of(outcome.table, truth)
         _show(folder, comparison)
     _print_comparison(comparison)
-    console.print(f"Pictures and tables: {folder / _PAGE}", soft_wrap=True, markup=False)
+    say(f"Pictures and tables: {folder / _PAGE}")
 
 
 def _its_own_settings(folder: Path) -> Settings:
     """The settings of the environment, with a stack and a database for the demonstration alone."""
-    return settings_apart(
-        _ITS_OWN, database_url=f"sqlite:///{folder / _DATABASE}", data_root=folder / _SURVEY
+    return get_settings().apart(
+        *_ITS_OWN, database_url=f"sqlite:///{folder / _DATABASE}", data_root=folder / _SURVEY
     )
 
 

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from producer.commands.options import ResultsTag, ResultsWhere
-from producer.commands.screen import console
+from producer.commands.screen import say
 from worker.database.tables import Kind
 from worker.errors import UsageError
 from worker.settings import get_settings
@@ -49,6 +49,6 @@ def export(
             raise UsageError("Say where to: --out FILE, or --survey FOLDER.")
     for each in written:
         text = f"{each.path}: {each.rows} rows"
-        console.print(text, highlight=False, markup=False, soft_wrap=True)
+        say(text)
         if each.notice is not None:
-            console.print(f"[yellow]{each.notice}[/yellow]", highlight=False, soft_wrap=True)
+            say(each.notice, style="yellow")

@@ -13,9 +13,8 @@ from typing import Annotated
 
 import typer
 
-from producer.commands.screen import console, progress_console
+from producer.commands.screen import say, tell_error
 from worker.errors import StreamError, UsageError
-from worker.text import printable
 from worker.version import __version__
 
 #: What an installation may lack that neither infers, trains, converts weights nor draws: the
@@ -57,7 +56,7 @@ def _version(
     version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
 ) -> None:
     if version:
-        console.print(f"astronn-stream {__version__}")
+        say(f"astronn-stream {__version__}")
         raise typer.Exit
 
 
@@ -83,6 +82,5 @@ def main() -> None:
 
 
 def _fail(error: object, status: int) -> None:
-    lines = "\n".join(map(printable, str(error).expandtabs().split("\n")))
-    progress_console.print(f"Error: {lines}", soft_wrap=True, markup=False)
+    tell_error(error)
     sys.exit(status)

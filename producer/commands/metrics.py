@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from producer.commands.screen import console
+from producer.commands.screen import say
 from worker.errors import UsageError
 from worker.settings import get_settings
 from worker.signals import stopping_on_signals
@@ -40,6 +40,6 @@ def metrics(
     except OSError as error:
         raise UsageError(f"--address {address} --port {port}: {error.strerror}.") from error
     with suppress(KeyboardInterrupt), stopping_on_signals():
-        console.print(f"Metrics: http://{address}:{server.server_port}/metrics", highlight=False)
+        say(f"Metrics: http://{address}:{server.server_port}/metrics")
         thread.join()
     server.shutdown()

@@ -7,10 +7,10 @@ from typing import Annotated
 
 import typer
 
-from producer.commands.screen import console
+from producer.commands.screen import say
 from worker.errors import UsageError
 from worker.queues import Lane
-from worker.settings import Device, Settings, get_settings, use_settings
+from worker.settings import Device, Settings, get_settings
 from worker.starter import NOTICE, is_starter
 
 Paths = Annotated[
@@ -98,9 +98,7 @@ def settings_with(model: Path | None = None, corrections: Path | None = None) ->
     for option, path in (("--model", model), ("--corrections", corrections)):
         if path is not None and not path.is_file():
             raise UsageError(f"{option} {path}: there is no such file.")
-    settings = get_settings().changed(model=model, corrections=corrections)
-    use_settings(settings)
-    return settings
+    return get_settings().changed(model=model, corrections=corrections)
 
 
 def configured_database() -> str:
@@ -115,4 +113,4 @@ def configured_database() -> str:
 def tell_starter(weights: str) -> None:
     """Say so where the weights with this SHA-256 are the starter weights."""
     if is_starter(weights):
-        console.print(f"[yellow]{NOTICE}[/yellow]", highlight=False, soft_wrap=True)
+        say(NOTICE, style="yellow")

@@ -9,12 +9,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from producer.commands.options import ResultsTable, ResultsTag, ResultsWhere
-from producer.commands.screen import console, progress_bar, telling_interruption
+from producer.commands.screen import progress_bar, say, telling_interruption
 from producer.sources.paths import catalogue_path, check_inside, place_of
 from worker.errors import FatalError, SpectrumError, UsageError
 from worker.identity import COADD
 from worker.settings import Settings, get_settings
-from worker.text import printable
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -98,7 +97,7 @@ def _draw_all(sample: Sample, out: Path, kinds: tuple[str, ...], theme: Theme) -
                 lines.append(f"{name}: not drawn. {reason}")
             advance(1)
     for line in lines:
-        console.print(line, soft_wrap=True, markup=False)
+        say(line)
 
 
 def _draw_spectrum(
@@ -125,7 +124,7 @@ def _draw_spectrum(
     name += f"-{Path(which.member).name.removesuffix('.fits')}"
     figure = spectrum_page(seen, _heading(which, row), row, theme)
     for path in _write(figure, out / name, kinds, theme):
-        console.print(printable(str(path)), soft_wrap=True, markup=False)
+        say(str(path))
 
 
 def _which(text: str, settings: Settings) -> Which:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from producer.commands.options import ResultsTag, ResultsWeights, configured_database
-from producer.commands.screen import console, progress_bar, telling_interruption
+from producer.commands.screen import progress_bar, say, telling_interruption
 from worker.errors import UsageError
 from worker.text import counted, printable
 
@@ -75,11 +75,11 @@ def _one_set(database: Engine, weights: str | None, tag: str | None) -> tuple[st
 
 def _tell_recalibrated(result: Recalibrated, total: int) -> None:
     kept = f"; {total - result.rows} had this noise model already" if total > result.rows else ""
-    console.print(f"{counted(result.rows, 'row')} recalibrated{kept}.", soft_wrap=True)
+    say(f"{counted(result.rows, 'row')} recalibrated{kept}.")
     changes = [
         f"{flag.column}: {result.gained[flag]} gained, {result.lost[flag]} lost"
         for flag in result.gained
         if result.gained[flag] or result.lost[flag]
     ]
     details = f" ({'; '.join(changes)})" if changes else ""
-    console.print(f"{counted(result.flags_changed, 'row')} changed flags{details}.", soft_wrap=True)
+    say(f"{counted(result.flags_changed, 'row')} changed flags{details}.")

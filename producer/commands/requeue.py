@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from producer.commands.screen import console
+from producer.commands.screen import say
 from producer.commands.summary import tell_waiting
 from producer.ledger.requeue import Selection, read_ids
 from producer.ledger.requeue import requeue as requeue_jobs
@@ -66,6 +66,6 @@ def requeue(
         raise UsageError("There is no database here yet; `astronn-stream enqueue` makes one.")
     with opened(settings.database_url) as database:
         count = requeue_jobs(database, selection, lane)
-    console.print(f"{counted(count, 'job')} enqueued again.")
+    say(f"{counted(count, 'job')} enqueued again.")
     if count:
         tell_waiting(why_nothing_is_sent(settings))

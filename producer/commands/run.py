@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from producer.commands.options import Corrections, Model, Paths, Tag, settings_with, tell_starter
-from producer.commands.screen import console, progress_bar, reading, telling_interruption
+from producer.commands.screen import progress_bar, reading, say, telling_interruption
 from producer.commands.summary import print_outcome, write_page
 from producer.ledger.plan import Plan
 from producer.ledger.served import check_stack
@@ -60,7 +60,7 @@ def run(
         outcome = carry_out(plan, serial=serial, headers=reading, bar=progress_bar)
     write_table(outcome.table, out)
     print_outcome(outcome, plan.tag)
-    console.print(f"{out}: {len(outcome.table)} rows", soft_wrap=True)
+    say(f"{out}: {len(outcome.table)} rows")
     if report is not None:
         told = f"{outcome.processed:,} spectra in {outcome.seconds:.1f} s"
         write_page(report, outcome.table, [("Processed in this run", told)])

@@ -24,9 +24,19 @@ console = Console(highlight=False, emoji=False)
 progress_console = Console(stderr=True, highlight=False, emoji=False)
 
 
-def say(text: str, *, to: Console = console) -> None:
-    """Print a line that may hold what others wrote: names of files, reasons."""
-    to.print(printable(text), soft_wrap=True, markup=False)
+def say(text: str, *, to: Console = console, style: str | None = None) -> None:
+    """Print a line, which may hold what others wrote: names of files, reasons.
+
+    Everything that is no table goes through here, so that no name steers the terminal or is
+    taken for markup.
+    """
+    to.print(printable(text), soft_wrap=True, markup=False, style=style)
+
+
+def tell_error(error: object) -> None:
+    """Say on stderr why a command ends; an error may have several lines."""
+    for number, line in enumerate(str(error).expandtabs().split("\n")):
+        say(line if number else f"Error: {line}", to=progress_console)
 
 
 @contextmanager
@@ -64,5 +74,5 @@ def telling_interruption(
         try:
             yield
         except KeyboardInterrupt:
-            progress_console.print(f"Error: interrupted; {what}.", soft_wrap=True)
+            tell_error(f"interrupted; {what}.")
             sys.exit(130)

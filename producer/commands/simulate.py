@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from producer.commands.screen import console, progress_bar, progress_console, telling_interruption
+from producer.commands.screen import progress_bar, progress_console, say, telling_interruption
 from worker.errors import UsageError
 from worker.settings import get_settings
 from worker.text import counted
@@ -130,10 +130,9 @@ def _write_live(survey: Survey, folder: Path, truth: Truth, rate: float) -> None
 
 def _print_file(written: Written) -> None:
     row = written.row
-    progress_console.print(
+    say(
         f"{row.path}: visit {row.n_visits} of {row.n_visits_planned}, S/N {row.snr:.0f}",
-        soft_wrap=True,
-        markup=False,
+        to=progress_console,
     )
 
 
@@ -147,15 +146,14 @@ def _summary(truth: Truth) -> Iterator[_Tally]:
         if tally.files:
             _print_tally(tally, there, time.perf_counter() - started)
     if not tally.files:
-        console.print(f"Nothing to write: all {counted(there, 'star')} are there.")
-    console.print(f"Truth: {truth.path}", soft_wrap=True, markup=False)
+        say(f"Nothing to write: all {counted(there, 'star')} are there.")
+    say(f"Truth: {truth.path}")
 
 
 def _print_tally(tally: _Tally, there: int, seconds: float) -> None:
     before = f"; {counted(there, 'star')} were there already" if there else ""
-    console.print(
+    say(
         f"{counted(tally.files, 'file')} with {counted(tally.spectra, 'spectrum', 'spectra')} "
         f"({tally.size / 1e6:.1f} MB) in {seconds:.1f} s, {tally.files / seconds:.1f} files per "
-        f"second{before}.",
-        soft_wrap=True,
+        f"second{before}."
     )

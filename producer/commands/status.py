@@ -13,7 +13,7 @@ from rich.live import Live
 from worker.errors import UsageError
 from worker.settings import get_settings
 
-console = Console()
+console = Console(emoji=False)
 _REFRESH_SECONDS = 2.0
 
 

@@ -7,40 +7,35 @@ from pathlib import Path
 
 from astropy.table import Table
 
-from producer.commands.screen import (
-    console,
-    progress_bar,
-    progress_console,
-    say,
-    telling_interruption,
-)
+from producer.commands.screen import progress_bar, progress_console, say, telling_interruption
 from producer.ledger.enqueue import Enqueued
 from producer.running.run import Outcome
 from worker.reports.page.page import write_report
 from worker.results.summary import Summary, summarise
-from worker.text import counted, printable
+from worker.text import counted
 
 
 def print_outcome(outcome: Outcome, tag: str) -> None:
     """Print how many spectra were processed, their flags, and why some have no labels."""
     summary = summarise(outcome.table)
     if outcome.processed == 0:
-        console.print(
+        say(
             f"Nothing to compute: all {summary.spectra} spectra have results"
             f"{f' under the tag {tag!r}' if tag else ''} already."
         )
     else:
-        console.print(
+        say(
             f"Processed {counted(outcome.processed, 'spectrum', 'spectra')} in "
             f"{outcome.seconds:.1f} s, {outcome.processed / outcome.seconds:.1f} per second"
             f"{_kept(summary, outcome)}."
         )
     _print_summary(summary)
     if outcome.other_provenance:
-        console.print(
-            f"[yellow]{outcome.other_provenance} results were made before with another noise "
+        say(
+            f"{outcome.other_provenance} results were made before with another noise "
             "model, seed or number of MC samples and are kept as they are; use another --tag to "
-            "compute them anew.[/yellow]"
+            "compute them anew.",
+            style="yellow",
         )
 
 
@@ -50,47 +45,38 @@ def _kept(summary: Summary, outcome: Outcome) -> str:
 
 
 def _print_summary(summary: Summary) -> None:
-    console.print(
+    say(
         f"{counted(summary.spectra, 'spectrum', 'spectra')} ({counted(summary.coadds, 'coadd')}, "
         f"{counted(summary.visits, 'visit')}): {summary.labelled} with labels, "
-        f"{summary.spectra - summary.labelled} without.",
-        soft_wrap=True,
+        f"{summary.spectra - summary.labelled} without."
     )
     flags = ", ".join(f"{count} {name}" for name, count in summary.flagged.items())
-    console.print(
-        f"Flagged: {summary.warn} flag_warn ({flags}), {summary.bad} flag_bad.", soft_wrap=True
-    )
+    say(f"Flagged: {summary.warn} flag_warn ({flags}), {summary.bad} flag_bad.")
     for reason, count in summary.reasons.most_common():
-        console.print(f"  {count} without labels: {reason}", soft_wrap=True, markup=False)
+        say(f"  {count} without labels: {reason}")
 
 
 def print_enqueued(enqueued: Enqueued, *, skipped: bool) -> None:
     """Print what became of the spectra that were given, and which files are not there."""
-    console.print(
+    say(
         f"{counted(enqueued.spectra, 'spectrum', 'spectra')} in "
         f"{counted(enqueued.files, 'file')}: {enqueued.waiting} enqueued, "
-        f"{enqueued.done} had results, {enqueued.under_way} were on their way already.",
-        soft_wrap=True,
+        f"{enqueued.done} had results, {enqueued.under_way} were on their way already."
     )
     if enqueued.missing:
         what = "left out" if skipped else "each ends as a row that says so"
-        names = ", ".join(map(printable, enqueued.first_missing))
+        names = ", ".join(enqueued.first_missing)
         more = ", ..." if enqueued.missing > len(enqueued.first_missing) else ""
-        console.print(
-            f"{counted(enqueued.missing, 'file')} named but not there ({what}): {names}{more}",
-            soft_wrap=True,
-            markup=False,
-        )
+        say(f"{counted(enqueued.missing, 'file')} named but not there ({what}): {names}{more}")
 
 
 def tell_waiting(reason: str | None) -> None:
     """Say that spectra wait in the database, where there is a reason why nothing sends them."""
     if reason is not None:
-        progress_console.print(
-            f"{printable(reason)} The spectra wait in the database until a stack that serves "
+        say(
+            f"{reason} The spectra wait in the database until a stack that serves "
             "their weights runs on it (`astronn-stream up`).",
-            soft_wrap=True,
-            markup=False,
+            to=progress_console,
         )
 
 

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from producer.commands.options import Corrections, Model, settings_with, tell_starter
-from producer.commands.screen import console
+from producer.commands.screen import say
 from worker.database.session import wait_for_database
 from worker.errors import UsageError
 from worker.identity import weights_sha256
@@ -42,13 +42,13 @@ def up(
             wait_for_database(settings.database_url, "up")
             _serve(LocalStack(settings, settings.stack_directory, services=services))
     except KeyboardInterrupt:
-        console.print("The stack is down.")
+        say("The stack is down.")
 
 
 def _serve(stack: LocalStack) -> None:
     with stack:
-        console.print("The stack is starting; stop it with Ctrl-C.")
+        say("The stack is starting; stop it with Ctrl-C.")
         while True:
             for name in stack.check():
-                console.print(f"{name} died and was started again.")
+                say(f"{name} died and was started again.")
             time.sleep(0.5)

@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from producer.commands.options import tell_starter
+from producer.commands.screen import tell_error
 from worker.errors import FatalError, UsageError
 from worker.local.stack import EXIT_MISCONFIGURED
 from worker.queues import Lane, Stage
@@ -40,7 +41,7 @@ def worker(
         _prepare(stage)
     except (FatalError, UsageError) as error:
         # The last line of a worker's log is what the local stack shows.
-        typer.echo(f"Error: {error}", err=True)
+        tell_error(error)
         raise typer.Exit(EXIT_MISCONFIGURED) from error
     from celery.app.trace import LOG_RECEIVED, LOG_REJECTED, LOG_RETRY
 

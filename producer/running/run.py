@@ -29,7 +29,7 @@ from worker.local.stack import REDIS
 from worker.messages import LoadSpectra
 from worker.queues import STAGES, Stage
 from worker.results.read import read_table
-from worker.settings import Settings, socket_broker_url, socket_folder, use_settings
+from worker.settings import Settings, socket_broker_url, socket_folder
 from worker.transport.client import broker_answers, broker_client
 
 #: How often the ledger is asked what is done, and how much of it at a time.
@@ -99,17 +99,17 @@ def _stack(settings: Settings) -> Iterator[tuple[StackChild, Settings]]:
 
     Yields them with the settings that they run with.
     """
-    if settings.broker_url is not None and not broker_answers(settings):
+    from worker.app import connect_to
+
+    configured = settings.broker_url is not None
+    if configured and not broker_answers(settings):
         raise FatalError("No redis-server answers at ASTRONN_STREAM_BROKER_URL.")
     directory = Path(tempfile.mkdtemp(prefix="astronn-stream-", dir=socket_folder()))
     try:
-        if settings.broker_url is None:
+        if not configured:
             settings = settings.changed(broker_url=socket_broker_url(directory))
-            use_settings(settings)
-            services = [REDIS, *STAGES]
-        else:
-            use_settings(settings)
-            services = [*_stages_without_workers()]
+        connect_to(settings)
+        services = [*_stages_without_workers()] if configured else [REDIS, *STAGES]
         with StackChild(settings, directory, services) as stack:
             yield stack, settings
     finally:

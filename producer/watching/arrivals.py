@@ -22,6 +22,7 @@ from producer.watching.notices import (
 from worker.errors import TransientError
 from worker.outage import Outage
 from worker.spectra.versions import ABSENT, file_version
+from worker.text import printable
 
 logger = logging.getLogger(__name__)
 
@@ -130,7 +131,8 @@ class Arrivals:
         self._near.clear()
         self._whole, self._next_whole = None, time.monotonic()
         how = "inotify" if self._poll is None else f"a look every {self._poll:g} s"
-        logger.info("action=watch folders=%d: following %s by %s", folders, self._folder, how)
+        where = printable(str(self._folder))
+        logger.info("action=watch folders=%d: following %s by %s", folders, where, how)
 
     def _new_notifier(self) -> Notifier:
         if self._poll is not None:

@@ -28,7 +28,7 @@ def place(tmp_path: Path, starter_weights: Path) -> Workplace:  # noqa: ARG001 -
 
 
 def test_parts_are_measured_and_nothing_is_left_behind(place: Workplace) -> None:
-    options = ("--quick", "--batches", "1", "--spectra", "80", "--device", "cpu")
+    options = ("--quick", "--batches", "1", "--spectra", "40", "--device", "cpu")
     output = place.run("bench", "live", "stream", "engine", *options)
     assert place.files() == {"astronn-bench"}
     assert place.left_behind() == []

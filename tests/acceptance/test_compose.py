@@ -28,15 +28,19 @@ SERVING = [name for name in SERVICES_HERE if name not in ("postgres", "migrate")
 CHECKED = [name for name in SERVICES_HERE if "healthcheck" in SERVICES[name]]
 
 
+#: The tests share what is made once.
+pytestmark = pytest.mark.xdist_group("compose")
+
+
 @pytest.fixture(scope="module")
-def composed(apstar_folder: Path, starter_weights: Path) -> Iterator[Composed]:
+def composed(spectra: Path, starter_weights: Path) -> Iterator[Composed]:
     """The services, with spectra of both kinds on their way."""
     with short_folder() as folder:
         given = {"FLOWER_BASIC_AUTH": FLOWER, "LOAD_PROCESSES": "1"}
         services = Composed(folder, DATA_FOLDER="unused", MODEL_FOLDER="unused", **given)
         try:
             shutil.copy(starter_weights, services.model / "weights.pt")
-            for file in sorted(apstar_folder.glob("*.fits"))[:2]:
+            for file in sorted(spectra.glob("*.fits"))[:2]:
                 shutil.copy(file, services.data)
             services.up(*SERVING)
             yield services
@@ -66,10 +70,8 @@ def test_health_checks_find_them_well(composed: Composed, name: str) -> None:
     wait_for(lambda: composed.check(name) == 0, f"{name} to answer")
 
 
-def test_a_file_that_arrives_is_processed(
-    composed: Composed, enqueued: int, apstar_folder: Path
-) -> None:
-    arriving = sorted(apstar_folder.glob("*.fits"))[2]
+def test_a_file_that_arrives_is_processed(composed: Composed, enqueued: int, spectra: Path) -> None:
+    arriving = sorted(spectra.glob("*.fits"))[2]
     shutil.copy(arriving, composed.data / arriving.name)
     wait_for(lambda: composed.number(DONE) > enqueued, "its rows", 90)
 

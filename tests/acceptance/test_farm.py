@@ -25,7 +25,7 @@ TASKS = [("load", 1), ("load", 2), ("infer", 1)]
 
 
 @pytest.fixture
-def servers(apstar_folder: Path, starter_weights: Path) -> Iterator[Composed]:
+def servers(spectra: Path, starter_weights: Path) -> Iterator[Composed]:
     """What runs outside of Slurm, with spectra that wait for the farm."""
     with short_folder() as folder:
         composed = Composed(
@@ -33,7 +33,7 @@ def servers(apstar_folder: Path, starter_weights: Path) -> Iterator[Composed]:
         )
         try:
             shutil.copy(starter_weights, composed.model / "weights.pt")
-            for file in sorted(apstar_folder.glob("*.fits"))[:4]:
+            for file in sorted(spectra.glob("*.fits"))[:4]:
                 shutil.copy(file, composed.data)
             composed.up("record", "dispatcher")
             composed.execute("dispatcher", "astronn-stream", "enqueue", "/data")

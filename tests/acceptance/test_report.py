@@ -14,7 +14,7 @@ import pytest
 
 from tests.acceptance.chromium import dom, look
 from tests.acceptance.command import Workplace
-from tests.unit.apstar_files import write_apstar
+from tests.inputs.apstar_files import write_apstar
 
 #: A file that cannot be read; its name, and with it the reason, is hostile.
 HOSTILE = "apStar-<script>document.title='owned'<&>.fits"
@@ -35,6 +35,10 @@ addEventListener("load", () => {
   document.documentElement.dataset.told = JSON.stringify(told);
 });
 """
+
+
+#: The tests share what is made once.
+pytestmark = pytest.mark.xdist_group("report")
 
 
 @pytest.fixture(scope="module")

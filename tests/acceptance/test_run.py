@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from astropy.io import fits
+from astropy.table import Table
 
 from tests.acceptance.command import DONE, Workplace, assert_same_rows
 from tests.conftest import shared, wait_for
@@ -23,10 +24,27 @@ def place(tmp_path: Path) -> Workplace:
     return Workplace(tmp_path / "work")
 
 
-@pytest.fixture(scope="module")
-def job(apstar_folder: Path, astra_weights: Path, corrections_pickle: Path) -> list[object]:
+#: A fixture that two workers of pytest-xdist would make twice keeps its tests together.
+MAIN = pytest.mark.xdist_group("main job")
+INTERRUPTED = pytest.mark.xdist_group("interrupted main job")
+
+
+def job_on(spectra: Path, weights: Path, noise_model: Path) -> list[object]:
     """The README's main job."""
-    return ["run", apstar_folder, "--model", astra_weights, "--corrections", corrections_pickle]
+    return ["run", spectra, "--model", weights, "--corrections", noise_model]
+
+
+@pytest.fixture(scope="module")
+def job(spectra: Path, own_weights: Path, own_noise_model: Path) -> list[object]:
+    """The main job on simulated spectra."""
+    return job_on(spectra, own_weights, own_noise_model)
+
+
+@pytest.fixture(scope="module")
+def real_job() -> list[object]:
+    """The main job on real spectra with the peers' weights and noise model."""
+    noise_model = shared("corrections", "AstroNN_corrections.pkl")
+    return job_on(shared("apstar"), shared("peer_models", "astra", "astra_style.pt"), noise_model)
 
 
 @pytest.fixture(scope="module")
@@ -37,8 +55,7 @@ def streamed(tmp_path_factory: pytest.TempPathFactory, job: list[object]) -> Wor
     return place
 
 
-def test_every_spectrum_of_the_real_files_gets_its_row(streamed: Workplace) -> None:
-    table = streamed.table()
+def assert_every_spectrum_has_its_row(table: Table) -> None:
     assert len(table) == 44
     assert (table["kind"] == b"coadd").sum() == 10
     assert (table["kind"] == b"visit").sum() == 34
@@ -48,6 +65,29 @@ def test_every_spectrum_of_the_real_files_gets_its_row(streamed: Workplace) -> N
         assert (table[f"e_{name}"] > 0).all()
 
 
+def assert_noise_model_is_applied(table: Table) -> None:
+    np.testing.assert_allclose(table["e_teff"], table["raw_e_teff"] + 21.54434690031882, rtol=1e-6)
+    np.testing.assert_allclose(table["e_o_h"], 2 * table["raw_e_o_h"] + 0.0278255940, rtol=1e-5)
+
+
+@MAIN
+def test_every_spectrum_gets_its_row_and_the_noise_model_is_applied(streamed: Workplace) -> None:
+    assert_every_spectrum_has_its_row(streamed.table())
+    assert_noise_model_is_applied(streamed.table())
+
+
+def test_real_files_and_the_peers_weights_give_the_same_rows_in_both_modes(
+    place: Workplace, real_job: list[object]
+) -> None:
+    place.run(*real_job)
+    table = place.table()
+    assert_every_spectrum_has_its_row(table)
+    assert_noise_model_is_applied(table)
+    place.run(*real_job, "--serial", "--tag", "serial", "--out", "serial.fits")
+    assert_same_rows(table, place.table("serial.fits"), besides={"tag", "task_pk"})
+
+
+@MAIN
 def test_the_summary_says_what_came_out(streamed: Workplace) -> None:
     output = (streamed.folder / "output.txt").read_text()
     assert re.search(r"Processed 44 spectra in [\d.]+ s, [\d.]+ per second", output)
@@ -58,17 +98,13 @@ def test_the_summary_says_what_came_out(streamed: Workplace) -> None:
     assert "labels.fits: 44 rows" in output
 
 
+@MAIN
 def test_only_the_table_and_the_database_stay(streamed: Workplace) -> None:
     assert streamed.files() == {"labels.fits", "astronn-stream.sqlite", "output.txt"}
     assert streamed.left_behind() == []
 
 
-def test_the_noise_model_is_applied(streamed: Workplace) -> None:
-    table = streamed.table()
-    np.testing.assert_allclose(table["e_teff"], table["raw_e_teff"] + 21.54434690031882, rtol=1e-6)
-    np.testing.assert_allclose(table["e_o_h"], 2 * table["raw_e_o_h"] + 0.0278255940, rtol=1e-5)
-
-
+@MAIN
 def test_serial_mode_gives_the_same_rows(
     streamed: Workplace, place: Workplace, job: list[object]
 ) -> None:
@@ -78,6 +114,7 @@ def test_serial_mode_gives_the_same_rows(
     assert place.left_behind() == []
 
 
+@MAIN
 def test_run_again_computes_nothing_and_says_so(streamed: Workplace, job: list[object]) -> None:
     output = streamed.run(*job, "--out", "again.fits")
     assert "Nothing to compute: all 44 spectra have results already" in output
@@ -87,6 +124,7 @@ def test_run_again_computes_nothing_and_says_so(streamed: Workplace, job: list[o
     (streamed.folder / "again.fits").unlink()
 
 
+@MAIN
 def test_other_settings_under_the_same_tag_are_pointed_out(
     streamed: Workplace, job: list[object]
 ) -> None:
@@ -95,6 +133,7 @@ def test_other_settings_under_the_same_tag_are_pointed_out(
     (streamed.folder / "again.fits").unlink()
 
 
+@MAIN
 def test_another_tag_computes_all_anew_with_the_same_values(
     streamed: Workplace, job: list[object]
 ) -> None:
@@ -105,9 +144,9 @@ def test_another_tag_computes_all_anew_with_the_same_values(
 
 
 def test_without_weights_the_starter_weights_are_used_and_every_row_says_so(
-    place: Workplace, apstar_folder: Path, starter_weights: Path
+    place: Workplace, spectra: Path, starter_weights: Path
 ) -> None:
-    files = sorted(apstar_folder.iterdir())[:2]
+    files = sorted(spectra.iterdir())[:2]
     (place.folder / "text.fits").write_text("not FITS at all\n")
     output = place.run("run", *files, "text.fits", "--serial")
     assert output.count(NOTICE) == 1
@@ -147,6 +186,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory, job: list[object]) -> 
     return place
 
 
+@INTERRUPTED
 @pytest.mark.parametrize(
     ("mode", "number"),
     [
@@ -177,6 +217,7 @@ def test_an_interrupted_run_goes_on_where_it_stopped(
     assert slow.files() == {"labels.fits", "astronn-stream.sqlite"}
 
 
+@INTERRUPTED
 @pytest.mark.parametrize("stage", ["load", "infer", "record"])
 def test_a_worker_that_is_killed_is_replaced_and_nothing_is_lost(
     slow: Workplace, undisturbed: Workplace, job: list[object], stage: str
@@ -190,24 +231,62 @@ def test_a_worker_that_is_killed_is_replaced_and_nothing_is_lost(
     assert slow.left_behind() == []
 
 
-@pytest.mark.parametrize("mode", [[], ["--serial"]], ids=["stream", "serial"])
-def test_bad_files_get_one_reason_each_and_the_good_one_its_labels(
-    place: Workplace, apstar_folder: Path, astra_weights: Path, mode: list[str]
-) -> None:
-    folder = place.folder / "spectra"
+@pytest.fixture
+def simulated_visit(tmp_path: Path) -> Path:
+    """A visit's own file, with the three detectors in rows, which is not an apStar file."""
+    images = [fits.ImageHDU(np.ones((3, 4096), "f4")) for _ in range(3)]
+    path = tmp_path / "apVisit-r13-5095-55844-128.fits"
+    fits.HDUList([fits.PrimaryHDU(), *images]).writeto(path)
+    return path
+
+
+@pytest.fixture
+def good_and_bad(place: Workplace, spectra: Path, simulated_visit: Path) -> Path:
+    """Four bad files beside a good one."""
+    return fill(place.folder / "spectra", spectra, simulated_visit)
+
+
+@pytest.fixture
+def real_good_and_bad(place: Workplace) -> Path:
+    visit = shared("apVisit-r13-5095-55844-128.fits")
+    return fill(place.folder / "spectra", shared("apstar"), visit)
+
+
+def fill(folder: Path, spectra: Path, visit: Path) -> Path:
     folder.mkdir()
-    good, other = sorted(apstar_folder.iterdir())[:2]
+    good, other = sorted(spectra.iterdir())[:2]
     shutil.copy(good, folder)
-    shutil.copy(shared("apVisit-r13-5095-55844-128.fits"), folder)
+    shutil.copy(visit, folder)
     (folder / other.name).write_bytes(other.read_bytes()[:150_000])
     (folder / "text.fits").write_text("not FITS at all\n")
     (folder / "x.fits").mkdir()
-    output = place.run("run", folder, "--model", astra_weights, *mode)
-    assert "4 with labels, 4 without" in output
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("files", "mode"),
+    [
+        ("good_and_bad", []),
+        ("good_and_bad", ["--serial"]),
+        ("real_good_and_bad", ["--serial"]),
+    ],
+    ids=["stream", "serial", "real files"],
+)
+def test_bad_files_get_one_reason_each_and_the_good_one_its_labels(
+    request: pytest.FixtureRequest,
+    place: Workplace,
+    own_weights: Path,
+    files: str,
+    mode: list[str],
+) -> None:
+    folder = request.getfixturevalue(files)
+    output = place.run("run", folder, "--model", own_weights, *mode)
+    good, short = sorted(folder.glob("apStar-*"))
+    assert f"{1 + fits.getheader(good)['NVISITS']} with labels, 4 without" in output
     table = place.table()
     failed = table[table["flag_no_result"]]
     reasons = sorted(str(reason) for reason in failed["no_result_reason"])
-    beginnings = [f"{other.name} is incomplete", "apVisit-r13-", "text.fits is not", "x.fits is a"]
+    beginnings = [f"{short.name} is incomplete", "apVisit-r13-", "text.fits is not", "x.fits is a"]
     assert len(reasons) == len(beginnings)
     for reason, beginning in zip(reasons, beginnings, strict=True):
         assert reason.startswith(beginning)
@@ -234,14 +313,16 @@ def test_bad_files_get_one_reason_each_and_the_good_one_its_labels(
 )
 def test_mistakes_are_told_in_one_sentence(
     place: Workplace,
-    apstar_folder: Path,
-    astra_weights: Path,
+    tmp_path: Path,
+    spectra: Path,
+    own_weights: Path,
     arguments: list[str],
     status: int,
     sentence: str,
 ) -> None:
-    evil = shared("corrections", "evil_corrections.pkl")
-    given = [a.format(folder=apstar_folder, weights=astra_weights, evil=evil) for a in arguments]
+    evil = tmp_path / "evil.pkl"
+    evil.write_bytes(b"cos\nsystem\n(S'touch it-was-run'\ntR.")
+    given = [a.format(folder=spectra, weights=own_weights, evil=evil) for a in arguments]
     output = place.run("run", *given, status=status)
     assert sentence in output
     assert "Traceback" not in output

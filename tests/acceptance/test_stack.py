@@ -10,7 +10,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from producer.commands.main import COMMANDS, command_line
 from tests.acceptance.command import DONE, Workplace, assert_same_rows
 from tests.conftest import wait_for
 from worker.database.tables import JobState
@@ -19,20 +21,26 @@ from worker.monitoring.status import Status
 from worker.queues import STAGES
 from worker.starter import STARTER_NAME
 
-
-@pytest.fixture
-def place(tmp_path: Path, astra_weights: Path) -> Workplace:
-    return Workplace(tmp_path / "work", {"ASTRONN_STREAM_MODEL": str(astra_weights)})
+SHARED = pytest.mark.xdist_group("stack")
 
 
 @pytest.fixture
-def stack(place: Workplace) -> Iterator[subprocess.Popen[str]]:
-    process = start_stack(place)
+def place(tmp_path: Path, own_weights: Path) -> Workplace:
+    return Workplace(tmp_path / "work", {"ASTRONN_STREAM_MODEL": str(own_weights)})
+
+
+@pytest.fixture(scope="module")
+def stacked(tmp_path_factory: pytest.TempPathFactory, own_weights: Path) -> Iterator[Workplace]:
+    """A workplace whose stack the tests share, each with spectra under a tag of its own."""
+    place = Workplace(
+        tmp_path_factory.mktemp("stack") / "work", {"ASTRONN_STREAM_MODEL": str(own_weights)}
+    )
+    stack = start_stack(place)
     try:
-        yield process
+        yield place
     finally:
-        process.terminate()
-        process.wait(timeout=60)
+        stack.terminate()
+        stack.wait(timeout=60)
 
 
 def start_stack(place: Workplace) -> subprocess.Popen[str]:
@@ -53,15 +61,12 @@ def jobs(report: Status) -> dict[str, int]:
     return {state.value: number for state, number in states.items() if number}
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@SHARED
 def test_spectra_given_to_a_stack_come_out_as_tables(
-    place: Workplace,
-    apstar_folder: Path,
-    astra_weights: Path,
-    stack: subprocess.Popen[str],
-    number: signal.Signals,
+    stacked: Workplace, spectra: Path, own_weights: Path
 ) -> None:
-    output = place.run("enqueue", apstar_folder)
+    place = stacked
+    output = place.run("enqueue", spectra)
     assert "44 spectra in 10 files: 44 enqueued" in output
     wait_for(lambda: place.count(DONE) == 44, "all jobs")
     report = status(place)
@@ -71,10 +76,10 @@ def test_spectra_given_to_a_stack_come_out_as_tables(
     assert report.spectra == {"load": 44, "infer": 44, "record": 44, "no_result": 0}
     assert report.dispatcher
     assert report.problems == []
-    assert report.weights == weights_sha256(astra_weights)
-    assert report.weights_name == weights_sha256(astra_weights)[:12]
+    assert report.weights == weights_sha256(own_weights)
+    assert report.weights_name == weights_sha256(own_weights)[:12]
     assert "All is well." in place.run("status")
-    assert "0 enqueued, 44 had results" in place.run("enqueue", apstar_folder)
+    assert "0 enqueued, 44 had results" in place.run("enqueue", spectra)
     for name, rows in [("a.fits", 44), ("a.parquet", 44), ("a.csv", 44), ("a.ecsv", 44)]:
         assert f"{name}: {rows} rows" in place.run("export", "--out", name)
     assert "b.fits: 10 rows" in place.run("export", "--out", "b.fits", "--kind", "coadd")
@@ -90,74 +95,78 @@ def test_spectra_given_to_a_stack_come_out_as_tables(
     )
     assert "4 nodes online" in answer.stdout
 
-    place.stop(stack, number, 0)
-    assert place.left_behind() == []
-    assert "wait in the database" in place.run("enqueue", apstar_folder, "--tag", "later")
+
+@SHARED
+def test_a_second_stack_on_the_same_database_is_refused(stacked: Workplace) -> None:
+    assert "running already" in stacked.run("up", status=2)
 
 
-def test_a_second_stack_on_the_same_database_is_refused(
-    place: Workplace,
-    stack: subprocess.Popen[str],  # noqa: ARG001 - it has to be there
+@SHARED
+def test_spectra_for_the_starter_weights_are_not_given_to_a_stack_of_others(
+    stacked: Workplace, spectra: Path
 ) -> None:
-    assert "running already" in place.run("up", status=2)
+    wait_for(lambda: status(stacked).weights is not None, "the dispatcher")
+    jobs_there = stacked.count("SELECT count(*) FROM job")
+    model = stacked.environment.pop("ASTRONN_STREAM_MODEL")
+    try:
+        refused = stacked.run("enqueue", spectra, "--tag", "starter", status=2)
+        assert "does not serve the starter weights" in refused
+        assert stacked.count("SELECT count(*) FROM job") == jobs_there
+        stacked.run("enqueue", spectra, "--tag", "starter", "--model", model)
+    finally:
+        stacked.environment["ASTRONN_STREAM_MODEL"] = model
+    wait_for(lambda: stacked.count(f"{DONE} AND tag = 'starter'") == 44, "all jobs")
 
 
-@pytest.mark.usefixtures("stack")
+@SHARED  # the last of them, for its jobs wait for ever
 def test_spectra_for_other_weights_wait_for_a_stack_that_serves_them(
-    place: Workplace, apstar_folder: Path
+    stacked: Workplace, spectra: Path
 ) -> None:
-    wait_for(lambda: status(place).weights is not None, "the dispatcher")
-    (place.folder / "other.pt").write_bytes(b"other weights")
-    text = place.run("enqueue", apstar_folder, "--model", "other.pt")
+    wait_for(lambda: status(stacked).weights is not None, "the dispatcher")
+    before = jobs(status(stacked))
+    (stacked.folder / "other.pt").write_bytes(b"other weights")
+    text = stacked.run("enqueue", spectra, "--model", "other.pt")
     assert "serves other weights. The spectra wait in the database" in text
-    assert place.count("SELECT count(*) FROM job WHERE weights_name = 'other.pt'") == 44
+    assert stacked.count("SELECT count(*) FROM job WHERE weights_name = 'other.pt'") == 44
     time.sleep(3)  # the dispatcher leaves them alone
-    report = status(place)
-    assert jobs(report) == {"waiting": 44}
+    report = status(stacked)
+    assert jobs(report) == before | {"waiting": 44}
     assert report.other_weights == 44
     assert report.problems == ["Jobs for weights that this stack does not serve wait: 44."]
 
 
-@pytest.mark.usefixtures("starter_weights", "stack")
-def test_spectra_for_the_starter_weights_are_not_given_to_a_stack_of_others(
-    place: Workplace, apstar_folder: Path
-) -> None:
-    wait_for(lambda: status(place).weights is not None, "the dispatcher")
-    model = place.environment.pop("ASTRONN_STREAM_MODEL")
-    assert "does not serve the starter weights" in place.run("enqueue", apstar_folder, status=2)
-    assert place.count("SELECT count(*) FROM job") == 0
-    place.run("enqueue", apstar_folder, "--model", model)
-    wait_for(lambda: place.count(DONE) == 44, "all jobs")
-
-
-@pytest.mark.usefixtures("starter_weights")
-def test_a_stack_without_weights_serves_the_starter_weights(
-    place: Workplace, apstar_folder: Path
+def test_a_stack_without_weights_serves_the_starter_weights_until_it_is_interrupted(
+    place: Workplace, spectra: Path
 ) -> None:
     del place.environment["ASTRONN_STREAM_MODEL"]
-    assert "wait in the database" in place.run("enqueue", apstar_folder)
+    assert "wait in the database" in place.run("enqueue", spectra)
     stack = start_stack(place)
     try:
         wait_for(lambda: place.count(DONE) == 44, "all jobs")
         assert status(place).weights_name == STARTER_NAME
         assert STARTER_NAME in place.run("export", "--out", "a.csv")
     finally:
-        place.stop(stack, signal.SIGTERM, 0)
+        place.stop(stack, signal.SIGINT, 0)
+    assert place.left_behind() == []
+    assert "wait in the database" in place.run("enqueue", spectra, "--tag", "later")
 
 
-def test_a_stack_that_is_killed_leaves_no_process(
-    place: Workplace, stack: subprocess.Popen[str]
+def test_a_stack_that_is_killed_leaves_no_process_and_the_next_one_stops_in_order(
+    place: Workplace, spectra: Path
 ) -> None:
-    place.stop(stack, signal.SIGKILL, -signal.SIGKILL)
+    place.stop(start_stack(place), signal.SIGKILL, -signal.SIGKILL)
     wait_for(lambda: not place.processes(), "the workers to stop", 40)
     again = start_stack(place)  # the socket that lies there is no obstacle
+    place.run("enqueue", spectra)
+    wait_for(lambda: place.count(DONE) == 44, "all jobs")
     place.stop(again, signal.SIGTERM, 0)
     assert place.left_behind() == []
+    assert "wait in the database" in place.run("enqueue", spectra, "--tag", "later")
 
 
 def test_run_uses_the_broker_and_the_database_that_are_there(
     place: Workplace,
-    apstar_folder: Path,
+    spectra: Path,
     redis_urls: tuple[str, str],
     postgres_url: str,
     tmp_path: Path,
@@ -167,13 +176,13 @@ def test_run_uses_the_broker_and_the_database_that_are_there(
         "ASTRONN_STREAM_DATABASE_URL": postgres_url,
     }
     place.run("db", "upgrade")
-    assert "44 with labels" in place.run("run", apstar_folder)
+    assert "44 with labels" in place.run("run", spectra)
     assert place.files() == {"labels.fits"}
     assert place.left_behind() == []
     alone = Workplace(
         tmp_path / "alone", {"ASTRONN_STREAM_MODEL": place.environment["ASTRONN_STREAM_MODEL"]}
     )
-    alone.run("run", apstar_folder, "--serial")
+    alone.run("run", spectra, "--serial")
     assert_same_rows(alone.table(), place.table())
 
 
@@ -194,9 +203,11 @@ def test_looking_where_nothing_is_makes_nothing(place: Workplace) -> None:
 
 
 def test_the_help_of_every_command_reads(place: Workplace) -> None:
-    commands = ["run", "enqueue", "requeue", "up", "worker", "dispatcher", "status", "export", "db"]
-    commands += ["metrics", "model", "simulate", "demo", "watch", "calibrate", "recalibrate"]
     overview = place.run("--help")
-    for command in commands:
+    for command in COMMANDS:
         assert command in overview
-        assert "Usage: astronn-stream" in place.run(command, "--help")
+        # In this process, for a process of each would take half a minute.
+        told = CliRunner().invoke(command_line([command]), [command, "--help"])
+        assert told.exit_code == 0
+        assert f"Usage: root {command}" in told.output
+    assert "Usage: astronn-stream run" in place.run("run", "--help")

@@ -10,16 +10,16 @@ from pathlib import Path
 from tests.acceptance.command import DONE, Workplace
 from tests.acceptance.test_stack import start_stack
 from tests.conftest import wait_for
-from tests.unit.apstar_files import write_apstar
+from tests.inputs.apstar_files import write_apstar
 
 NO_RESULT = "SELECT count(*) FROM astronn WHERE result_flags & 2048"
 
 
-def test_what_arrives_comes_out_as_rows(tmp_path: Path, astra_weights: Path) -> None:
+def test_what_arrives_comes_out_as_rows(tmp_path: Path, starter_weights: Path) -> None:
     place = Workplace(
         tmp_path / "work",
         {
-            "ASTRONN_STREAM_MODEL": str(astra_weights),
+            "ASTRONN_STREAM_MODEL": str(starter_weights),
             "ASTRONN_STREAM_MC_SAMPLES": "4",
             "ASTRONN_STREAM_DATA_ROOT": str(tmp_path / "data"),
         },

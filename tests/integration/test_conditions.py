@@ -5,8 +5,8 @@ from collections.abc import Iterator
 import pytest
 from sqlalchemy import Engine
 
-from tests.unit.conditions import CONDITIONS
-from tests.unit.result_rows import filled
+from tests.inputs.conditions import CONDITIONS
+from tests.inputs.result_rows import filled
 from worker.errors import UsageError
 from worker.results.read import read_table
 from worker.results.where import condition

@@ -16,8 +16,8 @@ from sqlalchemy import Engine, select
 from producer import enqueue
 from producer.ledger.requeue import Selection, requeue
 from producer.sources.names import read_names
-from tests.unit.apstar_files import write_apstar
-from tests.unit.summary_files import DR17_STAR, DR17_VISIT, write_table
+from tests.inputs.apstar_files import write_apstar
+from tests.inputs.summary_files import DR17_STAR, DR17_VISIT, write_table
 from worker.database.session import opened, transaction
 from worker.database.tables import Job, JobState, Spectrum
 from worker.errors import UsageError

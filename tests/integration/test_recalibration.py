@@ -12,8 +12,8 @@ from sqlalchemy import Engine, func, select, update
 from typer.testing import CliRunner, Result
 
 from producer.commands.main import command_line
-from tests.unit.repeat_database import WEIGHTS, fill
-from tests.unit.repeat_surveys import survey
+from tests.inputs.repeat_database import WEIGHTS, fill
+from tests.inputs.repeat_surveys import survey
 from worker.calibration import read_repeats
 from worker.calibration.read_repeats import choose_set, read_database, result_sets
 from worker.database.session import opened, transaction

@@ -26,8 +26,8 @@ from kombu.exceptions import OperationalError
 
 from tests.acceptance.command import Workplace
 from tests.conftest import wait_for
+from tests.inputs.apstar_files import write_apstar
 from tests.integration.secured_redis import free_port, secured_redis, tls_before
-from tests.unit.apstar_files import write_apstar
 from worker.database.session import opened
 from worker.errors import FatalError, TransientError
 from worker.messages import NoResult

@@ -19,10 +19,10 @@ from producer.watching.arrivals import Arrivals
 from producer.watching.settling import Settling
 from producer.watching.watch import Watch
 from tests.conftest import wait_for
+from tests.inputs.apstar_files import write_apstar
 from tests.integration.conftest import Stream
-from tests.unit.apstar_files import write_apstar
 from worker.database.tables import AstroNN, Spectrum
-from worker.settings import get_settings, use_settings
+from worker.settings import get_settings
 
 
 class Watched:
@@ -30,9 +30,9 @@ class Watched:
 
     def __init__(self, stream: Stream, root: Path) -> None:
         self.stream, self.root = stream, root
+        self.broker_url: str | None = None  # that of the stream
         stream.change_jobs(state="done")  # those of the fixture
         self.fixture = set(stream.states())
-        use_settings(get_settings().changed(data_root=root))
 
     def write(self, name: str, n_visits: int = 2, **options: object) -> Path:
         return write_apstar(self.root / name, era="sdss5", n_visits=n_visits, **options).path  # type: ignore[arg-type]
@@ -40,7 +40,8 @@ class Watched:
     @contextmanager
     def watching(self, tag: str = "") -> Iterator[Callable[[Callable[[], object], str], None]]:
         """A watch; call what this gives to let it go on until a condition holds."""
-        plan = Plan.without_files(get_settings(), wanted="both", tag=tag)
+        settings = get_settings().changed(broker_url=self.broker_url)
+        plan = Plan.without_files(settings, wanted="both", tag=tag)
         with closing(Arrivals(self.root, self.root)) as arrivals:
             watch = Watch(arrivals, Settling(0.05), plan, self.stream.engine, "live", 0.1)
 
@@ -98,8 +99,10 @@ class Watched:
 
 
 @pytest.fixture
-def watched(stream: Stream, tmp_path: Path) -> Watched:
+def watched(stream: Stream, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Watched:
     (tmp_path / "data").mkdir()
+    monkeypatch.setenv("ASTRONN_STREAM_DATA_ROOT", str(tmp_path / "data"))
+    get_settings.cache_clear()
     return Watched(stream, tmp_path / "data")
 
 
@@ -221,9 +224,9 @@ def test_a_database_from_a_backup_learns_of_what_it_has_forgotten(
 
 
 def test_spectra_are_registered_while_redis_is_away(
-    watched: Watched, caplog: pytest.LogCaptureFixture, tmp_path: Path
+    watched: Watched, caplog: pytest.LogCaptureFixture
 ) -> None:
-    use_settings(get_settings().changed(broker_url=f"redis+socket://{tmp_path}/none.sock"))
+    watched.broker_url = "redis+socket:///nowhere/none.sock"
     watched.write("apStar-1.3-apo25m-x1.fits", seed=1)
     watched.write("apStar-1.3-apo25m-x2.fits", seed=2)
     watched.until(lambda: watched.jobs() == {"waiting": 6}, "all jobs")

@@ -12,7 +12,7 @@ from sqlalchemy import Engine
 
 from producer.simulation.observe import Observing, simulate_stars
 from tests.conftest import shared
-from tests.unit.result_rows import small_database
+from tests.inputs.result_rows import small_database
 from worker.network.checkpoint import read_checkpoint
 from worker.network.model import ApogeeBCNNCensored
 from worker.results.read import read_table

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.unit.repeat_database import fill
-from tests.unit.repeat_surveys import SCALES, offsets, survey
+from tests.inputs.repeat_database import fill
+from tests.inputs.repeat_surveys import SCALES, offsets, survey
 from worker.database.session import opened
 from worker.results.where import condition
 from worker.settings import get_settings

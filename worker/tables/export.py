@@ -168,7 +168,7 @@ def _write(path: Path, batches: Iterable[pa.RecordBatch | pa.Table], writer: Wri
             for batch in batches:
                 file.write(batch)
                 names = batch["weights_name"].to_pylist()
-                starter_rows += sum(name in STARTER_NAMES for name in names)
+                starter_rows += sum(map(names.count, STARTER_NAMES))
         # What it buffers ahead it keeps to the end.
         with ParquetFile(stored, pre_buffer=False) as rows:
             number: int = rows.metadata.num_rows

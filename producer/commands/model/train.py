@@ -315,8 +315,9 @@ def _training_bar(
             nonlocal last
             last = f" validation {losses[-1]['validation']:.3f}"
             if not watched:
-                progress_console.print(
-                    f"Epoch {len(losses)}/{epochs}: loss {losses[-1]['training']:.4f}{last}"
+                say(
+                    f"Epoch {len(losses)}/{epochs}: loss {losses[-1]['training']:.4f}{last}",
+                    to=progress_console,
                 )
 
         yield on_step, on_epoch

@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from producer.commands.options import DeviceOption
-from producer.commands.screen import console
+from producer.commands.screen import console, say
 from worker.errors import UsageError
 from worker.network.checkpoint import write_checkpoint
 from worker.settings import get_settings
@@ -48,7 +48,7 @@ def convert(
     converted = convert_folder(folder)
     write_checkpoint(out, converted.model, converted.metadata)
     _print_summary(describe(read_weights(out)))
-    _print(f"Wrote {out}. Check it with: astronn-stream model verify {out}")
+    say(f"Wrote {out}. Check it with: astronn-stream model verify {out}")
 
 
 def info(
@@ -109,7 +109,8 @@ def _print_check(check: Check) -> None:
 
 def _print_summary(description: Description) -> None:
     _print_rows(_summary(description))
-    _print("\nProvenance, as the file tells it:" if description.metadata else "\nNo provenance.")
+    say("")
+    say("Provenance, as the file tells it:" if description.metadata else "No provenance.")
     # Apart from the rest: whoever made the file may have named an entry as he liked.
     _print_rows(
         {
@@ -120,7 +121,7 @@ def _print_summary(description: Description) -> None:
     for label in description.labels:
         if label.warning is not None:
             text = f"{label.name}: mean {label.mean:.4g}, std {label.std:.4g}: {label.warning}"
-            console.print(Text(f"Warning: {text}.", "yellow"), soft_wrap=True)
+            say(f"Warning: {text}.", style="yellow")
 
 
 def _summary(description: Description) -> dict[str, str]:
@@ -146,7 +147,7 @@ def _print_rows(rows: dict[str, str]) -> None:
     width = max(map(len, rows), default=0) + 2
     for name, value in rows.items():
         # No table: a digest is there to be copied whole.
-        _print(f"{printable(name):{width}}{printable(value)}")
+        say(f"{name:{width}}{value}")
 
 
 def _print_labels(description: Description) -> None:
@@ -166,7 +167,3 @@ def _print_elements(description: Description) -> None:
     for element in description.elements:
         table.add_row(element.label, str(element.pixels), *map(str, element.hidden))
     console.print(table)
-
-
-def _print(text: str) -> None:
-    console.print(text, soft_wrap=True, markup=False)

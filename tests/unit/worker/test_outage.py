@@ -1,0 +1,23 @@
+from __future__ import annotations
+
+import pytest
+
+from worker.outage import Outage
+
+
+def test_an_outage_is_told_at_its_begin_and_at_its_end(caplog: pytest.LogCaptureFixture) -> None:
+    outage = Outage("load")
+    outage.end()
+    assert not outage.is_on
+    assert caplog.messages == []
+    for _ in range(3):
+        outage.begin(ValueError("Redis is away."))
+        assert outage.is_on
+    outage.end()
+    outage.end()
+    outage.begin(ValueError("Redis is away \x1b[1magain.\n"))
+    assert caplog.messages == [
+        "action=load: waiting: Redis is away.",
+        "action=load: goes on",
+        "action=load: waiting: Redis is away ?[1magain.?",
+    ]
