@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from tests.inputs.repeat_database import fill
@@ -39,6 +40,7 @@ def run_the_page() -> dict[str, Any]:
 def test_the_python_of_the_page_runs() -> None:
     names = run_the_page()
     assert len(names["labels"]) == 4
+    assert np.isfinite(names["found"]["teff"]).tolist() == [True, True]
     assert len(names["frame"]) == 4
     assert names["promised"] == 1
 
