@@ -20,7 +20,7 @@ from worker.spectra.pixels import N_PIXELS
 #: A rate is the best of so many calls at least, and of all in so many seconds.
 _TRIES, _TRYING = 9, 1.0
 #: Rows, inputs and outputs of the product: on a CPU the network's largest layer.
-_PRODUCTS = {"cpu": (1600, 7512, 192), "cuda": (8192, 8192, 8192)}
+_CPU_PRODUCT, _PRODUCT = (1600, 7512, 192), (8192, 8192, 8192)
 #: Of the weighted fit of three coefficients to the 532 continuum pixels: six different products
 #: of polynomials and three with the flux.
 _FIT_OPERATIONS = 2 * 532 * 9
@@ -41,7 +41,7 @@ def best(way: Callable[[], object]) -> float:
 
 def product_rate(precision: str, device: str) -> float:
     """Operations per second of torch's product of large matrices; a multiply-add is two."""
-    rows, inputs, outputs = _PRODUCTS[device]
+    rows, inputs, outputs = _CPU_PRODUCT if device == "cpu" else _PRODUCT
     dtype: torch.dtype = getattr(torch, precision)
     left = torch.ones(rows, inputs, dtype=dtype, device=device)
     right = torch.ones(outputs, inputs, dtype=dtype, device=device)

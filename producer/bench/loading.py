@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from producer.bench.measured import Measured, Tell, alternate, compare
 from producer.bench.memory import peak_memory
-from producer.bench.spectra import bytes_per_spectrum, files_of, make_up, places
+from producer.bench.spectra import bytes_per_spectrum, files_of, places, simulate_files
 from producer.simulation.observation import Layout
 from worker.errors import FatalError
 from worker.identity import Place
@@ -45,7 +45,7 @@ def measure_loading(
     for layout in layouts:
         tell(f"simulating {layout} files")
         below = folder / layout
-        spectra = make_up(below, stars, _VISITS, layout)
+        spectra = simulate_files(below, stars, _VISITS, layout)
         rows += compare_loading(f"{layout}, simulated", settings, below, spectra, rounds, tell)
     return rows
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from producer.bench.measured import Measured, Tell
-from producer.bench.spectra import make_up
+from producer.bench.spectra import simulate_files
 from producer.simulation.observation import Layout
 from producer.simulation.survey import LAYOUTS
 from worker.identity import COADD
@@ -94,7 +94,7 @@ def _measure_stream(
 
     stars = max(1, round(options.spectra / _SPECTRA_OF_A_STAR))
     tell(f"simulating {stars} stars")
-    spectra = make_up(folder, stars, _VISITS, processes=settings.loaders + 1)
+    spectra = simulate_files(folder, stars, _VISITS, processes=settings.loaders + 1)
     rounds = min(options.rounds, _STREAM_ROUNDS)
     return measure_stream(settings, folder, spectra, options.plain_spectra, rounds, tell)
 
@@ -103,6 +103,6 @@ def _measure_live(settings: Settings, options: Options, folder: Path, tell: Tell
     from producer.bench.live import WARM_UP, measure_live
 
     tell("simulating visits")
-    spectra = make_up(folder, options.visits + WARM_UP, visits=1)
+    spectra = simulate_files(folder, options.visits + WARM_UP, visits=1)
     visits = [each for each in spectra if each.member != COADD]
     return measure_live(settings, folder, visits, tell)

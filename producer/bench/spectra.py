@@ -29,7 +29,7 @@ def noise(batch: int) -> tuple[NDArray[np.float32], list[str]]:
     return flux, [f"benchmark/{number}" for number in range(batch)]
 
 
-def make_up(
+def simulate_files(
     folder: Path,
     stars: int,
     visits: int,

@@ -11,7 +11,7 @@ N_PIXELS = 8575
 CHIPS = (slice(210, 3310), slice(3550, 6115), slice(6305, 8370))
 
 
-def made_up_star(seed: int = 0, telescope: str = "apo25m") -> Star:
+def simulated_star(seed: int = 0, telescope: str = "apo25m") -> Star:
     rng = np.random.default_rng([seed, 1])
     labels = rng.normal(0, 0.3, 22)
     labels[:2] = 4800.0, 2.5
@@ -27,7 +27,7 @@ def made_up_star(seed: int = 0, telescope: str = "apo25m") -> Star:
     )
 
 
-def made_up_visits(
+def simulated_visits(
     n: int, seed: int = 0, levels: tuple[float, ...] = (), noise: float = 0.01
 ) -> Visits:
     """Visits of one spectrum at several levels, with every bit of the mask and moving ends."""

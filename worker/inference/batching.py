@@ -24,6 +24,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from worker.array_types import Floats
 from worker.errors import FatalError, TransientError
 from worker.inference.batch_statistics import BatchStatistics
 from worker.queues import Lane
@@ -34,7 +35,6 @@ _PRIORITY: dict[Lane, int] = {"live": 0, "bulk": 1}
 #: How the text of a fault ends.
 PROCESS_STOPS = "this process stops, since only a new one can use the device again"
 
-Floats = NDArray[np.float64]
 #: Flux ``(n, 7514)`` and natural keys to raw labels and uncertainties, ``(n, 22)`` each.
 Infer = Callable[[NDArray[np.float32], Sequence[str]], tuple[Floats, Floats]]
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from worker.array_types import Floats
 from worker.errors import FatalError, SpectrumError, TransientError
 from worker.identity import weights_sha256
 from worker.inference.batch_statistics import RecentBatches
@@ -35,7 +36,7 @@ _OUT_OF_MEMORY = (
 _BROKEN_DEVICE = ("CUDA", "cuDNN", "CUBLAS", "HIP error", "unable to find an engine")
 
 #: A live spectrum waits for the batch that runs: tens of milliseconds on the CPU.
-_BATCH_SIZES = {"cpu": 32, "cuda": 64}
+_CPU_BATCH, _BATCH = 32, 64
 
 
 class Inference:
@@ -74,7 +75,7 @@ class Inference:
         self.name = name
         self._batcher = MicroBatcher(
             _telling_faults(engine),
-            batch_size=batch_size or _BATCH_SIZES[device],
+            batch_size=batch_size or (_CPU_BATCH if device == "cpu" else _BATCH),
             batch_wait=batch_wait,
             longest_call=_LONGEST_WAIT,
         )

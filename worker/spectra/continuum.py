@@ -19,14 +19,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from worker.array_types import Floats
 from worker.spectra.astronn_data import astronn_array
 from worker.spectra.pixels import CUT_CHIPS, MASKED_BITS, N_APSTAR, cut_gaps, cut_rows
 
 _DEGREE = 2
 #: Of the scaled normal equations, 1 at best. At this one they lose 5 of 16 digits at most.
 _LEAST_DETERMINANT = 1e-3
-
-Floats = NDArray[np.float64]
 
 
 def uncertainties(error: NDArray[np.floating]) -> Floats:

@@ -21,6 +21,7 @@ from worker.spectra.formats import read_spectra
 from worker.spectra.formats.format import SpectrumArrays
 from worker.spectra.network_input import network_input
 from worker.spectra.pixels import N_PIXELS
+from worker.text import printable
 
 logger = logging.getLogger(__name__)
 
@@ -126,7 +127,7 @@ def _load_file(
     except (FatalError, MemoryError):
         raise  # no fault of the file
     except Exception as error:
-        logger.exception("action=load file=%s: unexpected error", path)
+        logger.exception("action=load file=%s: unexpected error", printable(path))
         return [SpectrumError(f"{Path(path).name} cannot be read ({error!r}).")] * len(members)
     return [next(normalised) if isinstance(row, SpectrumArrays) else row for row in rows]
 

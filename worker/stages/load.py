@@ -12,6 +12,7 @@ from worker.queues import Lane, lane_queue
 from worker.spectra.load import load_spectra
 from worker.stages.adapter import task
 from worker.stages.process import Process
+from worker.text import printable
 
 logger = logging.getLogger(__name__)
 
@@ -30,7 +31,7 @@ def load(message: LoadSpectra, process: Process) -> str:
         message.spectra, settings.data_root, settings.coadd_mask, guard=process.crash_guard.reading
     )
     for spectrum, reason in loaded.failures:
-        logger.warning("action=load spectrum=%d: %s", spectrum.spectrum, reason)
+        logger.warning("action=load spectrum=%d: %s", spectrum.spectrum, printable(reason))
     if loaded.failures:
         failed = NoResult(failures=tuple(failure_of(*each) for each in loaded.failures))
         publish(failed, lane=message.lane, about=message.spectra)

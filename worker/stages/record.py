@@ -15,6 +15,7 @@ from worker.messages import NoResult, RecordLabels, Setback, SpectrumLabels, Tic
 from worker.results.record import note_setbacks, record_failures, record_labels
 from worker.stages.adapter import task
 from worker.stages.process import Process
+from worker.text import printable
 
 logger = logging.getLogger(__name__)
 
@@ -65,7 +66,7 @@ def _write(
 
 def _write_refusal(database: Engine, part: Ticket, error: DBAPIError) -> int:
     reason = f"The database refused its row: {str(error.orig).strip().splitlines()[0]}."
-    logger.error("action=record spectrum=%d: %s", part.spectrum, reason)
+    logger.error("action=record spectrum=%d: %s", part.spectrum, printable(reason))
     with transaction(database) as session:
         return record_failures(session, [failure_of(part, reason)])
 

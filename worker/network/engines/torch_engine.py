@@ -16,7 +16,7 @@ from worker.network.model import masked
 
 #: Passes computed together, a constant of the result's last bits. More gain nothing on a CPU,
 #: where fresh memory for larger arrays costs more than it saves.
-_PASSES_AT_ONCE = {"cpu": 50, "cuda": 128}
+_CPU_PASSES, _PASSES = 50, 128
 
 
 class TorchEngine(Engine):
@@ -39,7 +39,7 @@ class TorchEngine(Engine):
     def _spectrum(self, flux: Flux, natural_key: str) -> tuple[Floats, Floats]:
         spectrum = torch.from_numpy(flux[None]).to(self.device)
         shared = self.model.share(self.model.normalise_input(spectrum))
-        step = _PASSES_AT_ONCE.get(self.device.type, 50)
+        step = _CPU_PASSES if self.device.type == "cpu" else _PASSES
         blocks = [
             self.model.finish(shared, masked(self._masks(natural_key, first, first + step)))
             for first in range(0, self.mc_samples, step)

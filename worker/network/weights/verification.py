@@ -67,14 +67,14 @@ def verify(path: Path, *, mc_samples: int, seed: int, device: str) -> Iterator[C
     yield _check_origin(weights.metadata, downloaded=path.is_dir())
     yield _check_windows(weights.model)
     engine = open_engine(weights.model, mc_samples=mc_samples, seed=seed, device=device)
-    spectra = {"simulated spectrum": made_up_spectrum(), "mean spectrum": _mean_spectrum(weights)}
+    spectra = {"simulated spectrum": simulated_spectrum(), "mean spectrum": _mean_spectrum(weights)}
     for name, flux in spectra.items():
         yield _check_deterministic(name, engine, flux)
         yield from _check_mc_dropout(name, engine, flux)
     yield _check_speed(engine)
 
 
-def made_up_spectrum() -> NDArray[np.float32]:
+def simulated_spectrum() -> NDArray[np.float32]:
     """A continuum-normalised spectrum ``(7514,)`` with 300 absorption lines, the same anywhere.
 
     Line k of 1 to 300 is a Gaussian in pixels, at 7514 times the fractional part of k times the
@@ -181,7 +181,7 @@ def _finding(usable: NDArray[np.bool_], labels: Floats, e_labels: Floats | None 
 
 def _check_speed(engine: Engine) -> Check:
     """The time of a spectrum in a batch; the runs before have warmed up."""
-    flux = np.tile(made_up_spectrum(), (_BATCH, 1))
+    flux = np.tile(simulated_spectrum(), (_BATCH, 1))
     started = time.perf_counter()
     _run(engine, flux, [f"speed {i}" for i in range(_BATCH)])  # ends with results on the CPU
     milliseconds = 1000 * (time.perf_counter() - started) / _BATCH

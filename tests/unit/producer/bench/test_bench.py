@@ -27,7 +27,7 @@ from producer.bench.measured import Measured, alternate, compare, ratio
 from producer.bench.memory import MemoryWatch, available, family, peak_memory
 from producer.bench.picture import draw
 from producer.bench.report import PARTS, as_json, number, screen
-from producer.bench.spectra import bytes_per_spectrum, make_up
+from producer.bench.spectra import bytes_per_spectrum, simulate_files
 from producer.bench.stream import steady_seconds
 from producer.commands.bench import bench
 from tests.conftest import wait_for
@@ -183,7 +183,7 @@ def test_precisions_are_read_from_names() -> None:
 def test_the_bytes_of_a_spectrum_are_those_of_its_rows(
     tmp_path: Path, layout: str, pixel: int
 ) -> None:
-    spectra = make_up(tmp_path, 2, 2, layout)
+    spectra = simulate_files(tmp_path, 2, 2, layout)
     assert bytes_per_spectrum(tmp_path, spectra) == 8575 * pixel
 
 

@@ -13,7 +13,7 @@ from sqlalchemy import select
 from producer.bench.plain_loading import file_by_file, row_by_row
 from producer.bench.plain_network import plain_loop
 from producer.bench.plain_pipeline import RESULTS, PlainPipeline
-from producer.bench.spectra import make_up
+from producer.bench.spectra import simulate_files
 from worker.database.session import opened, reading
 from worker.database.tables import label_columns
 from worker.flags import flag_uncertain
@@ -33,7 +33,7 @@ Files = tuple[Path, list[Place]]
 def files(tmp_path_factory: pytest.TempPathFactory) -> Files:
     """Two stars of each era."""
     folder = tmp_path_factory.mktemp("survey")
-    return folder, make_up(folder, 6, 2)
+    return folder, simulate_files(folder, 6, 2)
 
 
 @pytest.fixture(autouse=True)

@@ -18,7 +18,7 @@ from producer.simulation.layouts import encode, smooth_continuum
 from producer.simulation.names import star_path, visit_names
 from producer.simulation.observation import Layout, Visits
 from producer.sources.files import spectra_of
-from tests.inputs.simulated_visits import CHIPS, N_PIXELS, made_up_star, made_up_visits
+from tests.inputs.simulated_visits import CHIPS, N_PIXELS, simulated_star, simulated_visits
 from worker.database.tables import Kind
 from worker.spectra.formats.apstar import read_spectra
 from worker.spectra.formats.format import SpectrumArrays
@@ -34,7 +34,7 @@ by_layout = pytest.mark.parametrize("layout", LAYOUTS)
 
 
 def write(folder: Path, visits: Visits, layout: Layout, *, seed: int = 0) -> Path:
-    star = made_up_star(seed)
+    star = simulated_star(seed)
     path = folder / star_path(star, layout)
     StarWriter().write(path, star, visits, layout, encode(visits, layout))
     return path
@@ -66,7 +66,7 @@ def same(found: Any, expected: Any) -> None:
 @by_layout
 @pytest.mark.parametrize("n", [1, 2, 5])
 def test_shapes_and_types_are_those_of_the_era(tmp_path: Path, layout: Layout, n: int) -> None:
-    with fits.open(write(tmp_path, made_up_visits(n), layout)) as hdus:
+    with fits.open(write(tmp_path, simulated_visits(n), layout)) as hdus:
         assert len(hdus) == (11 if layout == "dr17" else 10)
         hdus.verify("exception")
         shape = SINGLE[layout] if n == 1 else (n + 2, N_PIXELS)
@@ -85,7 +85,7 @@ def test_shapes_and_types_are_those_of_the_era(tmp_path: Path, layout: Layout, n
 def test_pixels_without_data_have_the_values_of_the_era(
     tmp_path: Path, layout: Layout, n: int
 ) -> None:
-    visits = made_up_visits(n)
+    visits = simulated_visits(n)
     rows = [np.atleast_2d(image) for image in images(write(tmp_path, visits, layout))]
     seen = visits.covered.any(axis=0) if layout == "dr13" else visits.covered.all(axis=0)
     for image, value in zip(rows, NO_DATA_COADD[layout], strict=True):
@@ -98,13 +98,13 @@ def test_pixels_without_data_have_the_values_of_the_era(
 
 
 def test_dr17_has_zeros_beside_an_only_visit(tmp_path: Path) -> None:
-    for image in images(write(tmp_path, made_up_visits(1), "dr17")):
+    for image in images(write(tmp_path, simulated_visits(1), "dr17")):
         assert image.shape == (2, N_PIXELS)
         assert not image[1].any()
 
 
 def test_pixel_that_is_bad_in_all_visits_is_missing_from_dr13_coadds(tmp_path: Path) -> None:
-    visits = made_up_visits(3)
+    visits = simulated_visits(3)
     visits.mask[:, 1000] = 1 << np.array([1, 4, 14])
     flux, error, mask = images(write(tmp_path, visits, "dr13"))
     assert (flux[0, 1000], error[0, 1000], mask[0, 1000]) == (0, np.float32(1e10), 1)
@@ -117,9 +117,9 @@ def test_pixel_that_is_bad_in_all_visits_is_missing_from_dr13_coadds(tmp_path: P
 @by_layout
 @pytest.mark.parametrize("n", [1, 3])
 def test_loader_reads_the_visits_that_were_made(tmp_path: Path, layout: Layout, n: int) -> None:
-    visits = made_up_visits(n)
+    visits = simulated_visits(n)
     path = write(tmp_path, visits, layout)
-    rows = read_spectra(path, visit_names(made_up_star(), visits, layout))
+    rows = read_spectra(path, visit_names(simulated_star(), visits, layout))
     continuum = smooth_continuum(visits.flux, visits.covered)
     for number, row in enumerate(rows):
         assert isinstance(row, SpectrumArrays)
@@ -136,9 +136,9 @@ def test_loader_reads_the_visits_that_were_made(tmp_path: Path, layout: Layout, 
 
 @by_layout
 def test_only_visit_is_the_coadd(tmp_path: Path, layout: Layout) -> None:
-    visits = made_up_visits(1)
+    visits = simulated_visits(1)
     coadd, visit = read_spectra(
-        write(tmp_path, visits, layout), ["coadd", *visit_names(made_up_star(), visits, layout)]
+        write(tmp_path, visits, layout), ["coadd", *visit_names(simulated_star(), visits, layout)]
     )
     assert isinstance(coadd, SpectrumArrays)
     assert isinstance(visit, SpectrumArrays)
@@ -150,7 +150,7 @@ def test_only_visit_is_the_coadd(tmp_path: Path, layout: Layout) -> None:
 @by_layout
 @pytest.mark.parametrize("row", [0, 1])
 def test_coadds_are_those_of_a_plain_loop(tmp_path: Path, layout: Layout, row: int) -> None:
-    visits = made_up_visits(3, levels=(100.0, 130.0, 70.0))
+    visits = simulated_visits(3, levels=(100.0, 130.0, 70.0))
     flux, error, _ = images(write(tmp_path, visits, layout))
     continuum = smooth_continuum(visits.flux, visits.covered)
     part = visits.covered.any(axis=0) & ~visits.covered.all(axis=0)
@@ -202,7 +202,7 @@ def median_error(visits: Visits, continuum: NDArray[np.float64], layout: Layout,
 
 
 def test_visits_of_other_levels_leave_no_steps_in_a_coadd(tmp_path: Path) -> None:
-    visits = made_up_visits(2, levels=(100.0, 200.0), noise=1e-6)
+    visits = simulated_visits(2, levels=(100.0, 200.0), noise=1e-6)
     visits.mask[0, 1500:1600] = 1  # the coadd takes the second visit alone here
     flux, _, _ = images(write(tmp_path, visits, "dr13"))
     shape = visits.flux[1] / 200.0
@@ -211,7 +211,7 @@ def test_visits_of_other_levels_leave_no_steps_in_a_coadd(tmp_path: Path) -> Non
 
 
 def test_continuum_is_made_of_medians_of_blocks() -> None:
-    visits = made_up_visits(2, noise=0.05)
+    visits = simulated_visits(2, noise=0.05)
     continuum = smooth_continuum(visits.flux, visits.covered)
     for row in range(2):
         for chip in CHIPS:
@@ -227,7 +227,7 @@ def test_continuum_is_made_of_medians_of_blocks() -> None:
 
 
 def test_continuum_of_a_chip_that_was_not_seen_is_one() -> None:
-    visits = made_up_visits(1)
+    visits = simulated_visits(1)
     visits.covered[0, 3430:6212] = False
     continuum = smooth_continuum(visits.flux, visits.covered)
     assert (continuum[0, 3430:6212] == 1).all()
@@ -236,7 +236,7 @@ def test_continuum_of_a_chip_that_was_not_seen_is_one() -> None:
 
 @by_layout
 def test_masks_of_coadds_are_those_of_the_era(tmp_path: Path, layout: Layout) -> None:
-    visits = made_up_visits(3)
+    visits = simulated_visits(3)
     flux, _, mask = images(write(tmp_path, visits, layout))
     for i in range(0, N_PIXELS, 7):
         seen = [int(m) for m, c in zip(visits.mask[:, i], visits.covered[:, i], strict=True) if c]
@@ -250,7 +250,7 @@ def test_masks_of_coadds_are_those_of_the_era(tmp_path: Path, layout: Layout) ->
 
 
 def test_sky_and_telluric_images_have_the_visits_and_in_dr13_their_means(tmp_path: Path) -> None:
-    visits = made_up_visits(2)
+    visits = simulated_visits(2)
     both = visits.covered.all(axis=0)
     for layout in LAYOUTS:
         with fits.open(write(tmp_path, visits, layout), memmap=False) as hdus:
@@ -270,7 +270,7 @@ def test_sky_and_telluric_images_have_the_visits_and_in_dr13_their_means(tmp_pat
 @by_layout
 @pytest.mark.parametrize("n", [1, 3])
 def test_catalogue_reads_what_was_made(tmp_path: Path, layout: Layout, n: int) -> None:
-    visits, star = made_up_visits(n), made_up_star()
+    visits, star = simulated_visits(n), simulated_star()
     path = write(tmp_path, visits, layout)
     coadd, *of_visits = spectra_of(path.resolve(), tmp_path, "both")
     assert (coadd.kind, coadd.obj, coadd.n_visits) == (Kind.COADD, star.obj, n)
@@ -312,7 +312,7 @@ PER_VISIT = "SFILE DATE JD FIBER BC VRAD SNRVIS FLAG"
 
 @by_layout
 def test_headers_have_the_cards_of_the_era_and_no_others(tmp_path: Path, layout: Layout) -> None:
-    visits, star = made_up_visits(2), made_up_star()
+    visits, star = simulated_visits(2), simulated_star()
     header = fits.getheader(write(tmp_path, visits, layout))
     there, not_there = CARDS[layout]
     assert {*ALWAYS.split(), *(f"{key}2" for key in PER_VISIT.split()), *there} <= set(header)
@@ -328,14 +328,14 @@ def test_headers_have_the_cards_of_the_era_and_no_others(tmp_path: Path, layout:
 
 @by_layout
 def test_every_file_says_that_it_is_simulated(tmp_path: Path, layout: Layout) -> None:
-    header = fits.getheader(write(tmp_path, made_up_visits(1), layout))
+    header = fits.getheader(write(tmp_path, simulated_visits(1), layout))
     assert header["SIMULATE"] is True
     assert "simulated" in header.comments["SIMULATE"]
     assert "Simulated by astronn-stream" in " ".join(header["COMMENT"])
 
 
 def test_flags_tell_of_low_snr_and_persistence(tmp_path: Path) -> None:
-    visits = made_up_visits(2, noise=0.3)
+    visits = simulated_visits(2, noise=0.3)
     visits.mask[0, :1000] |= 1 << 9  # too few pixels to tell of
     visits.mask[1] |= 1 << 10
     header = fits.getheader(write(tmp_path, visits, "sdss5"))
@@ -348,7 +348,7 @@ def test_flags_tell_of_low_snr_and_persistence(tmp_path: Path) -> None:
 def test_writer_gives_the_bytes_of_hdus_built_anew(tmp_path: Path, layout: Layout, n: int) -> None:
     writer = StarWriter()
     for seed in range(3):
-        star, visits = made_up_star(seed), made_up_visits(n, seed)
+        star, visits = simulated_star(seed), simulated_visits(n, seed)
         planes = encode(visits, layout)
         path = tmp_path / f"{seed}.fits"
         size = writer.write(path, star, visits, layout, planes)
@@ -364,10 +364,10 @@ def test_writer_gives_the_same_bytes_when_it_has_to_build_hdus_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(apstar_file, "_MOST_KINDS", 2)
-    writer, star, path = StarWriter(), made_up_star(), tmp_path / "star.fits"
+    writer, star, path = StarWriter(), simulated_star(), tmp_path / "star.fits"
     contents: dict[int, set[bytes]] = {1: set(), 2: set(), 3: set()}
     for n in [*contents] * 2:
-        visits = made_up_visits(n)
+        visits = simulated_visits(n)
         writer.write(path, star, visits, "dr13", encode(visits, "dr13"))
         contents[n].add(path.read_bytes())
         assert len(writer._kinds) <= 2
@@ -376,7 +376,7 @@ def test_writer_gives_the_same_bytes_when_it_has_to_build_hdus_again(
 
 @by_layout
 def test_velocity_table_has_the_visits(tmp_path: Path, layout: Layout) -> None:
-    star, visits = made_up_star(), made_up_visits(3)
+    star, visits = simulated_star(), simulated_visits(3)
     with fits.open(write(tmp_path, visits, layout), memmap=False) as hdus:
         table = hdus[9].data
         files = table["FILE"][0] if layout == "dr13" else table["filename"]

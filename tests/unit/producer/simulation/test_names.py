@@ -6,7 +6,7 @@ import pytest
 from producer.simulation.names import star_path, visit_names
 from producer.simulation.observation import Layout
 from producer.sources.healpix import ring_pixel
-from tests.inputs.simulated_visits import made_up_star, made_up_visits
+from tests.inputs.simulated_visits import simulated_star, simulated_visits
 
 
 @pytest.mark.parametrize(
@@ -19,11 +19,11 @@ from tests.inputs.simulated_visits import made_up_star, made_up_visits
     ],
 )
 def test_files_lie_where_the_era_puts_them(layout: Layout, telescope: str, expected: str) -> None:
-    assert str(star_path(made_up_star(telescope=telescope), layout)) == expected
+    assert str(star_path(simulated_star(telescope=telescope), layout)) == expected
 
 
 def test_names_of_visits_are_those_of_the_era() -> None:
-    star, visits = made_up_star(telescope="lco25m"), made_up_visits(1)
+    star, visits = simulated_star(telescope="lco25m"), simulated_visits(1)
     fiber = f"{visits.fiber[0]:03d}"
     assert visit_names(star, visits, "dr17") == [f"asVisit-dr17-6561-56587-{fiber}.fits"]
     assert visit_names(star, visits, "sdss5") == [f"apVisit-1.3-lco25m-6561-56587-{fiber}.fits"]

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from worker.array_types import Floats
 from worker.inference.batch_statistics import BatchStatistics, RecentBatches
-from worker.inference.batching import Floats, MicroBatcher
+from worker.inference.batching import MicroBatcher
 
 Flux = NDArray[np.float32]
 

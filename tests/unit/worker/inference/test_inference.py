@@ -13,9 +13,10 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
+from worker.array_types import Floats
 from worker.errors import FatalError, SpectrumError, TransientError
 from worker.inference import inference
-from worker.inference.batching import Floats, InferredSpectrum
+from worker.inference.batching import InferredSpectrum
 from worker.inference.inference import Inference, open_inference
 from worker.labels import LABEL_NAMES
 

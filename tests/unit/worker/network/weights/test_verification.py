@@ -23,7 +23,7 @@ from worker.network.model import ApogeeBCNNCensored
 from worker.network.published import PUBLISHED, PublishedNetwork
 from worker.network.weights.description import describe, normalisation_warning
 from worker.network.weights.read import read_weights
-from worker.network.weights.verification import Check, made_up_spectrum, verify
+from worker.network.weights.verification import Check, simulated_spectrum, verify
 
 BLOB = "model_weights_git_blob_sha1"
 
@@ -50,7 +50,7 @@ def written(tmp_path: Path, model: ApogeeBCNNCensored, **metadata: str) -> Path:
 
 
 def test_the_simulated_spectrum_follows_its_definition() -> None:
-    flux = made_up_spectrum()
+    flux = simulated_spectrum()
     assert flux.shape == (7514,)
     assert flux.dtype == np.float32
     for pixel in (0, 1, 100, 3028, 5000, 7513):
@@ -64,7 +64,7 @@ def test_the_simulated_spectrum_follows_its_definition() -> None:
 
 
 def test_the_simulated_spectrum_looks_like_one() -> None:
-    flux = made_up_spectrum()
+    flux = simulated_spectrum()
     assert 0.3 < flux.min() < 0.7
     assert flux.max() <= 1
     assert 0.3 < (flux > 0.99).mean() < 0.9  # continuum between the lines
