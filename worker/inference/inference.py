@@ -15,7 +15,7 @@ from worker.array_types import Floats
 from worker.errors import FatalError, SpectrumError, TransientError
 from worker.identity import weights_sha256
 from worker.inference.batch_statistics import RecentBatches
-from worker.inference.batching import PROCESS_STOPS, Floats, Infer, InferredSpectrum, MicroBatcher
+from worker.inference.batching import PROCESS_STOPS, Infer, InferredSpectrum, MicroBatcher
 from worker.labels import LABEL_NAMES
 from worker.network.checkpoint import read_checkpoint
 from worker.queues import Lane
