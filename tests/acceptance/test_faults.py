@@ -165,11 +165,11 @@ def test_a_worker_that_is_interrupted_gives_back_what_it_holds(
 
 def assert_given_back(stream: Stream, night: Night, number: signal.Signals) -> None:
     """Stop each worker while it works; every job needs one attempt only."""
-    stream.stop("dispatcher")  # who would find again what a worker has lost
+    tag = f"stopped by {number.name}"
+    stream.stop("load")  # or it would be done with its work before anyone could look
+    stream.enqueue_and_send(tag)
+    stream.stop("dispatcher")  # it would find again what a worker has lost
     try:
-        tag = f"stopped by {number.name}"
-        stream.stop("load")  # or it would be done with its work before anyone could look
-        stream.enqueue(stream.files, tag=tag)
         stream.start("load")
         for name, part in [("load", 0.0), ("infer", 0.3), ("record", 0.6)]:
             stream.wait(tag, int(night.count * part))
