@@ -308,6 +308,8 @@ def deliver_twice_in_reverse(stream: Stream, tag: str, count: int) -> None:
     stages = ("load", "infer", "record")
     for stage in stages:
         stream.stop(stage)
+    # What a worker held that an earlier fault has killed would stay noted as held for minutes.
+    stream.redis.client.delete(UNACKED, f"{UNACKED}_index")
     stream.enqueue_and_send(tag)
     for stage, queue, following in [
         ("load", "load.bulk", "infer.bulk"),

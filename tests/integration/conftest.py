@@ -26,7 +26,7 @@ from worker.database.tables import AstroNN, Job, Spectrum
 from worker.identity import weights_sha256
 from worker.messages import InferSpectra, LoadSpectra, NoResult, RecordLabels, Setback
 from worker.queues import QUEUES
-from worker.settings import get_settings
+from worker.settings import Settings, get_settings
 from worker.stages import adapter, heartbeat
 from worker.stages import load as load_stage
 from worker.stages import record as record_stage
@@ -150,6 +150,18 @@ class Stream:
         return [queue for queues in QUEUES.values() for queue in queues]
 
 
+class EnvironmentProcess(Process):
+    """A process whose settings are those of the environment at each moment: tests change them."""
+
+    @property
+    def settings(self) -> Settings:
+        return get_settings()
+
+    @settings.setter
+    def settings(self, _: Settings) -> None:
+        """What it was made with is the environment's too."""
+
+
 @pytest.fixture
 def stream(
     monkeypatch: pytest.MonkeyPatch,
@@ -171,7 +183,7 @@ def stream(
     for name, value in values.items():
         monkeypatch.setenv(f"ASTRONN_STREAM_{name}", value)
     get_settings.cache_clear()
-    process = Process(get_settings())
+    process = EnvironmentProcess(get_settings())
     for module in (adapter, heartbeat):
         monkeypatch.setattr(module, "this_process", lambda: process)
     app.conf.broker_url = redis_urls[0]  # Celery reads the settings once in a process

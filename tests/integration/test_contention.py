@@ -128,6 +128,9 @@ def test_who_finds_that_tables_are_being_made_waits_for_them(
     postgres_url: str, beside: Callable[..., Future[None]]
 ) -> None:
     engine = create_engine(make_url(postgres_url).set(drivername="postgresql+psycopg"))
+    with engine.begin() as connection:  # without the tables that the tests' databases come with
+        connection.execute(text("DROP SCHEMA public CASCADE"))
+        connection.execute(text("CREATE SCHEMA public"))
 
     def change(config: Config, revision: str) -> None:
         nonlocal upgraded

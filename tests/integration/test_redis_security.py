@@ -186,12 +186,13 @@ def test_a_command_says_in_one_sentence_that_redis_refuses_us(
         PREFIX + "BROKER_URL": server.url(REFUSED[refusal][0]),
         PREFIX + "MODEL": str(write_apstar(place.folder / "star.fits").path),  # a file
     }
-    for command in (("status",), ("enqueue", "star.fits")):
-        told = place.run(*command, status=1)
-        assert told.startswith("Error: ")
-        assert REFUSED[refusal][1] in told
-        assert len(told.strip().splitlines()) == 1
-        assert SECRET not in told
+    told = place.run("status", status=1)
+    assert told.startswith("Error: ")
+    assert len(told.strip().splitlines()) == 1
+    enqueued = place.run("enqueue", "star.fits")  # it needs the database alone
+    for each in (told, enqueued):
+        assert REFUSED[refusal][1] in each
+        assert SECRET not in each
 
 
 # --- URLs, without a server ----------------------------------------------------------------

@@ -153,7 +153,6 @@ def test_a_file_that_vanished_becomes_rows_with_a_reason(
 ) -> None:
     monkeypatch.setenv("ASTRONN_STREAM_DATA_ROOT", str(tmp_path))
     get_settings.cache_clear()
-    stream.process.settings = get_settings()
     stream.send()
     stream.drain()
     with transaction(stream.engine) as session:
@@ -225,7 +224,6 @@ def test_loaders_of_bulk_pause_while_much_waits_for_inference(
     monkeypatch.setenv("ASTRONN_STREAM_INFER_BACKLOG", "1")
     monkeypatch.setattr(load_stage, "_PAUSE_SECONDS", 0.0)
     get_settings.cache_clear()
-    stream.process.settings = get_settings()
     stream.send()
     (first, second) = (stream.take("load.bulk") for _ in range(2))
     assert first is not None

@@ -33,7 +33,6 @@ def bare(stream: Stream, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Str
     for name in ("MODEL", "CORRECTIONS"):
         monkeypatch.delenv(f"ASTRONN_STREAM_{name}")
     get_settings.cache_clear()
-    stream.process.settings = get_settings()
     return stream
 
 
@@ -59,7 +58,6 @@ def test_corrections_that_are_given_win(
 ) -> None:
     monkeypatch.setenv("ASTRONN_STREAM_CORRECTIONS", str(inputs.corrections))
     get_settings.cache_clear()
-    bare.process.settings = get_settings()
     bare.send()
     bare.drain()
     sha256 = read_noise_model(inputs.corrections).sha256

@@ -39,9 +39,11 @@ def test_labels_of_an_odd_network_equal_the_references(precision: str, rows: int
 
 
 def test_labels_of_the_published_widths_equal_the_references(
-    model: ApogeeBCNNCensored, reference: dict[str, NDArray[np.generic]]
+    astra_model: ApogeeBCNNCensored, reference: dict[str, NDArray[np.generic]]
 ) -> None:
-    check_against_reference(model, reference["spectra"][[0, 9]], 3, precision="bfloat16", rows=6)
+    check_against_reference(
+        astra_model, reference["spectra"][[0, 9]], 3, precision="bfloat16", rows=6
+    )
 
 
 def check_same(one: NDArray[np.float64], other: NDArray[np.float64]) -> None:
