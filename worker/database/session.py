@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -86,8 +86,28 @@ def upgrade(database: Engine) -> None:
     TransientError
         The database server does not answer.
     """
-    if _is_current(database):
-        return
+    try:
+        if not _is_current(database):
+            _migrate(database)
+    except SQLAlchemyError as error:
+        reason = str(getattr(error, "orig", None) or error).strip().splitlines()[0]
+        away = database.dialect.name != "sqlite" or "locked" in reason
+        if away and isinstance(error, OperationalError):
+            raise TransientError(f"The database does not answer: {reason}.") from error
+        raise FatalError(f"The database cannot be opened: {reason}.") from error
+
+
+def _is_current(database: Engine) -> bool:
+    """Whether the newest migration has been applied; asked without the slow import of Alembic."""
+    newest = max(path.name for path in (_MIGRATIONS / "versions").glob("[0-9]*.py"))
+    with database.connect() as connection:
+        if not database.dialect.has_table(connection, "alembic_version"):
+            return False
+        applied = connection.exec_driver_sql("SELECT version_num FROM alembic_version").scalars()
+        return applied.all() == [newest.partition("_")[0]]
+
+
+def _migrate(database: Engine) -> None:
     from alembic import command
     from alembic.config import Config
     from alembic.util import CommandError
@@ -103,21 +123,6 @@ def upgrade(database: Engine) -> None:
             f"The database cannot be brought up to date ({error}); was it made by a newer "
             "version of astronn-stream?"
         ) from error
-    except SQLAlchemyError as error:
-        reason = str(getattr(error, "orig", None) or error).strip().splitlines()[0]
-        away = database.dialect.name != "sqlite" or "locked" in reason
-        if away and isinstance(error, OperationalError):
-            raise TransientError(f"The database does not answer: {reason}.") from error
-        raise FatalError(f"The database cannot be opened: {reason}.") from error
-
-
-def _is_current(database: Engine) -> bool:
-    """Whether the newest migration has been applied; asked without the slow import of Alembic."""
-    newest = max(path.name for path in (_MIGRATIONS / "versions").glob("[0-9]*.py"))
-    with suppress(SQLAlchemyError), database.connect() as connection:
-        applied = connection.exec_driver_sql("SELECT version_num FROM alembic_version").scalars()
-        return applied.all() == [newest.partition("_")[0]]
-    return False
 
 
 def exists(url: str) -> bool:
