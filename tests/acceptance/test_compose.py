@@ -28,10 +28,6 @@ SERVING = [name for name in SERVICES_HERE if name not in ("postgres", "migrate")
 CHECKED = [name for name in SERVICES_HERE if "healthcheck" in SERVICES[name]]
 
 
-#: The tests share what is made once.
-pytestmark = pytest.mark.xdist_group("compose")
-
-
 @pytest.fixture(scope="module")
 def composed(spectra: Path, starter_weights: Path) -> Iterator[Composed]:
     """The services, with spectra of both kinds on their way."""

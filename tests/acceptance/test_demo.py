@@ -28,10 +28,6 @@ STARS = 12
 DEMO = ("demo", "show", "--stars", STARS)
 
 
-#: The tests share what is made once.
-pytestmark = pytest.mark.xdist_group("demo")
-
-
 @pytest.fixture
 def place(tmp_path: Path, starter_weights: Path) -> Workplace:  # noqa: ARG001 - they are there
     return Workplace(tmp_path / "work", dict(CONFIGURED))

@@ -64,14 +64,10 @@ def night(tmp_path_factory: pytest.TempPathFactory, spectra: Path, starter_weigh
     return Night(folder / "files", environment, count, rows)
 
 
-POSTGRES, SQLITE = (
-    pytest.param(name, marks=pytest.mark.xdist_group(f"faults on {name}"))
-    for name in ("postgresql", "sqlite")
-)
 #: What depends on the database, or on whether Redis keeps its data, is tried with both kinds.
 #: The rest would be the same twice; killed workers of a stack on SQLite are in test_run.py.
-ON_BOTH = pytest.mark.parametrize("stream", [POSTGRES, SQLITE], indirect=True)
-ON_POSTGRES = pytest.mark.parametrize("stream", [POSTGRES], indirect=True)
+ON_BOTH = pytest.mark.parametrize("stream", ["postgresql", "sqlite"], indirect=True)
+ON_POSTGRES = pytest.mark.parametrize("stream", ["postgresql"], indirect=True)
 
 
 @pytest.fixture(scope="module")

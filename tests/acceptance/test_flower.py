@@ -61,10 +61,6 @@ class Watched:
             self.pages[title] = chromium.look(self.flower.page(f"task/{found}"), picture)
 
 
-#: The tests share what is made once.
-pytestmark = pytest.mark.xdist_group("flower")
-
-
 @pytest.fixture(scope="module")
 def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
     files = tmp_path_factory.mktemp("files")

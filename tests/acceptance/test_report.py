@@ -37,10 +37,6 @@ addEventListener("load", () => {
 """
 
 
-#: The tests share what is made once.
-pytestmark = pytest.mark.xdist_group("report")
-
-
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory, starter_weights: Path) -> Workplace:  # noqa: ARG001
     """A run of 60 good spectra and a file that is none."""

@@ -24,11 +24,6 @@ def place(tmp_path: Path) -> Workplace:
     return Workplace(tmp_path / "work")
 
 
-#: A fixture that two workers of pytest-xdist would make twice keeps its tests together.
-MAIN = pytest.mark.xdist_group("main job")
-INTERRUPTED = pytest.mark.xdist_group("interrupted main job")
-
-
 def job_on(spectra: Path, weights: Path, noise_model: Path) -> list[object]:
     """The README's main job."""
     return ["run", spectra, "--model", weights, "--corrections", noise_model]
@@ -70,7 +65,6 @@ def assert_noise_model_is_applied(table: Table) -> None:
     np.testing.assert_allclose(table["e_o_h"], 2 * table["raw_e_o_h"] + 0.0278255940, rtol=1e-5)
 
 
-@MAIN
 def test_every_spectrum_gets_its_row_and_the_noise_model_is_applied(streamed: Workplace) -> None:
     assert_every_spectrum_has_its_row(streamed.table())
     assert_noise_model_is_applied(streamed.table())
@@ -87,7 +81,6 @@ def test_real_files_and_the_peers_weights_give_the_same_rows_in_both_modes(
     assert_same_rows(table, place.table("serial.fits"), besides={"tag", "task_pk"})
 
 
-@MAIN
 def test_the_summary_says_what_came_out(streamed: Workplace) -> None:
     output = (streamed.folder / "output.txt").read_text()
     assert re.search(r"Processed 44 spectra in [\d.]+ s, [\d.]+ per second", output)
@@ -98,13 +91,11 @@ def test_the_summary_says_what_came_out(streamed: Workplace) -> None:
     assert "labels.fits: 44 rows" in output
 
 
-@MAIN
 def test_only_the_table_and_the_database_stay(streamed: Workplace) -> None:
     assert streamed.files() == {"labels.fits", "astronn-stream.sqlite", "output.txt"}
     assert streamed.left_behind() == []
 
 
-@MAIN
 def test_serial_mode_gives_the_same_rows(
     streamed: Workplace, place: Workplace, job: list[object]
 ) -> None:
@@ -114,7 +105,6 @@ def test_serial_mode_gives_the_same_rows(
     assert place.left_behind() == []
 
 
-@MAIN
 def test_run_again_computes_nothing_and_says_so(streamed: Workplace, job: list[object]) -> None:
     output = streamed.run(*job, "--out", "again.fits")
     assert "Nothing to compute: all 44 spectra have results already" in output
@@ -124,7 +114,6 @@ def test_run_again_computes_nothing_and_says_so(streamed: Workplace, job: list[o
     (streamed.folder / "again.fits").unlink()
 
 
-@MAIN
 def test_other_settings_under_the_same_tag_are_pointed_out(
     streamed: Workplace, job: list[object]
 ) -> None:
@@ -133,7 +122,6 @@ def test_other_settings_under_the_same_tag_are_pointed_out(
     (streamed.folder / "again.fits").unlink()
 
 
-@MAIN
 def test_another_tag_computes_all_anew_with_the_same_values(
     streamed: Workplace, job: list[object]
 ) -> None:
@@ -186,7 +174,6 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory, job: list[object]) -> 
     return place
 
 
-@INTERRUPTED
 @pytest.mark.parametrize(
     ("mode", "number"),
     [
@@ -217,7 +204,6 @@ def test_an_interrupted_run_goes_on_where_it_stopped(
     assert slow.files() == {"labels.fits", "astronn-stream.sqlite"}
 
 
-@INTERRUPTED
 @pytest.mark.parametrize("stage", ["load", "infer", "record"])
 def test_a_worker_that_is_killed_is_replaced_and_nothing_is_lost(
     slow: Workplace, undisturbed: Workplace, job: list[object], stage: str

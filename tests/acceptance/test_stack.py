@@ -21,8 +21,6 @@ from worker.monitoring.status import Status
 from worker.queues import STAGES
 from worker.starter import STARTER_NAME
 
-SHARED = pytest.mark.xdist_group("stack")
-
 
 @pytest.fixture
 def place(tmp_path: Path, own_weights: Path) -> Workplace:
@@ -61,7 +59,6 @@ def jobs(report: Status) -> dict[str, int]:
     return {state.value: number for state, number in states.items() if number}
 
 
-@SHARED
 def test_spectra_given_to_a_stack_come_out_as_tables(
     stacked: Workplace, spectra: Path, own_weights: Path
 ) -> None:
@@ -96,12 +93,10 @@ def test_spectra_given_to_a_stack_come_out_as_tables(
     assert "4 nodes online" in answer.stdout
 
 
-@SHARED
 def test_a_second_stack_on_the_same_database_is_refused(stacked: Workplace) -> None:
     assert "running already" in stacked.run("up", status=2)
 
 
-@SHARED
 def test_spectra_for_the_starter_weights_are_not_given_to_a_stack_of_others(
     stacked: Workplace, spectra: Path
 ) -> None:
@@ -118,7 +113,7 @@ def test_spectra_for_the_starter_weights_are_not_given_to_a_stack_of_others(
     wait_for(lambda: stacked.count(f"{DONE} AND tag = 'starter'") == 44, "all jobs")
 
 
-@SHARED  # the last of them, for its jobs wait for ever
+# The last of those that share the stack: its jobs wait for ever.
 def test_spectra_for_other_weights_wait_for_a_stack_that_serves_them(
     stacked: Workplace, spectra: Path
 ) -> None:
