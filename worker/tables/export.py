@@ -116,10 +116,10 @@ def write_survey(database: Engine, wanted: RowSelection, folder: Path) -> list[W
     TransientError
         The database is away.
     """
-    from worker.tables.fits import empty_table, write_fits
+    from worker.tables.fits import write_fits
 
     def write(rows: ParquetFile, meta: Mapping[str, Any], path: Path) -> None:
-        write_fits(rows, meta, path, name="APOGEE", before=[empty_table(rows, "BOSS")])
+        write_fits(rows, meta, path, name="APOGEE", before=["BOSS"])
 
     try:
         folder.mkdir(parents=True, exist_ok=True)
