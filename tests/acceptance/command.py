@@ -7,6 +7,7 @@ import contextlib
 import os
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 import tempfile
@@ -17,7 +18,6 @@ from pathlib import Path
 import numpy as np
 import psutil
 from astropy.table import Table
-from sqlalchemy import create_engine, text
 
 EXECUTABLE = Path(sys.executable).parent / "astronn-stream"
 SECONDS = 240
@@ -105,13 +105,10 @@ class Workplace:
         path = self.folder / "astronn-stream.sqlite"
         if not path.exists():
             return 0
-        engine = create_engine(f"sqlite:///{path}")
-        try:
-            with engine.connect() as connection:
-                tables = text("SELECT count(*) FROM sqlite_master WHERE name = 'astronn'")
-                return connection.scalar(text(query)) if connection.scalar(tables) else 0
-        finally:
-            engine.dispose()
+        with contextlib.closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as database:
+            tables = "SELECT count(*) FROM sqlite_master WHERE name = 'astronn'"
+            (there,) = database.execute(tables).fetchone()
+            return int(database.execute(query).fetchone()[0]) if there else 0
 
     def table(self, name: str = "labels.fits") -> Table:
         return Table.read(self.folder / name)

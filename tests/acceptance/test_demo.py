@@ -35,8 +35,12 @@ def place(tmp_path: Path, starter_weights: Path) -> Workplace:  # noqa: ARG001 -
 
 @pytest.fixture(scope="module")
 def shown(tmp_path_factory: pytest.TempPathFactory, starter_weights: Path) -> Workplace:  # noqa: ARG001
-    """A demonstration that was run once, and what it printed."""
+    """A demonstration that was interrupted as its survey was there, and what it printed then."""
     place = Workplace(tmp_path_factory.mktemp("demo") / "work", dict(CONFIGURED))
+    process = place.start(*DEMO)
+    wait_for((place.folder / "show" / "survey" / "truth.ecsv").exists, "the survey to begin")
+    (place.folder / "interrupted.txt").write_text(place.stop(process, signal.SIGINT, 130))
+    wait_for(lambda: not place.left_behind(), "all processes to end")
     (place.folder / "output.txt").write_text(place.run(*DEMO))
     return place
 
@@ -50,12 +54,17 @@ def test_all_lies_in_one_folder_and_nothing_is_left_behind(shown: Workplace) -> 
     folder = shown.folder / "show"
     names = {each.name for each in folder.iterdir()}
     assert names == {"survey", "demo.sqlite", "labels.fits", "demo.md", *PICTURES}
-    assert shown.files() == {"show", "output.txt"}
+    assert shown.files() == {"show", "interrupted.txt", "output.txt"}
     assert shown.left_behind() == []
     page = (folder / "demo.md").read_text()
     for name in PICTURES:
         assert f"]({name})" in page
         assert (folder / name).read_bytes().startswith(b"\x89PNG")
+
+
+def test_an_interrupted_demonstration_says_that_it_goes_on(shown: Workplace) -> None:
+    told = (shown.folder / "interrupted.txt").read_text()
+    assert "the same command goes on where it stopped" in told
 
 
 def test_every_simulated_spectrum_has_its_row(shown: Workplace, truth: Table) -> None:
@@ -117,13 +126,3 @@ def test_a_folder_with_files_of_the_users_is_refused_and_left_as_it_is(place: Wo
     assert "holds files that are no demonstration, such as labels.fits" in output
     assert place.files() == {"labels.fits"}
     assert (place.folder / "labels.fits").read_text() == "mine"
-
-
-def test_an_interrupted_demonstration_goes_on(place: Workplace) -> None:
-    process = place.start(*DEMO)
-    wait_for((place.folder / "show" / "survey" / "truth.ecsv").exists, "the survey to begin")
-    output = place.stop(process, signal.SIGINT, 130)
-    assert "the same command goes on where it stopped" in output
-    wait_for(lambda: not place.left_behind(), "all processes to end")
-    place.run(*DEMO)
-    assert len(place.table("show/labels.fits")) > STARS

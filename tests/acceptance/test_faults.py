@@ -146,21 +146,12 @@ def test_a_dead_device_ends_its_worker_which_comes_back(stream: Stream, night: N
     assert_undisturbed(stream.table("dead device"), night.rows)
 
 
-@ON_BOTH
-def test_a_worker_that_is_terminated_gives_back_what_it_holds(stream: Stream, night: Night) -> None:
-    assert_given_back(stream, night, signal.SIGTERM)
-
-
 @ON_POSTGRES
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGQUIT])
-def test_a_worker_that_is_interrupted_gives_back_what_it_holds(
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGQUIT])
+def test_a_worker_that_is_stopped_gives_back_what_it_holds(
     stream: Stream, night: Night, number: signal.Signals
 ) -> None:
-    assert_given_back(stream, night, number)
-
-
-def assert_given_back(stream: Stream, night: Night, number: signal.Signals) -> None:
-    """Stop each worker while it works; every job needs one attempt only."""
+    """Each worker is stopped while it works; every job needs one attempt only."""
     tag = f"stopped by {number.name}"
     stream.stop("load")  # or it would be done with its work before anyone could look
     stream.enqueue_and_send(tag)

@@ -16,6 +16,7 @@ from astropy.table import Table
 from tests.acceptance.command import DONE, Workplace, assert_same_rows
 from tests.conftest import shared, wait_for
 from worker.labels import LABEL_NAMES
+from worker.queues import STAGES
 from worker.starter import NOTICE, STARTER_CORRECTIONS, STARTER_NAME
 
 
@@ -178,9 +179,8 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory, job: list[object]) -> 
     ("mode", "number"),
     [
         ([], signal.SIGINT),
-        ([], signal.SIGTERM),
         ([], signal.SIGKILL),
-        (["--serial"], signal.SIGINT),
+        (["--serial"], signal.SIGTERM),
         (["--serial"], signal.SIGKILL),
     ],
 )
@@ -204,14 +204,15 @@ def test_an_interrupted_run_goes_on_where_it_stopped(
     assert slow.files() == {"labels.fits", "astronn-stream.sqlite"}
 
 
-@pytest.mark.parametrize("stage", ["load", "infer", "record"])
-def test_a_worker_that_is_killed_is_replaced_and_nothing_is_lost(
-    slow: Workplace, undisturbed: Workplace, job: list[object], stage: str
+def test_workers_that_are_killed_are_replaced_and_nothing_is_lost(
+    slow: Workplace, undisturbed: Workplace, job: list[object]
 ) -> None:
     process = slow.start(*job)
     wait_for(lambda: slow.count(DONE) >= 1, "the first result")
-    (worker,) = slow.workers(stage)
-    worker.kill()
+    killed = [worker for stage in STAGES for worker in slow.workers(stage)]
+    assert len(killed) == len(STAGES)
+    for worker in killed:
+        worker.kill()
     slow.finish(process)
     assert_same_rows(undisturbed.table(), slow.table())
     assert slow.left_behind() == []

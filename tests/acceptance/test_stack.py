@@ -38,7 +38,7 @@ def stacked(tmp_path_factory: pytest.TempPathFactory, own_weights: Path) -> Iter
         yield place
     finally:
         stack.terminate()
-        stack.wait(timeout=60)
+        assert stack.wait(timeout=60) == 0
 
 
 def start_stack(place: Workplace) -> subprocess.Popen[str]:
@@ -130,31 +130,22 @@ def test_spectra_for_other_weights_wait_for_a_stack_that_serves_them(
     assert report.problems == ["Jobs for weights that this stack does not serve wait: 44."]
 
 
-def test_a_stack_without_weights_serves_the_starter_weights_until_it_is_interrupted(
-    place: Workplace, spectra: Path
-) -> None:
-    del place.environment["ASTRONN_STREAM_MODEL"]
-    assert "wait in the database" in place.run("enqueue", spectra)
-    stack = start_stack(place)
-    try:
-        wait_for(lambda: place.count(DONE) == 44, "all jobs")
-        assert status(place).weights_name == STARTER_NAME
-        assert STARTER_NAME in place.run("export", "--out", "a.csv")
-    finally:
-        place.stop(stack, signal.SIGINT, 0)
-    assert place.left_behind() == []
-    assert "wait in the database" in place.run("enqueue", spectra, "--tag", "later")
-
-
 def test_a_stack_that_is_killed_leaves_no_process_and_the_next_one_stops_in_order(
     place: Workplace, spectra: Path
 ) -> None:
-    place.stop(start_stack(place), signal.SIGKILL, -signal.SIGKILL)
+    """Both serve the starter weights, for they are given none."""
+    del place.environment["ASTRONN_STREAM_MODEL"]
+    assert "wait in the database" in place.run("enqueue", spectra)
+    stack = start_stack(place)
+    wait_for(lambda: place.count(DONE) == 44, "all jobs")
+    assert status(place).weights_name == STARTER_NAME
+    assert STARTER_NAME in place.run("export", "--out", "a.csv")
+    place.stop(stack, signal.SIGKILL, -signal.SIGKILL)
     wait_for(lambda: not place.processes(), "the workers to stop", 40)
     again = start_stack(place)  # the socket that lies there is no obstacle
-    place.run("enqueue", spectra)
-    wait_for(lambda: place.count(DONE) == 44, "all jobs")
-    place.stop(again, signal.SIGTERM, 0)
+    place.run("enqueue", spectra, "--tag", "again")
+    wait_for(lambda: place.count(DONE) == 88, "all jobs")
+    place.stop(again, signal.SIGINT, 0)
     assert place.left_behind() == []
     assert "wait in the database" in place.run("enqueue", spectra, "--tag", "later")
 

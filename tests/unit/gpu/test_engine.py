@@ -54,9 +54,9 @@ def check_same(one: NDArray[np.float64], other: NDArray[np.float64]) -> None:
 
 
 def test_a_spectrum_gets_the_same_bits_alone_and_in_any_company() -> None:
-    model, order = odd_network(), [4, 1, 0, 3, 2]
+    model, order = odd_network(), [2, 0, 1]
     alone = engine(model, mc_samples=3, rows=2)(FLUX[:1], KEYS[:1])
-    many = engine(model, mc_samples=3, rows=9)
+    many = engine(model, mc_samples=3, rows=7)
     together = many(FLUX[order], [KEYS[n] for n in order])
     for one, all_of_them in zip(alone, together, strict=True):
         check_same(one[0], all_of_them[order.index(0)])
