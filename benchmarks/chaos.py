@@ -27,14 +27,8 @@ import redis
 from astropy.table import Table
 from sqlalchemy import select
 
-from producer.ledger.plan import Plan
-from producer.ledger.register import register_files
-from producer.ledger.release import release
-from tests.acceptance.faults import (
+from benchmarks.rig.faults import (
     Fault,
-    Stream,
-    assert_undisturbed,
-    copies,
     deliver_twice_in_reverse,
     expire_arrays,
     flush_redis,
@@ -42,10 +36,14 @@ from tests.acceptance.faults import (
     kill_workers,
     poison,
     stop_database,
-    undisturbed,
 )
-from tests.acceptance.servers import PostgresServer, RedisServer, short_folder
-from tests.conftest import wait_for
+from benchmarks.rig.rows import assert_undisturbed, undisturbed
+from benchmarks.rig.servers import PostgresServer, RedisServer, short_folder
+from benchmarks.rig.stream import Stream, copies
+from benchmarks.rig.waiting import wait_for
+from producer.ledger.plan import Plan
+from producer.ledger.register import register_files
+from producer.ledger.release import release
 from worker.app import connect_to, publish
 from worker.database.session import open_database
 from worker.database.tables import AstroNN, Job

@@ -30,11 +30,11 @@ import numpy as np
 from astropy.table import Table
 from sqlalchemy import text
 
+from benchmarks.rig.flower import Flower, flower_before
+from benchmarks.rig.servers import PostgresServer, RedisServer, short_folder
+from benchmarks.rig.stream import Stream, copies
+from benchmarks.rig.waiting import wait_for
 from producer.simulation.truth import NAME
-from tests.acceptance.faults import Stream, copies
-from tests.acceptance.flower import Flower, flower_before
-from tests.acceptance.servers import PostgresServer, RedisServer, short_folder
-from tests.conftest import wait_for
 from worker.app import app
 from worker.queues import QUEUES
 from worker.transport.broker import UNACKED

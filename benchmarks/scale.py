@@ -33,11 +33,11 @@ import redis
 from sqlalchemy import Engine, event, text
 
 from benchmarks.chaos import PeakMemory
+from benchmarks.rig.servers import PostgresServer, RedisServer, short_folder
 from producer.ledger.reconcile import Reconciler
 from producer.ledger.register import register_all
 from producer.ledger.release import release
 from producer.sources.files import CatalogueEntry
-from tests.acceptance.servers import PostgresServer, RedisServer, short_folder
 from worker.app import connect_to, publish
 from worker.database.session import open_database, upgrade
 from worker.database.tables import Kind

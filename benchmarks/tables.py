@@ -24,7 +24,7 @@ import numpy as np
 from astropy.table import Table
 from sqlalchemy import Engine, insert, select
 
-from tests.acceptance.servers import PostgresServer, SqliteFile, short_folder
+from benchmarks.rig.servers import PostgresServer, SqliteFile, short_folder
 from worker.database.session import open_database, upgrade
 from worker.database.tables import (
     AstroNN,

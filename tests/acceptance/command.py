@@ -19,6 +19,8 @@ import numpy as np
 import psutil
 from astropy.table import Table
 
+from benchmarks.rig.rows import CHANGING
+
 EXECUTABLE = Path(sys.executable).parent / "astronn-stream"
 SECONDS = 240
 DONE = "SELECT count(*) FROM job WHERE state = 'done'"
@@ -112,10 +114,6 @@ class Workplace:
 
     def table(self, name: str = "labels.fits") -> Table:
         return Table.read(self.folder / name)
-
-
-#: What differs from run to run by its nature.
-CHANGING = {"created", "modified", "t_elapsed", "t_overhead"}
 
 
 def assert_same_rows(one: Table, other: Table, *, besides: Collection[str] = ()) -> None:

@@ -19,9 +19,9 @@ from pathlib import Path
 import psutil
 from sqlalchemy import create_engine, make_url, text
 
-from tests.acceptance.servers import PostgresServer
+from benchmarks.rig.servers import PostgresServer
+from benchmarks.rig.waiting import wait_for
 from tests.compose import LEFT_OUT, SERVICES, filled, seconds
-from tests.conftest import wait_for
 from worker.local.redis_server import redis_server
 
 PASSWORDS = {"REDIS_PASSWORD": "of0redis", "POSTGRES_PASSWORD": "of0postgres"}

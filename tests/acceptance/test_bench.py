@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.rig.waiting import wait_for
 from tests.acceptance.command import Workplace
 from tests.acceptance.test_demo import CONFIGURED
-from tests.conftest import wait_for
 
 #: None of this is there; a benchmark that used any of it would fail.
 ELSEWHERE = {

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.rig.servers import short_folder
+from benchmarks.rig.waiting import wait_for
 from tests.acceptance.command import DONE
 from tests.acceptance.composed import PASSWORDS, Composed
-from tests.acceptance.servers import short_folder
 from tests.compose import SERVICES
-from tests.conftest import wait_for
 
 FLOWER = "somebody:secret0word"
 #: Where inference runs here.

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from astropy.table import Table
 
+from benchmarks.rig.waiting import wait_for
 from tests.acceptance.command import Workplace, assert_same_rows
-from tests.conftest import wait_for
 from worker.results.noise_model import read_noise_model
 from worker.starter import NOTICE, STARTER_CORRECTIONS, STARTER_NAME
 

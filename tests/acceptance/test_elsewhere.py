@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.rig.waiting import wait_for
 from tests.acceptance.command import Workplace
-from tests.conftest import wait_for
 
 #: Our packages, what workers import late, what Flower and new processes of Python read.
 NAMES = [

@@ -13,11 +13,11 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.rig.servers import short_folder
+from benchmarks.rig.waiting import wait_for
 from tests.acceptance.command import DONE
 from tests.acceptance.composed import Composed
-from tests.acceptance.servers import short_folder
 from tests.compose import ROOT
-from tests.conftest import wait_for
 
 SETTINGS = "astronn-stream.env"
 #: The array tasks of the two jobs.

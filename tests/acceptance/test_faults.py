@@ -14,13 +14,9 @@ from pathlib import Path
 import pytest
 from astropy.table import Table
 
-from tests.acceptance.faults import (
+from benchmarks.rig.faults import (
     DYING_DEVICE,
-    WORKERS,
     Fault,
-    Stream,
-    assert_undisturbed,
-    copies,
     deliver_twice_in_reverse,
     expire_arrays,
     flush_redis,
@@ -30,10 +26,11 @@ from tests.acceptance.faults import (
     kill_workers,
     poison,
     stop_database,
-    undisturbed,
 )
-from tests.acceptance.servers import PostgresServer, RedisServer, SqliteFile, short_folder
-from tests.conftest import wait_for
+from benchmarks.rig.rows import assert_undisturbed, undisturbed
+from benchmarks.rig.servers import PostgresServer, RedisServer, SqliteFile, short_folder
+from benchmarks.rig.stream import WORKERS, Stream, copies
+from benchmarks.rig.waiting import wait_for
 
 SPECTRA = 88
 

@@ -15,11 +15,11 @@ import pytest
 from celery import Celery
 from sqlalchemy import text
 
+from benchmarks.rig.flower import LOGIN, Flower, flower_before
+from benchmarks.rig.servers import RedisServer, SqliteFile, short_folder
+from benchmarks.rig.stream import Stream
+from benchmarks.rig.waiting import wait_for
 from tests.acceptance import chromium
-from tests.acceptance.faults import Stream
-from tests.acceptance.flower import LOGIN, Flower, flower_before
-from tests.acceptance.servers import RedisServer, SqliteFile, short_folder
-from tests.conftest import wait_for
 from worker.monitoring.metrics import stream_registry
 from worker.settings import Settings
 

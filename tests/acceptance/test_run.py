@@ -13,8 +13,9 @@ import pytest
 from astropy.io import fits
 from astropy.table import Table
 
+from benchmarks.rig.waiting import wait_for
 from tests.acceptance.command import DONE, Workplace, assert_same_rows
-from tests.conftest import shared, wait_for
+from tests.conftest import shared
 from worker.labels import LABEL_NAMES
 from worker.queues import STAGES
 from worker.starter import NOTICE, STARTER_CORRECTIONS, STARTER_NAME

@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from benchmarks.rig.waiting import wait_for
 from producer.commands.main import COMMANDS, command_line
 from tests.acceptance.command import DONE, Workplace, assert_same_rows
-from tests.conftest import wait_for
 from worker.database.tables import JobState
 from worker.identity import weights_sha256
 from worker.monitoring.status import Status

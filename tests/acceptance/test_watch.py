@@ -7,9 +7,9 @@ import signal
 import time
 from pathlib import Path
 
+from benchmarks.rig.waiting import wait_for
 from tests.acceptance.command import DONE, Workplace
 from tests.acceptance.test_stack import start_stack
-from tests.conftest import wait_for
 from tests.inputs.apstar_files import write_apstar
 
 NO_RESULT = "SELECT count(*) FROM astronn WHERE result_flags & 2048"

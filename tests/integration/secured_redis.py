@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 import ssl
 import subprocess
 import threading
@@ -13,7 +12,8 @@ from pathlib import Path
 
 import redis
 
-from tests.conftest import wait_for
+from benchmarks.rig.servers import free_port
+from benchmarks.rig.waiting import wait_for
 from worker.local.redis_server import redis_server
 
 
@@ -40,14 +40,6 @@ def _answers(client: redis.Redis) -> bool:
     with suppress(redis.ConnectionError):
         return bool(client.ping())
     return False
-
-
-def free_port() -> int:
-    """A port that nothing listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 @contextmanager

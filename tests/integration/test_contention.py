@@ -12,10 +12,10 @@ from alembic import command
 from alembic.config import Config
 from sqlalchemy import Engine, create_engine, insert, make_url, select, text, update
 
+from benchmarks.rig.waiting import wait_for
 from producer.ledger.register import Registered, register
 from producer.ledger.requeue import Selection, requeue
 from producer.sources.files import CatalogueEntry
-from tests.conftest import wait_for
 from tests.integration.test_database import count, entries, migrate, registered
 from tests.integration.test_tally import assert_true
 from worker.database.session import opened, transaction, upgrade

@@ -16,10 +16,11 @@ import yaml
 from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
+from benchmarks.rig.servers import free_port
+from benchmarks.rig.waiting import wait_for
 from producer.ledger.dispatcher import Dispatcher
-from tests.conftest import wait_for
 from tests.integration.conftest import Stream
-from tests.integration.secured_redis import free_port, secured_redis
+from tests.integration.secured_redis import secured_redis
 from tests.integration.test_status import live
 from worker.monitoring.metrics import stream_registry
 from worker.queues import STAGES

@@ -24,10 +24,11 @@ import trustme
 from kombu import Connection
 from kombu.exceptions import OperationalError
 
+from benchmarks.rig.servers import free_port
+from benchmarks.rig.waiting import wait_for
 from tests.acceptance.command import Workplace
-from tests.conftest import wait_for
 from tests.inputs.apstar_files import write_apstar
-from tests.integration.secured_redis import free_port, secured_redis, tls_before
+from tests.integration.secured_redis import secured_redis, tls_before
 from worker.database.session import opened
 from worker.errors import FatalError, TransientError
 from worker.messages import NoResult

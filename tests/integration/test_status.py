@@ -14,8 +14,8 @@ import redis
 from sqlalchemy import event, text, update
 
 import worker.monitoring.status
+from benchmarks.rig.waiting import wait_for
 from producer.ledger.dispatcher import Dispatcher
-from tests.conftest import wait_for
 from tests.integration.conftest import Stream
 from worker.database.session import opened, transaction
 from worker.database.tables import Job, JobState, now

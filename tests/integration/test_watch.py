@@ -13,12 +13,12 @@ from sqlalchemy import select, text
 import producer.watching.arrivals
 import producer.watching.settling
 import producer.watching.watch
+from benchmarks.rig.waiting import wait_for
 from producer import enqueue
 from producer.ledger.plan import Plan
 from producer.watching.arrivals import Arrivals
 from producer.watching.settling import Settling
 from producer.watching.watch import Watch
-from tests.conftest import wait_for
 from tests.inputs.apstar_files import write_apstar
 from tests.integration.conftest import Stream
 from worker.database.tables import AstroNN, Spectrum

@@ -10,8 +10,8 @@ from pathlib import Path
 import psutil
 import pytest
 
+from benchmarks.rig.waiting import wait_for
 from producer.process_pool import LostProcessError, shared_out
-from tests.conftest import wait_for
 
 #: A pool whose one process waits for more work; it says which that is.
 PARENT = """

@@ -19,6 +19,7 @@ import pytest
 import torch
 from rich.console import Console
 
+from benchmarks.rig.waiting import wait_for
 from producer.bench import floors
 from producer.bench.engines import precision_of
 from producer.bench.loading import PLAIN, check_agreement
@@ -30,7 +31,6 @@ from producer.bench.report import PARTS, as_json, number, screen
 from producer.bench.spectra import bytes_per_spectrum, simulate_files
 from producer.bench.stream import steady_seconds
 from producer.commands.bench import bench
-from tests.conftest import wait_for
 from worker.errors import FatalError, UsageError
 from worker.network.checkpoint import read_checkpoint
 

@@ -14,11 +14,11 @@ import pytest
 from astropy.io import fits
 from astropy.table import Table
 
+from benchmarks.rig.waiting import wait_for
 from producer.simulation import night
 from producer.simulation.night import bursts, write_live
 from producer.simulation.survey import Survey, Written, write_survey
 from producer.simulation.truth import NAME, Truth
-from tests.conftest import wait_for
 
 SURVEY = Survey(stars=8, visits=3, seed=11, layout="mixed")
 FAST = 1e9

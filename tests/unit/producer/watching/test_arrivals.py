@@ -14,9 +14,9 @@ import pytest
 
 import producer.watching.arrivals
 import producer.watching.notices
+from benchmarks.rig.waiting import wait_for
 from producer.watching.arrivals import Arrivals, Sighting
 from producer.watching.notices import CannotFollowError, Inotify, Polling, remote_file_system
-from tests.conftest import wait_for
 
 STAR = "apStar-1.3-apo25m-2M00000001+0000000.fits"
 

@@ -9,7 +9,7 @@ import threading
 
 import pytest
 
-from tests.conftest import wait_for
+from benchmarks.rig.waiting import wait_for
 from worker.network.engines.cpu.threads import Threads
 
 #: A task of a worker's pool that is finished while the interpreter ends, as after SIGQUIT.

