@@ -41,8 +41,17 @@ class Ticket(Message):
 
     @property
     def ticket(self) -> dict[str, int | str]:
-        """The ticket alone, without the other fields of its message."""
-        return {name: getattr(self, name) for name in Ticket.model_fields}
+        """What a result says of whose it is, without the other fields of its message."""
+        return {name: getattr(self, name) for name in Result.model_fields}
+
+
+class Result(Ticket):
+    """What a stage found out about a spectrum, and which spectrum that is.
+
+    The numbers of jobs and spectra do not say it: a database that was restored gives them again.
+    """
+
+    natural_key: Name
 
 
 class SpectrumReference(Ticket):
@@ -105,7 +114,7 @@ class InferSpectra(Message):
 LabelVector = Annotated[tuple[float, ...], Field(min_length=len(LABELS), max_length=len(LABELS))]
 
 
-class SpectrumLabels(Ticket):
+class SpectrumLabels(Result):
     """The network's answer for one spectrum: 22 labels and uncertainties, uncorrected.
 
     ``t_elapsed`` is this spectrum's share of the seconds of loading and inference,
@@ -121,14 +130,14 @@ class SpectrumLabels(Ticket):
 class RecordLabels(Message):
     """Write these labels."""
 
-    version: Literal[2] = 2
+    version: Literal[3] = 3
     weights: Name
     mc_samples: int
     seed: int
     results: Annotated[tuple[SpectrumLabels, ...], Field(max_length=_MOST_SPECTRA)]
 
 
-class Failure(Ticket):
+class Failure(Result):
     """A spectrum that has no labels, and the sentence that says why."""
 
     reason: Name
@@ -147,20 +156,21 @@ Failures = Annotated[tuple[Failure, ...], Field(max_length=_MOST_SPECTRA)]
 class NoResult(Message):
     """Write a row without labels for each of these spectra."""
 
-    version: Literal[2] = 2
+    version: Literal[3] = 3
+    weights: Name
     failures: Failures
-
-    @classmethod
-    def of(cls, spectra: Iterable[SpectrumReference], reason: str) -> NoResult:
-        """One reason for several spectra."""
-        return cls(failures=failures_of(spectra, reason))
 
 
 class Setback(Message):
-    """Note in the ledger why these spectra are late; they are still being tried."""
+    """Note in the ledger why these spectra are late.
 
-    version: Literal[2] = 2
+    They are still being tried, or ``waiting`` again for somebody to serve them, at no cost.
+    """
+
+    version: Literal[3] = 3
+    weights: Name
     failures: Failures
+    waiting: bool
 
 
 def tickets_of(message: Message) -> tuple[Ticket, ...]:
@@ -175,11 +185,11 @@ def tickets_of(message: Message) -> tuple[Ticket, ...]:
     raise TypeError(f"{type(message).__name__} is no message of its own")
 
 
-def failures_of(spectra: Iterable[Ticket], reason: str) -> tuple[Failure, ...]:
+def failures_of(spectra: Iterable[SpectrumReference], reason: str) -> tuple[Failure, ...]:
     """One reason for several spectra."""
     return tuple(failure_of(each, reason) for each in spectra)
 
 
-def failure_of(spectrum: Ticket, reason: str) -> Failure:
+def failure_of(spectrum: SpectrumReference | Result, reason: str) -> Failure:
     """The failure of one spectrum."""
     return Failure.model_validate({**spectrum.ticket, "reason": reason})

@@ -14,6 +14,8 @@ DISPATCHER = f"{_OURS}dispatcher"
 WEIGHTS = f"{_OURS}weights"
 #: What the tasks have served; keys of short intervals follow it.
 SPECTRA = f"{_OURS}spectra"
+#: How many results came lately that are no job's here.
+STRANGERS = f"{_OURS}strangers"
 #: The vitals of a worker; its name follows.
 WORKER = f"{_OURS}worker:"
 

@@ -23,6 +23,7 @@ from worker.outage import Outage
 from worker.settings import Settings
 from worker.transport.broker import Broker
 from worker.transport.served_weights import tell_served
+from worker.transport.vitals import living_workers
 
 logger = logging.getLogger(__name__)
 
@@ -58,6 +59,7 @@ class Dispatcher:
         self._reconciler = Reconciler(database, self._broker, settings)
         self._weights = weights_sha256(settings.weights_file)
         self._reconciled = float("-inf")
+        self._wanted = True
         self._outage = Outage("dispatch")
 
     def step(self, jobs: Sequence[int] | None = None, *, held_are_lost: bool = False) -> bool:
@@ -90,11 +92,23 @@ class Dispatcher:
             self._broker.tell_alive()
             if jobs is None:  # with jobs of its own it is a run's, not the stack's
                 tell_served(self._client, self._weights)
+            self._wanted = self._is_wanted()
             self._reconciled = time.monotonic()
+        if not self._wanted:
+            return
         name = self._broker.name()
         sent = release(self._database, send, self._settings, name, weights=self._weights, jobs=jobs)
         if sent:
             logger.info("action=dispatch spectra=%d", sent)
+
+    def _is_wanted(self) -> bool:
+        """Whether inference takes these weights: false where every worker has others.
+
+        What they would be sent came straight back to wait.
+        """
+        vitals = living_workers(self._client).values()
+        served = {each["weights"] for each in vitals if "weights" in each}
+        return not served or self._weights in served
 
     def run(self) -> None:
         """Go on until a signal ends the process."""

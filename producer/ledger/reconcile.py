@@ -14,9 +14,10 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from sqlalchemy import Engine, select
+from sqlalchemy.orm import Session
 
 from worker.database.session import reading, transaction
-from worker.database.tables import Job, JobState, now
+from worker.database.tables import Job, JobState, Spectrum, now
 from worker.messages import Failure
 from worker.results.record import record_failures
 from worker.settings import Settings
@@ -153,7 +154,7 @@ class Reconciler:
                 # One that was sent again meanwhile, by another dispatcher, is no longer lost.
                 same = [job for job in found if seen[job.pk].is_sending_of(job)]
                 given_up = [job for job in same if counted and self._is_last(job)]
-                record_failures(session, [_failure(job, reason) for job in given_up])
+                record_failures(session, [_failure(session, job, reason) for job in given_up])
                 for job in same:
                     if job not in given_up:
                         _let_wait(job, reason, counted=counted)
@@ -171,11 +172,12 @@ def _let_wait(job: Job, reason: str, *, counted: bool) -> None:
         job.attempts = max(0, job.attempts - 1)
 
 
-def _failure(job: Job, reason: str) -> Failure:
+def _failure(session: Session, job: Job, reason: str) -> Failure:
     return Failure(
         job=job.pk,
         spectrum=job.spectrum_pk,
         file_version=job.file_version,
+        natural_key=session.get_one(Spectrum, job.spectrum_pk).natural_key,
         reason=f"Given up after {job.attempts} attempts. {_last_error(job, reason)}",
     )
 

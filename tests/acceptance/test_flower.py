@@ -101,7 +101,7 @@ def let_all_happen(watched: Watched, arrays: RedisServer) -> None:
 
     revoked = "11111111-2222-3333-4444-555555555555"
     celery.control.revoke(revoked, reply=True)  # when the workers know
-    empty = {"version": 2, "failures": []}
+    empty = {"version": 3, "weights": "w", "failures": [], "waiting": False}
     celery.send_task("setback", args=[empty], queue="record", task_id=revoked)
     watched.keep("revoked", "REVOKED", "setback")
 

@@ -22,9 +22,9 @@ from worker.database.tables import AstroNN, Base, Job, JobState, Kind, Source, S
 from worker.errors import FatalError, TransientError
 from worker.flags import ResultFlag
 from worker.labels import LABEL_NAMES
-from worker.messages import Failure, RecordLabels, SpectrumLabels
+from worker.messages import Failure, RecordLabels, Setback, SpectrumLabels
 from worker.results.noise_model import NoiseModel, identity
-from worker.results.record import record_failures, record_labels
+from worker.results.record import note_setbacks, record_failures, record_labels, strangers
 
 N_LABELS = len(LABEL_NAMES)
 
@@ -61,12 +61,16 @@ def registered(engine: Engine, number: int, *, tag: str = "", version: str = "1-
         )
 
 
-def labels_of(jobs: list[int], value: float = 1.0, version: str = "1-1") -> RecordLabels:
+def labels_of(
+    engine: Engine, jobs: list[int], value: float = 1.0, version: str = "1-1"
+) -> RecordLabels:
+    known = natural_keys(engine)
     results = tuple(
         SpectrumLabels(
             job=job,
             spectrum=job,
             file_version=version,
+            natural_key=known.get(job, "nobody's"),
             raw_labels=tuple(value + job + n for n in range(N_LABELS)),
             raw_e_labels=tuple(0.01 * (n + 1) for n in range(N_LABELS)),
             t_elapsed=0.5,
@@ -75,6 +79,23 @@ def labels_of(jobs: list[int], value: float = 1.0, version: str = "1-1") -> Reco
         for job in jobs
     )
     return RecordLabels(weights="w", mc_samples=100, seed=0, results=results)
+
+
+def natural_keys(engine: Engine) -> dict[int, str]:
+    """Whose a job is."""
+    statement = select(Job.pk, Spectrum.natural_key).join(Spectrum, Spectrum.pk == Job.spectrum_pk)
+    with engine.connect() as connection:
+        return {row.pk: row.natural_key for row in connection.execute(statement)}
+
+
+def failure(engine: Engine, job: int, reason: str) -> Failure:
+    return Failure(
+        job=job,
+        spectrum=1,
+        file_version="1-1",
+        natural_key=natural_keys(engine)[job],
+        reason=reason,
+    )
 
 
 def count(engine: Engine, model: type[Base]) -> int:
@@ -104,7 +125,7 @@ def test_a_database_of_a_newer_version_is_refused(engine: Engine) -> None:
 def test_rows_without_a_name_of_their_weights_survive_the_way_down_and_up(engine: Engine) -> None:
     (done, waiting) = registered(engine, 2).jobs
     with transaction(engine) as session:
-        record_labels(session, labels_of([done]), identity())
+        record_labels(session, labels_of(engine, [done]), identity())
     migrate(engine, command.downgrade, "0002")
     for table in ("job", "astronn"):
         assert "weights_name" not in {each["name"] for each in inspect(engine).get_columns(table)}
@@ -113,7 +134,7 @@ def test_rows_without_a_name_of_their_weights_survive_the_way_down_and_up(engine
     assert names(engine) == {done: None, waiting: None}
     assert registered(engine, 2).open_jobs == [waiting]
     with transaction(engine) as session:
-        assert record_labels(session, labels_of([waiting]), identity()) == 1
+        assert record_labels(session, labels_of(engine, [waiting]), identity()) == 1
         # What waited before is named when it is asked for again; what was done stays.
         rows = {row.task_pk: row.weights_name for row in session.scalars(select(AstroNN))}
         assert rows == {done: None, waiting: "own.pt"}
@@ -173,11 +194,11 @@ def test_a_star_lies_where_the_first_file_that_tells_it_says(engine: Engine) -> 
 def test_a_job_that_is_done_opens_again_only_when_its_file_is_rewritten(engine: Engine) -> None:
     jobs = registered(engine, 2).jobs
     with transaction(engine) as session:
-        record_labels(session, labels_of(jobs), identity())
+        record_labels(session, labels_of(engine, jobs), identity())
     assert registered(engine, 2).open_jobs == []
     assert registered(engine, 2, version="2-2").open_jobs == jobs
     with transaction(engine) as session:
-        record_labels(session, labels_of(jobs, value=7.0, version="2-2"), identity())
+        record_labels(session, labels_of(engine, jobs, value=7.0, version="2-2"), identity())
     with transaction(engine) as session:
         rows = session.scalars(select(AstroNN).order_by(AstroNN.task_pk)).all()
         assert [row.raw_teff for row in rows] == [7.0 + job for job in jobs]
@@ -188,15 +209,15 @@ def test_labels_of_a_file_that_was_rewritten_meanwhile_are_left_out(engine: Engi
     jobs = registered(engine, 2).jobs
     assert registered(engine, 2, version="2-2").open_jobs == jobs
     with transaction(engine) as session:
-        assert record_labels(session, labels_of(jobs), identity()) == 0
-        assert record_labels(session, labels_of(jobs, version="2-2"), identity()) == 2
+        assert record_labels(session, labels_of(engine, jobs), identity()) == 0
+        assert record_labels(session, labels_of(engine, jobs, version="2-2"), identity()) == 2
 
 
 def test_labels_become_one_row_with_noise_model_and_provenance(engine: Engine) -> None:
     (job,) = registered(engine, 1).jobs
     model = NoiseModel(np.full(N_LABELS, 2.0), np.arange(N_LABELS) * 0.5, "abc")
     with transaction(engine) as session:
-        assert record_labels(session, labels_of([job]), model) == 1
+        assert record_labels(session, labels_of(engine, [job]), model) == 1
     with transaction(engine) as session:
         row = session.scalars(select(AstroNN)).one()
         for n, name in enumerate(LABEL_NAMES):
@@ -215,7 +236,7 @@ def test_a_message_delivered_again_gives_one_row(engine: Engine, times: int) -> 
     finished = []
     for _ in range(times):
         with transaction(engine) as session:
-            finished.append(record_labels(session, labels_of(jobs), identity()))
+            finished.append(record_labels(session, labels_of(engine, jobs), identity()))
     assert finished == [40] + [0] * (times - 1)
     assert count(engine, AstroNN) == 40
 
@@ -223,10 +244,8 @@ def test_a_message_delivered_again_gives_one_row(engine: Engine, times: int) -> 
 def test_a_late_failure_does_not_replace_labels(engine: Engine) -> None:
     (job,) = registered(engine, 1).jobs
     with transaction(engine) as session:
-        record_labels(session, labels_of([job]), identity())
-        record_failures(
-            session, [Failure(job=job, spectrum=1, file_version="1-1", reason="came too late")]
-        )
+        record_labels(session, labels_of(engine, [job]), identity())
+        record_failures(session, [failure(engine, job, "came too late")])
     with transaction(engine) as session:
         row = session.scalars(select(AstroNN)).one()
         assert not row.flag_no_result
@@ -237,7 +256,7 @@ def test_a_failure_becomes_a_row_without_labels(engine: Engine) -> None:
     (job,) = registered(engine, 1).jobs
     reason = "apStar-é\0.fits is empty."  # a file may bring any byte along
     with transaction(engine) as session:
-        record_failures(session, [Failure(job=job, spectrum=1, file_version="1-1", reason=reason)])
+        record_failures(session, [failure(engine, job, reason)])
     with transaction(engine) as session:
         row = session.scalars(select(AstroNN)).one()
         assert row.result_flags == ResultFlag.NO_RESULT
@@ -246,9 +265,45 @@ def test_a_failure_becomes_a_row_without_labels(engine: Engine) -> None:
         assert all(getattr(row, name) is None for name in LABEL_NAMES)
 
 
+@pytest.mark.parametrize(
+    "other", [{"natural_key": "apStar-r6-star1/coadd"}, {"file_version": "2-2"}], ids=str
+)
+def test_results_of_another_life_of_the_database_change_nothing(
+    engine: Engine, other: dict[str, str]
+) -> None:
+    """A database that was restored hands out again the numbers of jobs."""
+    (job,) = registered(engine, 1).jobs
+    message = labels_of(engine, [job])
+    foreign = message.results[0].model_copy(update=other)
+    lost = failure(engine, job, "It is gone.").model_copy(update=other)
+    setback = Setback(weights="w", failures=(lost,), waiting=True)
+    with transaction(engine) as session:
+        changed = message.model_copy(update={"results": (foreign,)})
+        assert record_labels(session, changed, identity()) == 0
+        assert record_failures(session, [lost], "w") == 0
+        note_setbacks(session, setback)
+        is_foreign = "natural_key" in other  # else its file was rewritten
+        assert strangers(session, [foreign], "w") == [foreign] * is_foreign
+    assert count(engine, AstroNN) == 0
+    with transaction(engine) as session:
+        assert session.scalars(select(Job.last_error)).one() is None
+        assert record_labels(session, message, identity()) == 1
+        assert strangers(session, message.results, "w") == []
+
+
+def test_results_for_other_weights_change_nothing(engine: Engine) -> None:
+    (job,) = registered(engine, 1).jobs
+    message = labels_of(engine, [job]).model_copy(update={"weights": "v"})
+    with transaction(engine) as session:
+        assert record_labels(session, message, identity()) == 0
+        assert record_failures(session, [failure(engine, job, "No labels.")], "v") == 0
+        assert strangers(session, message.results, "v") == list(message.results)
+    assert count(engine, AstroNN) == 0
+
+
 def test_results_of_unknown_jobs_are_left_out(engine: Engine) -> None:
     with transaction(engine) as session:
-        assert record_labels(session, labels_of([12345]), identity()) == 0
+        assert record_labels(session, labels_of(engine, [12345]), identity()) == 0
 
 
 def test_two_recorders_of_the_same_jobs_write_one_row_each(engine: Engine) -> None:
@@ -258,7 +313,7 @@ def test_two_recorders_of_the_same_jobs_write_one_row_each(engine: Engine) -> No
     def record() -> None:
         for first in range(0, 200, 10):
             with transaction(engine) as session:
-                message = labels_of(jobs[first : first + 10])
+                message = labels_of(engine, jobs[first : first + 10])
                 finished.append(record_labels(session, message, identity()))
 
     threads = [threading.Thread(target=record) for _ in range(3)]
@@ -283,7 +338,7 @@ def test_a_transaction_that_raises_leaves_nothing(engine: Engine) -> None:
 def test_the_database_refuses_a_second_row_for_a_job(engine: Engine) -> None:
     (job,) = registered(engine, 1).jobs
     with transaction(engine) as session:
-        record_failures(session, [Failure(job=job, spectrum=1, file_version="1-1", reason="x")])
+        record_failures(session, [failure(engine, job, "x")])
     with pytest.raises(IntegrityError), transaction(engine) as session:
         session.execute(
             AstroNN.__table__.insert().from_select(

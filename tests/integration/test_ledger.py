@@ -27,6 +27,7 @@ from worker.stages import infer as infer_stage
 from worker.stages import load as load_stage
 from worker.stages import record as record_stage
 from worker.transport.broker import Broker
+from worker.transport.vitals import tell_worker
 
 Configure = Callable[..., None]
 
@@ -261,7 +262,11 @@ def test_after_its_attempts_a_job_ends_with_the_last_error(
         if attempt == 0:
             (message,) = load_of(stream, [one])
             record_stage.setback(
-                Setback(failures=failures_of(message.spectra, "The disk is away.")),
+                Setback(
+                    weights=message.weights,
+                    failures=failures_of(message.spectra, "The disk is away."),
+                    waiting=False,
+                ),
                 stream.process,
             )
         assert stream.reconciler().reconcile() == 2
@@ -335,6 +340,16 @@ def test_jobs_of_different_weights_share_no_message(stream: Stream) -> None:
         session.get_one(Job, stream.registered.jobs[0]).weights_sha256 = "other"
     stream.send()
     assert {m.weights == "other": len(m.spectra) for m in queued(stream)}[True] == 1
+
+
+def test_nothing_is_sent_that_every_inference_worker_would_send_back(stream: Stream) -> None:
+    tell_worker(stream.client, "load@a", {"queues": ["load.bulk"]})
+    tell_worker(stream.client, "infer@a", {"queues": ["infer.bulk"], "weights": "0" * 64})
+    assert Dispatcher(stream.engine, stream.client, get_settings()).step()
+    assert set(stream.states().values()) == {JobState.WAITING}
+    tell_worker(stream.client, "infer@b", {"queues": ["infer.bulk"], "weights": stream.weights})
+    assert Dispatcher(stream.engine, stream.client, get_settings()).step()
+    assert set(stream.states().values()) == {JobState.QUEUED}
 
 
 def test_a_dispatcher_feeds_its_own_stack_alone(stream: Stream) -> None:

@@ -133,7 +133,7 @@ from worker.stages.process import this_process
 from worker.messages import NoResult
 from worker.settings import get_settings
 from worker.monitoring.status import read_status
-publish(NoResult(failures=()))
+publish(NoResult(weights="w", failures=()))
 this_process().arrays.put("flux", np.ones((1, 7514), dtype=np.float32))
 print(json.dumps(read_status(get_settings()).queues))
 """
@@ -251,7 +251,7 @@ ASK = """
 import json
 from worker.app import app, publish
 from worker.messages import NoResult
-publish(NoResult(failures=()))
+publish(NoResult(weights="w", failures=()))
 inspect = app.control.inspect(limit=1, timeout=30)
 asked = "conf report stats scheduled active reserved registered active_queues"
 answers = {name: getattr(inspect, name)() for name in asked.split()}
@@ -347,7 +347,7 @@ def envelope(body: bytes, content_type: str, *, task: str = "no_result", **heade
 
 
 JSON = "application/json"
-CALL = [[NoResult(failures=()).model_dump(mode="json")], {}, {}]
+CALL = [[NoResult(weights="w", failures=()).model_dump(mode="json")], {}, {}]
 
 
 @pytest.fixture

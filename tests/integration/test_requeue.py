@@ -12,14 +12,17 @@ from producer.ledger.requeue import Selection, read_ids, requeue, take_back
 from tests.integration.conftest import Stream
 from worker.database.tables import AstroNN, JobState, now
 from worker.errors import UsageError
+from worker.messages import LoadSpectra, NoResult, failures_of
 from worker.queues import QUEUES
+from worker.stages import record as record_stage
 
 
 def test_requeue_sends_spectra_without_labels_once_more(stream: Stream) -> None:
-    stream.change_jobs(weights_sha256="0" * 64)  # which nobody serves
     stream.send()
-    stream.drain()
-    stream.change_jobs(weights_sha256=stream.weights)
+    while taken := stream.take("load.bulk"):
+        message = LoadSpectra.model_validate(taken[1])
+        failures = failures_of(message.spectra, "The disk is away.")
+        record_stage.no_result(NoResult(weights=message.weights, failures=failures), stream.process)
     assert requeue(stream.engine, Selection(no_result=True)) == 12
     assert stream.attempts() == {0}
     stream.send()

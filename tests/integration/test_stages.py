@@ -130,14 +130,16 @@ def test_live_spectra_without_labels_are_recorded_first_too(stream: Stream) -> N
     assert stream.client.llen("record") == 0
 
 
-def test_a_job_for_other_weights_ends_with_a_reason(stream: Stream) -> None:
+def test_jobs_for_other_weights_wait_again_at_no_cost(stream: Stream) -> None:
     stream.change_jobs(weights_sha256="0" * 64)
     stream.send()
     stream.drain()
+    assert set(stream.states().values()) == {JobState.WAITING}
+    assert stream.attempts() == {0}
+    assert stream.reasons() == {}
     with transaction(stream.engine) as session:
-        reasons = set(session.scalars(select(AstroNN.no_result_reason)))
-    assert len(reasons) == 1
-    assert "wants the weights 000000000000" in (reasons.pop() or "")
+        (said,) = set(session.scalars(select(Job.last_error)))
+    assert "It waits for the weights 000000000000; those served are " in (said or "")
 
 
 def test_dispatching_again_leaves_done_jobs_alone(stream: Stream) -> None:

@@ -16,6 +16,7 @@ from worker import starter
 from worker.database.session import transaction
 from worker.database.tables import AstroNN, Job, Spectrum
 from worker.errors import UsageError
+from worker.identity import natural_key
 from worker.labels import LABEL_NAMES
 from worker.monitoring.status import read_status
 from worker.results.noise_model import read_noise_model
@@ -40,7 +41,9 @@ def test_rows_of_the_starter_weights_have_their_name_and_their_noise_model(bare:
     bare.change_jobs(weights_name=STARTER_NAME)
     with transaction(bare.engine) as session:
         job = session.get_one(Job, bare.registered.jobs[0])
-        session.get_one(Spectrum, job.spectrum_pk).member = "apVisit-that-is-not-there.fits"
+        spectrum = session.get_one(Spectrum, job.spectrum_pk)
+        spectrum.member = "apVisit-that-is-not-there.fits"
+        spectrum.natural_key = natural_key(spectrum.path, spectrum.member)
     bare.send()
     bare.drain()
     with transaction(bare.engine) as session:

@@ -18,7 +18,7 @@ from benchmarks.rig.waiting import wait_for
 from producer.ledger.dispatcher import Dispatcher
 from tests.integration.conftest import Stream
 from worker.database.session import opened, transaction
-from worker.database.tables import Job, JobState, now
+from worker.database.tables import Job, JobState, Spectrum, now
 from worker.messages import LoadSpectra, NoResult, Setback, failures_of
 from worker.monitoring.status import Reason, Status, Worker, _look_at_jobs, read_status
 from worker.queues import QUEUES, STAGES
@@ -28,6 +28,8 @@ from worker.stages import infer as infer_stage
 from worker.stages import load as load_stage
 from worker.stages import record as record_stage
 from worker.transport.client import broker_answers
+from worker.transport.served_weights import tell_served
+from worker.transport.vitals import tell_worker
 
 
 def look() -> Status:
@@ -205,15 +207,39 @@ def test_spectra_that_do_not_move_are_told(stream: Stream) -> None:
     assert not any("no row was written" in each for each in look().problems)
 
 
+def test_results_that_are_no_jobs_here_change_nothing_and_are_told(stream: Stream) -> None:
+    """As after a restore of the database, which hands out its numbers again."""
+    stream.send()
+    with transaction(stream.engine) as session:
+        session.execute(update(Spectrum).values(natural_key=Spectrum.natural_key + " of old"))
+    stream.drain()
+    assert stream.rows() == {}
+    assert set(stream.states().values()) == {JobState.QUEUED}
+    status = look()
+    assert status.strangers == 12
+    assert any("no job's of this database: 12;" in each for each in status.problems)
+
+
+def test_inference_with_other_weights_than_the_dispatchers_is_told(stream: Stream) -> None:
+    tell_served(stream.client, stream.weights)
+    tell_worker(stream.client, "infer@a", {"queues": ["infer.live"], "weights": "0" * 64})
+    assert any("Inference serves the weights 000000000000," in each for each in look().problems)
+    tell_worker(stream.client, "infer@b", {"queues": ["infer.live"], "weights": stream.weights})
+    assert not any("Inference serves" in each for each in look().problems)
+
+
 def test_reasons_of_one_kind_are_told_together(stream: Stream) -> None:
     stream.send()
     _, body = stream.take("load.bulk") or ("", {})
-    spectra = LoadSpectra.model_validate(body).spectra
+    message = LoadSpectra.model_validate(body)
+    spectra, weights = message.spectra, message.weights
     reasons = [f"apStar-r6-{number}.fits is not a FITS file." for number in range(3)]
     for spectrum, reason in zip(spectra, [*reasons, "The disk is away."], strict=False):
-        record_stage.no_result(NoResult.of([spectrum], reason), stream.process)
+        failures = failures_of([spectrum], reason)
+        record_stage.no_result(NoResult(weights=weights, failures=failures), stream.process)
         time.sleep(0.002)
-    setback = Setback(failures=failures_of(spectra[4:6], "The file system is away."))
+    late = failures_of(spectra[4:6], "The file system is away.")
+    setback = Setback(weights=weights, failures=late, waiting=False)
     record_stage.setback(setback, stream.process)
     status = look()
     assert status.without_labels == 4
@@ -262,14 +288,14 @@ def test_a_look_goes_through_no_table(postgres_url: str) -> None:
 def test_the_form_for_machines_does_not_change_unnoticed() -> None:
     keys = """
         version problems redis database dispatcher weights weights_name queues marks taken jobs
-        other_weights without_labels spectra spectra_per_second eta_seconds oldest_live_seconds
-        oldest_queued_seconds workers failures setbacks
+        other_weights without_labels strangers spectra spectra_per_second eta_seconds
+        oldest_live_seconds oldest_queued_seconds workers failures setbacks
     """
     found = json.loads(look().model_dump_json())
     assert list(found) == keys.split()
     assert found["version"] == 1
     assert list(Reason.model_fields) == ["reason", "number", "latest", "example"]
     assert list(Worker.model_fields) == [
-        *("queues", "device", "engine"),
+        *("queues", "weights", "device", "engine"),
         *("busy", "batch_size", "batch_wait"),
     ]

@@ -111,9 +111,13 @@ class Inference:
         return [_outcome(*pair) for pair in zip(natural_keys, futures, strict=True)]
 
     def vitals(self) -> dict[str, str | float]:
-        """The device, its engine, and their last half minute: see :class:`RecentBatches`."""
+        """The weights, the device, its engine, and their last half minute.
+
+        See :class:`RecentBatches`.
+        """
         recent = self._recent.add(time.monotonic(), self._batcher.statistics.now())
-        return {"device": self.device, "engine": self.name, **recent}
+        opened = {"weights": self.weights, "device": self.device, "engine": self.name}
+        return {**opened, **recent}
 
     def close(self) -> None:
         """Stop the device's thread."""

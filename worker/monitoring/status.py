@@ -27,7 +27,13 @@ from worker.starter import STARTER_NAME, is_starter
 from worker.transport.broker import UNACKED, dispatcher_answers
 from worker.transport.client import broker_client
 from worker.transport.served_weights import served_weights
-from worker.transport.vitals import RATE_SECONDS, living_workers, rate, served_spectra
+from worker.transport.vitals import (
+    RATE_SECONDS,
+    living_workers,
+    rate,
+    served_spectra,
+    strangers_counted,
+)
 
 #: The tasks that serve spectra; of the last two comes each row.
 TASKS = ("load", "infer", "record", "no_result")
@@ -51,10 +57,11 @@ class Worker(BaseModel):
 
     ``busy`` is the fraction of the time that the device computed, ``batch_size`` the mean
     number of spectra in a batch, ``batch_wait`` the mean seconds that one waited for its batch.
-    ``engine`` names its precision, as ``cpu (bfloat16)``.
+    ``engine`` names its precision, as ``cpu (bfloat16)``; ``weights`` are the SHA-256 of its own.
     """
 
     queues: list[str] = []
+    weights: str | None = None
     device: str | None = None
     engine: str | None = None
     busy: float | None = None
@@ -81,6 +88,8 @@ class Status(BaseModel):
         Jobs that wait for weights that this stack does not serve.
     without_labels
         Rows without labels.
+    strangers
+        Results of the last day that were no job's of this database; they changed nothing.
     spectra
         What each task has served since Redis began.
     spectra_per_second
@@ -113,6 +122,7 @@ class Status(BaseModel):
     jobs: dict[str, dict[str, int]] = {}
     other_weights: int | None = None
     without_labels: int | None = None
+    strangers: int = 0
     spectra: dict[str, int] = {}
     spectra_per_second: dict[str, float] = {}
     eta_seconds: float | None = None
@@ -169,6 +179,7 @@ def _look_at_redis(settings: Settings, status: Status) -> Iterator[str]:
                 name: Worker.model_validate(vitals)
                 for name, vitals in living_workers(client).items()
             }
+            status.strangers = strangers_counted(client)
             status.spectra = dict.fromkeys(TASKS, 0) | served_spectra(client)
             status.spectra_per_second = {task: rate(client, task) for task in TASKS}
         except (redis.ConnectionError, redis.TimeoutError, TransientError):
@@ -280,6 +291,16 @@ def _problems(status: Status, settings: Settings) -> Iterator[str]:
         for stage in STAGES:
             if not status.serving(QUEUES[stage][-1]):
                 yield f"No {stage} worker lives (`astronn-stream worker {stage}`)."
+        if others := _other_weights(status):
+            yield (
+                f"Inference serves the weights {others}, the dispatcher has jobs for "
+                f"{str(status.weights)[:12]}: start both with the same ASTRONN_STREAM_MODEL."
+            )
+        if status.strangers:
+            yield (
+                f"Results came that are no job's of this database: {status.strangers}; they "
+                "changed nothing (docs/reliability.md)."
+            )
         if (status.oldest_queued_seconds or 0) > RATE_SECONDS and not status.rows_per_second():
             yield "Spectra are on their way, but no row was written in the last minute."
     for queue, mark in status.marks.items():
@@ -289,3 +310,11 @@ def _problems(status: Status, settings: Settings) -> Iterator[str]:
         yield f"A live spectrum has waited for {status.oldest_live_seconds:.0f} s."
     if status.other_weights:
         yield f"Jobs for weights that this stack does not serve wait: {status.other_weights}."
+
+
+def _other_weights(status: Status) -> str:
+    """What the inference workers serve, where none of them serves the dispatcher's weights."""
+    served = {each.weights for each in status.workers.values() if each.weights is not None}
+    if status.weights is None or status.weights in served:
+        return ""
+    return ", ".join(sorted(weights[:12] for weights in served))

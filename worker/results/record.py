@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session
 from worker.database.tables import AstroNN, Job, JobState, Spectrum, label_columns, now
 from worker.database.upsert import upsert
 from worker.flags import ResultFlag, flag_uncertain
-from worker.messages import Failure, RecordLabels, Ticket
+from worker.messages import Failure, RecordLabels, Result, Setback
 from worker.results.noise_model import NoiseModel
 from worker.version import __version__
 
@@ -48,7 +48,8 @@ def record_labels(session: Session, message: RecordLabels, noise_model: NoiseMod
     """Write labels; returns how many jobs this finished.
 
     A job that already has its row is left alone, so a message may come twice. So is one whose
-    file was rewritten since the labels were made.
+    file was rewritten since the labels were made, and one that is not theirs: see
+    :func:`strangers`.
     """
     results = {each.job: each for each in message.results}
     values, flags = label_values(
@@ -70,7 +71,7 @@ def record_labels(session: Session, message: RecordLabels, noise_model: NoiseMod
         }
         for (job, result), row, flag in zip(results.items(), values, flags, strict=True)
     }
-    return _close_jobs(session, message.results, rows)
+    return _close_jobs(session, message.results, message.weights, rows)
 
 
 def _snr(session: Session, message: RecordLabels) -> NDArray[np.float64]:
@@ -85,11 +86,20 @@ def _snr(session: Session, message: RecordLabels) -> NDArray[np.float64]:
     return np.array([known.get(job) for job in jobs], dtype=np.float64)
 
 
-def record_failures(session: Session, failures: Sequence[Failure]) -> int:
-    """Write a row without labels for each failure; returns how many jobs this finished."""
+def record_failures(
+    session: Session, failures: Sequence[Failure], weights: str | None = None
+) -> int:
+    """Write a row without labels for each failure; returns how many jobs this finished.
+
+    Parameters
+    ----------
+    weights
+        Those that the jobs want; None where the failures were made of the jobs themselves.
+    """
     return _close_jobs(
         session,
         failures,
+        weights,
         {
             each.job: {
                 **dict.fromkeys(label_columns()),
@@ -106,14 +116,41 @@ def record_failures(session: Session, failures: Sequence[Failure]) -> int:
     )
 
 
-def note_setbacks(session: Session, failures: Sequence[Failure]) -> None:
-    """Note in the ledger why jobs are late; those that are done meanwhile are left alone."""
-    for job, _ in _open_jobs(session, failures):
-        job.last_error = next(each.reason for each in failures if each.job == job.pk)
+def note_setbacks(session: Session, message: Setback) -> None:
+    """Note in the ledger why jobs are late; those that are done meanwhile are left alone.
+
+    What goes back to wait is as if it had not been sent.
+    """
+    reasons = {each.job: each.reason for each in message.failures}
+    for job, _ in _open_jobs(session, message.failures, message.weights):
+        job.last_error = reasons[job.pk]
+        if message.waiting and job.state == JobState.QUEUED:
+            job.state = JobState.WAITING
+            job.attempts = max(0, job.attempts - 1)
+            job.updated_at = now()
+
+
+def strangers(session: Session, results: Iterable[Result], weights: str) -> list[Result]:
+    """The results that are not those of the jobs whose numbers they bear.
+
+    They come from another life of the database: it was restored, or a copy of it was used, and
+    has given the numbers again; or two stacks with databases of their own share a Redis.
+    """
+    named = {each.job: each for each in results}
+    statement = (
+        select(Job.pk, Spectrum.natural_key, Job.weights_sha256)
+        .join(Spectrum, Spectrum.pk == Job.spectrum_pk)
+        .where(Job.pk.in_(list(named)))
+    )
+    known = {pk: (natural_key, of) for pk, natural_key, of in session.execute(statement)}
+    return [each for each in named.values() if known.get(each.job) != (each.natural_key, weights)]
 
 
 def _close_jobs(
-    session: Session, tickets: Iterable[Ticket], values: dict[int, dict[str, Any]]
+    session: Session,
+    results: Iterable[Result],
+    weights: str | None,
+    values: dict[int, dict[str, Any]],
 ) -> int:
     moment = now()
     rows = [
@@ -129,7 +166,7 @@ def _close_jobs(
             "modified": moment,
             **values[job.pk],
         }
-        for job, source_pk in _open_jobs(session, tickets)
+        for job, source_pk in _open_jobs(session, results, weights)
     ]
     upsert(session, AstroNN, rows, key=["task_pk"], keep=["created"])
     session.execute(
@@ -140,18 +177,25 @@ def _close_jobs(
     return len(rows)
 
 
-def _open_jobs(session: Session, tickets: Iterable[Ticket]) -> list[tuple[Job, int | None]]:
-    """The jobs that still want these results, locked until the transaction ends (PostgreSQL)."""
-    versions = {ticket.job: ticket.file_version for ticket in tickets}
+def _open_jobs(
+    session: Session, results: Iterable[Result], weights: str | None
+) -> list[tuple[Job, int | None]]:
+    """The jobs that still want these results, locked until the transaction ends (PostgreSQL).
+
+    A result is a job's if it is of the job's spectrum, file version and weights. What else makes
+    labels, the seed and the number of passes, comes with the labels into the row.
+    """
+    whose = {each.job: (each.natural_key, each.file_version) for each in results}
     statement = (
-        select(Job, Spectrum.source_pk)
+        select(Job, Spectrum.source_pk, Spectrum.natural_key)
         .join(Spectrum, Spectrum.pk == Job.spectrum_pk)
-        .where(Job.pk.in_(list(versions)), Job.state != JobState.DONE)
+        .where(Job.pk.in_(list(whose)), Job.state != JobState.DONE)
         .order_by(Job.pk)
         .with_for_update(of=Job)
     )
     return [
         (job, source_pk)
-        for job, source_pk in session.execute(statement)
-        if job.file_version == versions[job.pk]
+        for job, source_pk, natural_key in session.execute(statement)
+        if (natural_key, job.file_version) == whose[job.pk]
+        and weights in (None, job.weights_sha256)
     ]

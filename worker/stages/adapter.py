@@ -115,7 +115,8 @@ def _attempt(name: str, function: Callable[[_M, Process], _Said], message: _M) -
         raise TransientError(f"A process of the {name} stage is out of memory.") from error
     except Exception as error:
         if isinstance(message, LoadSpectra | InferSpectra):
-            failed = NoResult.of(message.spectra, f"The {name} stage failed: {error!r}.")
+            failures = failures_of(message.spectra, f"The {name} stage failed: {error!r}.")
+            failed = NoResult(weights=message.weights, failures=failures)
             publish(failed, lane=message.lane, about=message.spectra)
         raise
 
@@ -140,7 +141,8 @@ def _tell_ledger(message: Message, error: TransientError, retries: int) -> None:
     if retries != _TELLING_RETRY or isinstance(error, BusyError):
         return
     if isinstance(message, LoadSpectra | InferSpectra):
-        setback = Setback(failures=failures_of(message.spectra, str(error)))
+        failures = failures_of(message.spectra, str(error))
+        setback = Setback(weights=message.weights, failures=failures, waiting=False)
         publish(setback, lane=message.lane, about=message.spectra)
 
 

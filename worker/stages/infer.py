@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 
 from worker.app import publish
-from worker.messages import InferSpectra
+from worker.messages import InferSpectra, Setback, failures_of
 from worker.queues import lane_queue
 from worker.stages.adapter import task
 from worker.stages.labelling import label
@@ -30,6 +30,8 @@ def _live_waits(process: Process) -> bool:
 
 
 def _infer(message: InferSpectra, process: Process) -> str:
+    if message.weights != process.inference.weights:
+        return _send_back(message, process.inference.weights)
     flux = process.arrays.get(message.array, len(message.spectra))
     if flux is Absent.FINISHED:
         logger.info("action=infer array=%s: delivered again, its labels are sent", message.array)
@@ -45,6 +47,16 @@ def _infer(message: InferSpectra, process: Process) -> str:
         publish(failed, lane=message.lane, about=message.spectra)
     process.arrays.finish(message.array)
     return f"{len(labels.results)} labelled, {len(failed.failures)} without labels"
+
+
+def _send_back(message: InferSpectra, served: str) -> str:
+    """Let spectra for other weights wait for a worker that has them."""
+    reason = f"It waits for the weights {message.weights[:12]}; those served are {served[:12]}."
+    failures = failures_of(message.spectra, reason)
+    setback = Setback(weights=message.weights, failures=failures, waiting=True)
+    publish(setback, lane=message.lane, about=message.spectra)
+    logger.warning("action=infer spectra=%d: sent back: %s", len(failures), reason)
+    return "sent back: they want other weights"
 
 
 infer_task = task("infer", InferSpectra)(infer)

@@ -36,25 +36,15 @@ def label(
     FatalError
         The device is broken or stuck, for good as far as this process goes.
     """
-    answers = _refusals(message, inference) or _answers(message, flux, inference)
+    answers = _answers(message, flux, inference)
     labelled = RecordLabels(
         weights=message.weights,
         mc_samples=inference.mc_samples,
         seed=inference.seed,
         results=tuple(each for each in answers if isinstance(each, SpectrumLabels)),
     )
-    return labelled, NoResult(failures=tuple(e for e in answers if isinstance(e, Failure)))
-
-
-def _refusals(message: InferSpectra, inference: Inference) -> list[Failure]:
-    """All of a message's spectra, where it wants other weights."""
-    if message.weights == inference.weights:
-        return []
-    reason = (
-        f"The job wants the weights {message.weights[:12]}, but the inference worker "
-        f"serves {inference.weights[:12]}."
-    )
-    return [failure_of(each, reason) for each in message.spectra]
+    failures = tuple(each for each in answers if isinstance(each, Failure))
+    return labelled, NoResult(weights=message.weights, failures=failures)
 
 
 def _answers(

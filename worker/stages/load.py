@@ -33,7 +33,8 @@ def load(message: LoadSpectra, process: Process) -> str:
     for spectrum, reason in loaded.failures:
         logger.warning("action=load spectrum=%d: %s", spectrum.spectrum, printable(reason))
     if loaded.failures:
-        failed = NoResult(failures=tuple(failure_of(*each) for each in loaded.failures))
+        failures = tuple(failure_of(*each) for each in loaded.failures)
+        failed = NoResult(weights=message.weights, failures=failures)
         publish(failed, lane=message.lane, about=message.spectra)
     if loaded.spectra:
         process.arrays.put(message.array_key, loaded.flux)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import TypeVar
 
 from sqlalchemy import Engine
@@ -11,18 +12,28 @@ from sqlalchemy.exc import DataError, DBAPIError, IntegrityError
 from sqlalchemy.orm import Session
 
 from worker.database.session import transaction
-from worker.messages import NoResult, RecordLabels, Setback, SpectrumLabels, Ticket, failure_of
-from worker.results.record import note_setbacks, record_failures, record_labels
+from worker.errors import TransientError
+from worker.messages import (
+    Failure,
+    NoResult,
+    RecordLabels,
+    Result,
+    Setback,
+    SpectrumLabels,
+    failure_of,
+)
+from worker.results.record import note_setbacks, record_failures, record_labels, strangers
 from worker.stages.adapter import task
 from worker.stages.process import Process
 from worker.text import printable
+from worker.transport.vitals import count_strangers
 
 logger = logging.getLogger(__name__)
 
 #: What a database says of a row that it will never take.
 _REFUSALS = (DataError, IntegrityError)
 
-_T = TypeVar("_T", bound=Ticket)
+_T = TypeVar("_T", bound=Result)
 
 
 def record(message: RecordLabels, process: Process) -> str:
@@ -34,13 +45,19 @@ def record(message: RecordLabels, process: Process) -> str:
         return record_labels(session, part, noise_model)
 
     finished = _write(process.database, message.results, write)
+    _tell_strangers(process, message.results, finished, message.weights)
     logger.info("action=record jobs=%d of %d", finished, len(message.results))
     return f"{finished} of {len(message.results)} jobs done"
 
 
 def no_result(message: NoResult, process: Process) -> str:
     """Write the rows of spectra that have no labels."""
-    finished = _write(process.database, message.failures, record_failures)
+
+    def write(session: Session, failures: Sequence[Failure]) -> int:
+        return record_failures(session, failures, message.weights)
+
+    finished = _write(process.database, message.failures, write)
+    _tell_strangers(process, message.failures, finished, message.weights)
     logger.info("action=no_result jobs=%d of %d", finished, len(message.failures))
     return f"{finished} of {len(message.failures)} jobs done, without labels"
 
@@ -48,7 +65,7 @@ def no_result(message: NoResult, process: Process) -> str:
 def setback(message: Setback, process: Process) -> None:
     """Note why spectra are late."""
     with transaction(process.database) as session:
-        note_setbacks(session, message.failures)
+        note_setbacks(session, message)
 
 
 def _write(
@@ -64,11 +81,26 @@ def _write(
         return _write_refusal(database, parts[0], error)
 
 
-def _write_refusal(database: Engine, part: Ticket, error: DBAPIError) -> int:
+def _write_refusal(database: Engine, part: Result, error: DBAPIError) -> int:
     reason = f"The database refused its row: {str(error.orig).strip().splitlines()[0]}."
     logger.error("action=record spectrum=%d: %s", part.spectrum, printable(reason))
     with transaction(database) as session:
         return record_failures(session, [failure_of(part, reason)])
+
+
+def _tell_strangers(
+    process: Process, results: Sequence[Result], finished: int, weights: str
+) -> None:
+    """Log and count results that belong to no job of this database; they changed nothing."""
+    if finished == len(results):
+        return
+    with transaction(process.database) as session:
+        found = strangers(session, results, weights)
+    if found:
+        names = printable(", ".join(each.natural_key for each in found[:3]))
+        logger.warning("action=record strangers=%d: no job here wants %s", len(found), names)
+        with suppress(TransientError):
+            count_strangers(process.client, len(found))
 
 
 record_task = task("record", RecordLabels)(record)

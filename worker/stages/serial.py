@@ -60,7 +60,7 @@ def _process(
     unloaded = tuple(failure_of(*each) for each in loaded.failures)
     labels, failed = label(message.loaded(loaded.spectra, loaded.seconds), loaded.flux, inference)
     with transaction(database) as session:
-        done = record_failures(session, unloaded + failed.failures)
+        done = record_failures(session, unloaded + failed.failures, message.weights)
         if labels.results:
             done += record_labels(session, labels, noise_model)
     return done

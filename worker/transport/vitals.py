@@ -13,13 +13,15 @@ from typing import Any, cast
 
 import redis
 
-from worker.redis_keys import SPECTRA, WORKER
+from worker.redis_keys import SPECTRA, STRANGERS, WORKER
 from worker.transport.connection import reachable
 
 #: Celery's workers have a heartbeat every two seconds.
 _WORKER_SECONDS = 10
 _INTERVAL = 10
 _INTERVALS = 6
+#: How long results that were no job's here stay a problem that `status` names.
+STRANGERS_SECONDS = 86_400
 #: The time over which rates are taken.
 RATE_SECONDS = _INTERVAL * _INTERVALS
 
@@ -81,6 +83,32 @@ def served_spectra(client: redis.Redis) -> dict[str, int]:
     with reachable("Redis"):
         counts = cast(dict[bytes, bytes], client.hgetall(SPECTRA))
     return {task.decode(): int(number) for task, number in counts.items()}
+
+
+def count_strangers(client: redis.Redis, number: int) -> None:
+    """Count results that were no job's here; a day after the last one they are forgotten.
+
+    Raises
+    ------
+    TransientError
+        Redis does not answer.
+    """
+    with reachable("Redis"), client.pipeline(transaction=False) as pipeline:
+        pipeline.incrby(STRANGERS, number)
+        pipeline.expire(STRANGERS, STRANGERS_SECONDS)
+        pipeline.execute()
+
+
+def strangers_counted(client: redis.Redis) -> int:
+    """How many results came that were no job's here.
+
+    Raises
+    ------
+    TransientError
+        Redis does not answer.
+    """
+    with reachable("Redis"):
+        return int(cast(bytes | None, client.get(STRANGERS)) or 0)
 
 
 def rate(client: redis.Redis, task: str) -> float:

@@ -22,6 +22,7 @@ from worker.messages import (
     SpectrumLabels,
     SpectrumReference,
     failure_of,
+    failures_of,
 )
 
 COADD = SpectrumReference(
@@ -72,6 +73,7 @@ PINNED: dict[str, tuple[Message, str]] = {
                     job=7,
                     spectrum=11,
                     file_version="5-9",
+                    natural_key=COADD.natural_key,
                     raw_labels=(4712.25, *[-0.5] * 21),
                     raw_e_labels=(31.5, *[0.1] * 21),
                     t_elapsed=0.25,
@@ -79,20 +81,27 @@ PINNED: dict[str, tuple[Message, str]] = {
                 ),
             ),
         ),
-        '{"version":2,"weights":"ab12","mc_samples":100,"seed":0,"results":[{"job":7,'
-        '"spectrum":11,"file_version":"5-9","raw_labels":[4712.25' + ",-0.5" * 21 + "],"
+        '{"version":3,"weights":"ab12","mc_samples":100,"seed":0,"results":[{"job":7,'
+        '"spectrum":11,"file_version":"5-9","natural_key":"apStar-r6-2M00452143+1634446/coadd",'
+        '"raw_labels":[4712.25' + ",-0.5" * 21 + "],"
         '"raw_e_labels":[31.5' + ",0.1" * 21 + "],"
         '"t_elapsed":0.25,"t_overhead":0.05}]}',
     ),
     "no result": (
-        NoResult(failures=(failure_of(VISIT, "No flux in Ångström’s chip."),)),
-        '{"version":2,"failures":[{"job":8,"spectrum":12,"file_version":"5-9",'
+        NoResult(weights="ab12", failures=(failure_of(VISIT, "No flux in Ångström’s chip."),)),
+        '{"version":3,"weights":"ab12","failures":[{"job":8,"spectrum":12,"file_version":"5-9",'
+        '"natural_key":"apStar-r6-2M00452143+1634446/apVisit-r6-6561-56587-131",'
         '"reason":"No flux in Ångström’s chip."}]}',
     ),
     "setback": (
-        Setback(failures=(failure_of(VISIT, "The array store does not answer."),)),
-        '{"version":2,"failures":[{"job":8,"spectrum":12,"file_version":"5-9",'
-        '"reason":"The array store does not answer."}]}',
+        Setback(
+            weights="ab12",
+            failures=(failure_of(VISIT, "The array store does not answer."),),
+            waiting=True,
+        ),
+        '{"version":3,"weights":"ab12","failures":[{"job":8,"spectrum":12,"file_version":"5-9",'
+        '"natural_key":"apStar-r6-2M00452143+1634446/apVisit-r6-6561-56587-131",'
+        '"reason":"The array store does not answer."}],"waiting":true}',
     ),
 }
 
@@ -135,7 +144,7 @@ def test_an_unknown_field_of_a_part_is_refused(message: Message, text: str) -> N
 
 
 @pinned
-@pytest.mark.parametrize("version", [0, 1, 3, "2", None])
+@pytest.mark.parametrize("version", [0, 1, 4, "2", "3", None])
 def test_another_version_is_refused(message: Message, text: str, version: object) -> None:
     with pytest.raises(ValidationError, match="version"):
         type(message).model_validate_json(changed(text, version=version))
@@ -153,7 +162,7 @@ def test_a_missing_field_is_refused(message: Message, text: str) -> None:
 @pinned
 def test_messages_do_not_change(message: Message, text: str) -> None:
     with pytest.raises(ValidationError, match="frozen"):
-        message.version = 3  # type: ignore[attr-defined]
+        message.version = 4  # type: ignore[attr-defined]
     assert message.model_dump_json() == text
 
 
@@ -182,6 +191,7 @@ def test_floats_survive_json_to_the_last_bit() -> None:
         job=1,
         spectrum=1,
         file_version="1",
+        natural_key="a/coadd",
         raw_labels=FLOATS,
         raw_e_labels=FLOATS[::-1],
         t_elapsed=0.1 + 0.2,
@@ -271,9 +281,10 @@ def test_load_and_infer_lead_to_each_other() -> None:
 
 
 def test_one_reason_can_be_given_to_several_spectra() -> None:
-    assert NoResult.of((COADD, VISIT), "Gone.").failures == (
-        Failure(job=7, spectrum=11, file_version="5-9", reason="Gone."),
-        Failure(job=8, spectrum=12, file_version="5-9", reason="Gone."),
+    keys = {"file_version": "5-9", "reason": "Gone."}
+    assert failures_of((COADD, VISIT), "Gone.") == (
+        Failure(job=7, spectrum=11, natural_key=COADD.natural_key, **keys),
+        Failure(job=8, spectrum=12, natural_key=VISIT.natural_key, **keys),
     )
 
 

@@ -13,7 +13,9 @@ def reference(number: int, path: str = "a/apStar-r13-2M1.fits", member: str = "c
 
 
 def failure(number: int, reason: str) -> Failure:
-    return Failure(job=100 + number, spectrum=number, file_version="1", reason=reason)
+    return Failure(
+        job=100 + number, spectrum=number, file_version="1", natural_key="a/coadd", reason=reason
+    )
 
 
 VISITS = [reference(number, member=f"apVisit-{number}.fits") for number in (2, 3)]
