@@ -167,6 +167,32 @@ def test_a_worker_that_is_stopped_gives_back_what_it_holds(
         stream.start("dispatcher")
 
 
+@ON_POSTGRES
+def test_spectra_under_way_for_other_weights_wait_for_theirs(
+    stream: Stream, night: Night, own_weights: Path
+) -> None:
+    tag, theirs = "changed weights", stream.environment["ASTRONN_STREAM_MODEL"]
+    waiting = "SELECT count(*) FROM job WHERE state = 'waiting' AND tag = :tag"
+    stream.enqueue(stream.files, tag=tag)
+    stream.wait(tag, night.count // 4)
+    stream.stop("infer")
+    try:
+        stream.environment["ASTRONN_STREAM_MODEL"] = str(own_weights)
+        stream.start("infer")
+        wait_for(
+            lambda: stream.number(waiting, tag=tag) + stream.done(tag) == night.count,
+            "all to be sent back",
+        )
+        assert stream.number(waiting, tag=tag) > 0
+    finally:
+        stream.environment["ASTRONN_STREAM_MODEL"] = theirs
+        stream.stop("infer")
+        stream.start("infer")
+    stream.wait(tag, night.count)
+    assert_undisturbed(stream.table(tag), night.rows)
+    assert stream.attempts(tag) == 1
+
+
 @ON_BOTH
 def test_what_is_away_at_the_start_is_waited_for(stream: Stream, night: Night) -> None:
     for name in WORKERS:
