@@ -25,9 +25,9 @@ def flux_key(message: str) -> str:
     return f"{_OURS}flux:{_digest(message)}"
 
 
-def reading_key(job: int, file_version: str) -> str:
-    """The key of the mark that a loader leaves while it reads a job's file."""
-    return f"{_OURS}reading:{_digest(f'{job} {file_version}')}"
+def reading_key(what: str) -> str:
+    """The key of the mark that a loader leaves while it reads a message's files, or one file."""
+    return f"{_OURS}reading:{_digest(what)}"
 
 
 def _digest(text: str) -> str:

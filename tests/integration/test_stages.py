@@ -264,45 +264,89 @@ REFERENCE = SpectrumReference(
 )
 
 
-def crash(guard: CrashGuard, spectrum: SpectrumReference) -> None:
-    """Begin to read and die."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(guard, "_forget", lambda _: None)  # a dead process forgets nothing
-        with pytest.raises(Killed), guard.reading(spectrum):
-            raise Killed
+OTHER = REFERENCE.model_copy(update={"job": 2, "path": "apStar-good.fits"})
+BAD = LoadSpectra(lane="bulk", weights="w", spectra=(REFERENCE, OTHER))
+
+
+def read_both(guard: CrashGuard, *bad: SpectrumReference) -> list[str]:
+    """Serve the message; a bad file ends the process. Returns the reasons of the refusals."""
+    reasons = []
+    with guard.serving(BAD) as reading:
+        for spectrum in BAD.spectra:
+            try:
+                with reading(spectrum):
+                    if spectrum in bad:
+                        raise Killed
+            except SpectrumError as error:
+                reasons.append(str(error))
+    return reasons
+
+
+def crash(guard: CrashGuard, *bad: SpectrumReference) -> None:
+    with pytest.raises(Killed):
+        read_both(guard, *bad)
 
 
 def test_a_file_that_killed_three_readers_is_not_read_again(guard: CrashGuard) -> None:
     for _ in range(3):
         crash(guard, REFERENCE)
-    with (
-        pytest.raises(SpectrumError, match=r"apStar-bad\.fits ended 3 processes"),
-        guard.reading(REFERENCE),
-    ):
-        pass
+    (reason,) = read_both(guard, REFERENCE)
+    assert "apStar-bad.fits ended 3 processes" in reason
     crash(guard, REFERENCE)  # who enqueues it again gets three more tries
+
+
+def test_each_of_two_files_that_kill_gets_three_tries_and_no_more(guard: CrashGuard) -> None:
+    deaths = 0
+    while deaths < 20:
+        try:
+            reasons = read_both(guard, REFERENCE, OTHER)
+            break
+        except Killed:
+            deaths += 1
+    assert deaths == 5  # the first death tells of neither; two more of each
+    assert len(reasons) == 2
 
 
 def test_a_file_that_was_read_in_the_end_is_innocent(guard: CrashGuard) -> None:
     for _ in range(5):
         crash(guard, REFERENCE)
         crash(guard, REFERENCE)
-        with guard.reading(REFERENCE):
-            pass
+        assert read_both(guard) == []
 
 
 @pytest.mark.parametrize("error", [ValueError, MemoryError])
 def test_an_error_of_reading_is_no_crash(guard: CrashGuard, error: type[Exception]) -> None:
     for _ in range(5):
-        with pytest.raises(error), guard.reading(REFERENCE):
+        with pytest.raises(error), guard.serving(BAD) as reading, reading(REFERENCE):
             raise error
 
 
 def test_a_file_that_was_rewritten_is_another_one(guard: CrashGuard) -> None:
     for _ in range(3):
         crash(guard, REFERENCE)
-    with guard.reading(REFERENCE.model_copy(update={"file_version": "2"})):
+    rewritten = REFERENCE.model_copy(update={"file_version": "2"})
+    with guard.serving(BAD) as reading, reading(rewritten):
         pass
+
+
+def test_a_message_takes_two_round_trips_however_many_files(
+    guard: CrashGuard, redis_socket: Path
+) -> None:
+    spectra = tuple(REFERENCE.model_copy(update={"job": n}) for n in range(30))
+    message = LoadSpectra(lane="bulk", weights="w", spectra=spectra)
+    with redis.Redis(unix_socket_path=str(redis_socket)) as client:
+
+        def commands() -> int:
+            calls = client.info("commandstats").items()
+            return sum(each["calls"] for name, each in calls if "info" not in name)
+
+        read_both(guard)  # which connects
+        before = commands()
+        with guard.serving(message) as reading:
+            for spectrum in spectra:
+                with reading(spectrum):
+                    pass
+        assert commands() - before <= 4  # INCR and EXPIRE together, DEL
 
 
 def test_neighbours_of_a_file_that_kills_get_their_labels(
@@ -316,7 +360,6 @@ def test_neighbours_of_a_file_that_kills_get_their_labels(
         return read_spectra(path, *arguments, **options)
 
     monkeypatch.setattr(worker.spectra.load, "read_spectra", read)
-    monkeypatch.setattr(CrashGuard, "_forget", lambda *_: None)  # a dead process forgets nothing
     stream.send()
     first = LoadSpectra.model_validate((stream.take("load.bulk") or ("", {}))[1])
     for _ in range(3):

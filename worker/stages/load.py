@@ -13,6 +13,7 @@ from worker.spectra.load import load_spectra
 from worker.stages.adapter import task
 from worker.stages.process import Process
 from worker.text import printable
+from worker.transport.crash_guard import Guard
 
 logger = logging.getLogger(__name__)
 
@@ -26,10 +27,13 @@ _POLL_SECONDS = 0.25
 def load(message: LoadSpectra, process: Process) -> str:
     """Load the spectra of a message, then ask for their labels."""
     _wait_for_inference(message.lane, process)
+    with process.crash_guard.serving(message) as guard:
+        return _load(message, process, guard)
+
+
+def _load(message: LoadSpectra, process: Process, guard: Guard) -> str:
     settings = process.settings
-    loaded = load_spectra(
-        message.spectra, settings.data_root, settings.coadd_mask, guard=process.crash_guard.reading
-    )
+    loaded = load_spectra(message.spectra, settings.data_root, settings.coadd_mask, guard=guard)
     for spectrum, reason in loaded.failures:
         logger.warning("action=load spectrum=%d: %s", spectrum.spectrum, printable(reason))
     if loaded.failures:
