@@ -1,8 +1,9 @@
-"""An outage of something that a process needs, logged once when it begins and when it ends."""
+"""An outage of something that a process needs, told as it begins, changes its reason and ends."""
 
 from __future__ import annotations
 
 import logging
+import re
 import threading
 
 from worker.text import printable
@@ -24,10 +25,10 @@ class Outage:
         return self._reason is not None
 
     def begin(self, error: Exception) -> None:
-        """Something did not answer: a warning, unless that is known already."""
+        """Something did not answer: a warning, unless that is known already for this reason."""
         with self._lock:
             known, self._reason = self._reason, printable(str(error))
-        if known is None:
+        if known is None or _kind(known) != _kind(self._reason):
             logger.warning("action=%s: waiting: %s", self._action, self._reason)
 
     def end(self) -> None:
@@ -36,3 +37,8 @@ class Outage:
             known, self._reason = self._reason, None
         if known is not None:
             logger.warning("action=%s: goes on", self._action)
+
+
+def _kind(reason: str) -> str:
+    """A reason without its numbers, which differ each time."""
+    return re.sub(r"\d+", "", reason)

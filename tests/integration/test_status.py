@@ -139,7 +139,7 @@ def test_a_redis_that_cannot_write_is_looked_at(full: redis.Redis) -> None:
     ("url", "problem"),
     [
         ("sqlite:///{folder}/none.sqlite", "There is no database yet"),
-        ("postgresql://user:a-secret@127.0.0.1:1/none", "The database cannot be read"),
+        ("postgresql://user:a-secret@127.0.0.1:1/none", "The database does not answer"),
     ],
 )
 def test_without_a_database_redis_still_tells(

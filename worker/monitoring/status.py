@@ -15,9 +15,9 @@ from datetime import datetime
 import redis
 from pydantic import BaseModel
 from sqlalchemy import Connection, func, select, text
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import DBAPIError
 
-from worker.database.session import exists, open_database
+from worker.database.session import exists, open_database, why_not
 from worker.database.tables import OPEN, UNLABELLED, AstroNN, Job, JobState, now
 from worker.database.tally import Count, read_tally
 from worker.errors import TransientError
@@ -201,9 +201,8 @@ def _look_at_database(settings: Settings, status: Status) -> Iterator[str]:
             if database.dialect.name == "postgresql":
                 _ask_postgresql_for_little(connection)
             _look_at_jobs(connection, status)
-    except SQLAlchemyError as error:
-        reason = str(getattr(error, "orig", None) or error).strip().partition("\n")[0]
-        yield f"The database cannot be read ({reason}); has `astronn-stream db upgrade` been run?"
+    except DBAPIError as error:
+        yield why_not(error)
     else:
         status.database = True
     finally:

@@ -21,3 +21,13 @@ def test_an_outage_is_told_at_its_begin_and_at_its_end(caplog: pytest.LogCapture
         "action=load: goes on",
         "action=load: waiting: Redis is away ?[1magain.?",
     ]
+
+
+def test_another_reason_is_told_but_not_another_number(caplog: pytest.LogCaptureFixture) -> None:
+    outage = Outage("load")
+    for reason in ("Timeout after 3 s.", "Timeout after 4 s.", "It only reads.", "It only reads."):
+        outage.begin(RuntimeError(reason))
+    assert [record.message.split("waiting: ")[1] for record in caplog.records] == [
+        "Timeout after 3 s.",
+        "It only reads.",
+    ]
