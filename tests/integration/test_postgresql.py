@@ -59,13 +59,15 @@ def test_after_a_failover_the_server_that_only_reads_is_left(postgres_url: str) 
         engine.dispose()
         with pytest.raises(TransientError, match="takes no writing: cannot execute INSERT"):
             registered(engine, 1)
-        with create_engine(engine.url).connect() as connection:
+        writer = create_engine(engine.url)
+        with writer.connect() as connection:
             connection.execute(text("SET SESSION CHARACTERISTICS AS TRANSACTION READ WRITE"))
             connection.commit()
             connection.execute(
                 text(f'ALTER DATABASE "{database}" RESET default_transaction_read_only')
             )
             connection.commit()
+        writer.dispose()
         assert_it_serves(engine)  # by a new connection, for the old one still only reads
 
 
