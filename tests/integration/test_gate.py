@@ -229,3 +229,18 @@ def command(stream: Stream, *arguments: str) -> str:
         check=True,
     )
     return done.stdout
+
+
+def test_a_connection_that_is_lost_is_one_line(stream: Stream) -> None:
+    wait_for(lambda: len(look(stream).workers) == 4, "the workers")
+    names = ("load", "load-live", "infer", "record")
+    stream.redis.kill()
+    lost = "Connection to broker lost"
+    logs = {name: stream.log(name) for name in names}
+    wait_for(lambda: all(lost in log.read_text() for log in logs.values()), "the workers to see it")
+    stream.redis.start()
+    wait_for(lambda: len(look(stream).workers) == 4, "the workers")
+    for log in logs.values():
+        assert log.read_text().count(lost) == 1
+        assert "CPendingDeprecationWarning" not in log.read_text()
+    assert stream.restarts == 0
