@@ -13,6 +13,7 @@ from typing import Any
 
 from celery import Celery
 from kombu.exceptions import OperationalError
+from kombu.transport import TRANSPORT_ALIASES
 
 from worker.errors import TransientError
 from worker.messages import (
@@ -75,6 +76,8 @@ def _celery_settings() -> dict[str, Any]:
     }
 
 
+# For kombu takes its transport by the scheme of a URL, whatever Celery's settings say of it.
+TRANSPORT_ALIASES.update(dict.fromkeys(("redis", "rediss"), "worker.transport.gate:Transport"))
 app = Celery("astronn-stream")
 app.add_defaults(_celery_settings)
 

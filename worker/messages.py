@@ -28,6 +28,10 @@ class Message(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+#: What a database can hold.
+Number = Annotated[int, Field(ge=-(2**63), lt=2**63)]
+
+
 class Ticket(Message):
     """What a result has to bring back: the job that wants it, and the file it was made from.
 
@@ -35,8 +39,8 @@ class Ticket(Message):
     comes from the old file no longer fits the job.
     """
 
-    job: int
-    spectrum: int
+    job: Number
+    spectrum: Number
     file_version: Name
 
     @property
@@ -132,8 +136,8 @@ class RecordLabels(Message):
 
     version: Literal[3] = 3
     weights: Name
-    mc_samples: int
-    seed: int
+    mc_samples: Number
+    seed: Number
     results: Annotated[tuple[SpectrumLabels, ...], Field(max_length=_MOST_SPECTRA)]
 
 

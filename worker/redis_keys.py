@@ -12,6 +12,8 @@ BROKER = f"{_OURS}broker"
 DISPATCHER = f"{_OURS}dispatcher"
 #: The weights that the stack serves.
 WEIGHTS = f"{_OURS}weights"
+#: What lay in the queues and was no message.
+SET_ASIDE = f"{_OURS}set-aside"
 #: What the tasks have served; keys of short intervals follow it.
 SPECTRA = f"{_OURS}spectra"
 #: How many results came lately that are no job's here.

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import time
-from contextlib import suppress
+from contextlib import closing, suppress
 from typing import Annotated
 
 import typer
 from rich.console import Console
 from rich.live import Live
 
+from producer.commands.screen import say
 from worker.errors import UsageError
-from worker.settings import get_settings
+from worker.settings import Settings, get_settings
+from worker.text import counted
 
 console = Console(emoji=False)
 _REFRESH_SECONDS = 2.0
@@ -22,15 +24,22 @@ def status(
     watch: Annotated[
         bool, typer.Option("--watch", help="Look again every two seconds, until Ctrl-C.")
     ] = False,
+    set_aside: Annotated[
+        bool,
+        typer.Option("--set-aside", help="Show what lay in the queues and was no message."),
+    ] = False,
+    forget: Annotated[bool, typer.Option("--forget", help="Let go what was set aside.")] = False,
 ) -> None:
     """Show what is down, queues, jobs, rates, workers, and why spectra have no labels."""
     from worker.monitoring.status import read_status
     from worker.monitoring.status_view import draw
 
-    if as_json and watch:
-        raise UsageError("Give --json or --watch, not both.")
+    if as_json + watch + set_aside + forget > 1:
+        raise UsageError("Give one of --json, --watch, --set-aside and --forget.")
     settings = get_settings()
-    if as_json:
+    if set_aside or forget:
+        _tell_set_aside(settings, forget=forget)
+    elif as_json:
         typer.echo(read_status(settings).model_dump_json(indent=2))
     elif not watch:
         console.print(draw(read_status(settings)))
@@ -42,3 +51,18 @@ def status(
             while True:
                 time.sleep(_REFRESH_SECONDS)
                 screen.update(draw(read_status(settings)), refresh=True)
+
+
+def _tell_set_aside(settings: Settings, *, forget: bool) -> None:
+    from worker.transport.client import broker_client
+    from worker.transport.set_aside import all_set_aside, forget_set_aside
+
+    with closing(broker_client(settings)) as client:
+        entries = all_set_aside(client)
+        if forget:
+            forget_set_aside(client)
+            say(f"{counted(len(entries), 'entry', 'entries')} forgotten.")
+            return
+    for each in entries:
+        say(f"{each.moment} {each.queue}, {counted(each.size, 'byte')}: {each.reason}")
+        say(f"    {each.beginning}")

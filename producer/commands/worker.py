@@ -55,6 +55,10 @@ def worker(
     told = {LOG_RECEIVED, LOG_RETRY, LOG_REJECTED}
     for logs in ("celery.app.trace", "celery.worker.strategy"):
         logging.getLogger(logs).addFilter(lambda record: record.msg not in told)
+    # Celery tells of each lost connection in one line, and then of what Celery 6 will do of it.
+    logging.getLogger("py.warnings").addFilter(
+        lambda record: "CPendingDeprecationWarning" not in record.getMessage()
+    )
     app.worker_main(worker_arguments(stage, lane, name))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -13,6 +14,7 @@ import worker.stages.adapter as adapter
 from tests.integration.conftest import Stream
 from worker.errors import BusyError, FatalError, TransientError, YieldError
 from worker.stages import load as load_stage
+from worker.transport.envelope import unwrapped
 
 LoadError = Callable[[Exception], None]
 
@@ -69,6 +71,7 @@ def test_what_may_pass_is_tried_again_without_end(
             task.run(taken)
         (again,) = stream.queued("load.bulk")
         assert stream.message_of(again) == taken
+        assert json.loads(unwrapped(json.dumps(again).encode()))["body"] == again["body"]
         assert again["headers"]["retries"] == retries + 1
         assert again["headers"]["argsrepr"] == "(2 spectra: 1, 2)"
         stream.client.delete("load.bulk")

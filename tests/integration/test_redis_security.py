@@ -1,11 +1,9 @@
-"""Passwords and TLS on the way to Redis, and what must not come from there or get there."""
+"""Passwords and TLS on the way to Redis, and what must not get there."""
 
 from __future__ import annotations
 
 import base64
 import json
-import os
-import pickle
 import re
 import signal
 import ssl
@@ -14,7 +12,6 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 from urllib.parse import quote
 
 import numpy as np
@@ -29,9 +26,7 @@ from benchmarks.rig.waiting import wait_for
 from tests.acceptance.command import Workplace
 from tests.inputs.apstar_files import write_apstar
 from tests.integration.secured_redis import secured_redis, tls_before
-from worker.database.session import opened
 from worker.errors import FatalError, TransientError
-from worker.messages import NoResult
 from worker.settings import PREFIX, Settings, get_settings
 from worker.spectra.pixels import N_PIXELS
 from worker.transport.arrays import ArrayStore
@@ -314,103 +309,3 @@ def test_no_secret_appears_anywhere(server: Redis, place: Workplace) -> None:
     for text in (written, answers, status, passed):
         assert SECRET not in text
         assert "database-user" not in text
-
-
-# --- JSON only -----------------------------------------------------------------------------
-
-
-class Touch:
-    """Makes a file where it is unpickled."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return os.open, (str(self.path), os.O_CREAT)
-
-
-def envelope(body: bytes, content_type: str, *, task: str = "no_result", **headers: Any) -> str:
-    """A message as it lies in Redis."""
-    return json.dumps(
-        {
-            "body": base64.b64encode(body).decode(),
-            "content-type": content_type,
-            "content-encoding": "utf-8" if content_type.endswith("json") else "binary",
-            "headers": {"task": task, "id": task, "lang": "py", "retries": 0} | headers,
-            "properties": {
-                "delivery_info": {"exchange": "", "routing_key": "record"},
-                "delivery_tag": base64.b64encode(os.urandom(6)).decode(),
-                "body_encoding": "base64",
-            },
-        }
-    )
-
-
-JSON = "application/json"
-CALL = [[NoResult(weights="w", failures=()).model_dump(mode="json")], {}, {}]
-
-
-@pytest.fixture
-def recorder(server: Redis, place: Workplace) -> Iterator[Callable[[], str]]:
-    """A worker with a database, and its log."""
-    place.environment[PREFIX + "BROKER_URL"] = server.url("redis://:{p}@localhost:{port}/0")
-    database = f"sqlite:///{place.folder / 'record.sqlite'}"
-    place.environment[PREFIX + "DATABASE_URL"] = database
-    with opened(database):
-        pass
-    with record_worker(place) as log:
-        yield log
-
-
-def serve(server: Redis, log: Callable[[], str], hostile: list[str]) -> str:
-    """Put messages into the queue and a good one behind each; the log when all are served."""
-    for number, message in enumerate(hostile):
-        server.client.lpush("record", message)
-        server.client.lpush(
-            "record", envelope(json.dumps(CALL).encode(), JSON, id=f"good-{number}")
-        )
-    served = "action=no_result jobs=0 of 0"
-    wait_for(lambda: log().count(served) == len(hostile), "the good messages", 20)
-    wait_for(lambda: server.client.hlen("unacked") == 0, "the messages to be acknowledged")
-    assert server.client.llen("record") == 0
-    return log()
-
-
-def test_only_json_is_taken_and_the_worker_goes_on(
-    server: Redis, recorder: Callable[[], str], tmp_path: Path
-) -> None:
-    canary = tmp_path / "touched"
-    evil = pickle.dumps([[Touch(canary)], {}, {}])
-    yaml = f"!!python/object/apply:os.open ['{canary}', {os.O_CREAT}]".encode()
-    log = serve(
-        server,
-        recorder,
-        [
-            envelope(evil, "application/x-python-serialize"),
-            envelope(yaml, "application/x-yaml"),
-            envelope(b"\x93\x90\x80\x80", "application/x-msgpack"),
-            envelope(evil, JSON),
-            envelope(b"[" * 100_000, JSON),
-            envelope(b"[[], {}, {}]", JSON, task="os.system"),
-            envelope(b"[[], {}, {}]", JSON),
-            envelope(b'[[{"version": 99}], {}, {}]', JSON),
-            envelope(json.dumps(CALL).encode(), JSON, eta="soon"),
-        ],
-    )
-    assert not canary.exists()
-    for kind in ("pickle", "yaml", "msgpack"):
-        assert f"Refusing to deserialize untrusted content of type {kind}" in log
-    assert "The message has been ignored and discarded." in log
-    assert "unregistered task of type 'os.system'" in log
-    pickle.loads(evil)  # noqa: S301 - it would have done it
-    assert canary.exists()
-
-
-def test_what_is_no_call_of_a_task_ends_no_worker(
-    server: Redis, recorder: Callable[[], str], tmp_path: Path
-) -> None:
-    evil = pickle.dumps([[Touch(tmp_path / "touched")], {}, {}])
-    hostile = [envelope(content, JSON) for content in (b"7", b"null", b"{}", b"[]", b'"text"')]
-    log = serve(server, recorder, [*hostile, envelope(evil, "application/data")])
-    assert log.count("The message has been ignored and discarded.") >= 4
-    assert not (tmp_path / "touched").exists()

@@ -287,9 +287,9 @@ def test_a_look_goes_through_no_table(postgres_url: str) -> None:
 @pytest.mark.usefixtures("stream")
 def test_the_form_for_machines_does_not_change_unnoticed() -> None:
     keys = """
-        version problems redis database dispatcher weights weights_name queues marks taken jobs
-        other_weights without_labels strangers spectra spectra_per_second eta_seconds
-        oldest_live_seconds oldest_queued_seconds workers failures setbacks
+        version problems redis database dispatcher weights weights_name queues marks taken
+        set_aside jobs other_weights without_labels strangers spectra spectra_per_second
+        eta_seconds oldest_live_seconds oldest_queued_seconds workers failures setbacks
     """
     found = json.loads(look().model_dump_json())
     assert list(found) == keys.split()

@@ -27,6 +27,7 @@ from worker.starter import STARTER_NAME, is_starter
 from worker.transport.broker import UNACKED, dispatcher_answers
 from worker.transport.client import broker_client
 from worker.transport.served_weights import served_weights
+from worker.transport.set_aside import number_set_aside
 from worker.transport.vitals import (
     RATE_SECONDS,
     living_workers,
@@ -80,6 +81,8 @@ class Status(BaseModel):
         Messages in each queue, and at how many loaders pause.
     taken
         Messages in the hands of workers.
+    set_aside
+        What lay in the queues and was no message, as far as it is kept.
     weights
         SHA-256 of the weights that the stack serves.
     jobs
@@ -119,6 +122,7 @@ class Status(BaseModel):
     queues: dict[str, int] = {}
     marks: dict[str, int] = {}
     taken: int | None = None
+    set_aside: int | None = None
     jobs: dict[str, dict[str, int]] = {}
     other_weights: int | None = None
     without_labels: int | None = None
@@ -174,6 +178,7 @@ def _look_at_redis(settings: Settings, status: Status) -> Iterator[str]:
                 name: client.llen(name) for queues in QUEUES.values() for name in queues
             }
             status.taken = client.hlen(UNACKED)
+            status.set_aside = number_set_aside(client)
             status.dispatcher = dispatcher_answers(client)
             status.workers = {
                 name: Worker.model_validate(vitals)
@@ -299,6 +304,11 @@ def _problems(status: Status, settings: Settings) -> Iterator[str]:
             yield (
                 f"Results came that are no job's of this database: {status.strangers}; they "
                 "changed nothing (docs/reliability.md)."
+            )
+        if status.set_aside:
+            yield (
+                f"Workers set aside what is no message: {status.set_aside} "
+                "(`astronn-stream status --set-aside`)."
             )
         if (status.oldest_queued_seconds or 0) > RATE_SECONDS and not status.rows_per_second():
             yield "Spectra are on their way, but no row was written in the last minute."

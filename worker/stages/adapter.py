@@ -28,6 +28,7 @@ from worker.messages import (
 from worker.outage import Outage
 from worker.stages.heartbeat import count
 from worker.stages.process import Process, this_process
+from worker.transport.envelope import serve
 
 logger = logging.getLogger(__name__)
 
@@ -63,6 +64,7 @@ def task(
         Seconds after which a prefork pool kills the process that runs the task.
     """
     outage = Outage(name)
+    serve(name, message_type)
 
     def register(function: Callable[[_M, Process], _Said]) -> Any:
         @wraps(function)
@@ -91,7 +93,6 @@ def task(
             time_limit=time_limit,
             max_retries=_LOST_WORKERS,
             default_retry_delay=_LOST_WORKER_COUNTDOWN,
-            Strategy="worker.stages.strategy:careful",
         )
 
     return register

@@ -20,6 +20,11 @@ from worker.transport.connection import reachable
 _HEARTBEAT_SECONDS = 15
 #: Where kombu keeps the messages that workers have taken and not acknowledged.
 UNACKED = "unacked"
+#: What is raised by looking into something that is no message.
+_NO_MESSAGE = (
+    *(ArithmeticError, AttributeError, LookupError),
+    *(RecursionError, TypeError, ValueError),
+)
 
 
 @dataclass(frozen=True)
@@ -123,5 +128,5 @@ class _Content:
             parts = [arguments[0].get(name, ()) for name in ("spectra", "results", "failures")]
             jobs = frozenset(int(each["job"]) for part in parts for each in part)
             return cls(jobs, int(headers.get("retries") or 0))
-        except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
+        except _NO_MESSAGE:
             return cls()

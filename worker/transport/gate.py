@@ -1,0 +1,63 @@
+"""The one gate through which everything passes that Redis hands to a worker.
+
+kombu parses what it takes off a list as it comes, in the worker's loop; what it or Celery stumbles
+over ends the worker. redis-py lets a client look at the answers to a command before kombu does.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from kombu.transport import redis as kombu_redis
+
+from worker.errors import TransientError
+from worker.queues import QUEUES
+from worker.transport.envelope import NoMessageError, unwrapped
+from worker.transport.set_aside import SetAside, set_aside
+
+logger = logging.getLogger(__name__)
+
+_GUARDED = frozenset(queue for queues in QUEUES.values() for queue in queues)
+#: So much of what is set aside stands in the log.
+_LOGGED_CHARACTERS = 100
+
+
+class Channel(kombu_redis.Channel):
+    """kombu's, but what is no message is set aside, as if nothing had come."""
+
+    def _create_client(self, asynchronous: bool = False) -> Any:
+        client = super()._create_client(asynchronous=asynchronous)  # type: ignore[no-untyped-call]
+        client.set_response_callback("BRPOP", self._pass)
+        return client
+
+    def _pass(self, answer: list[bytes] | None, **_: Any) -> tuple[bytes, bytes] | None:
+        """A queue's name and its message, where there is one."""
+        if not answer:
+            return None
+        name, content = answer
+        queue = name.decode(errors="replace").partition(self.sep)[0]
+        if queue not in _GUARDED:
+            return name, content
+        try:
+            return name, unwrapped(content)
+        except NoMessageError as error:
+            self._set_aside(SetAside.of(queue, content, str(error)))
+            return None
+
+    def _set_aside(self, entry: SetAside) -> None:
+        logger.error(
+            "action=set_aside queue=%s bytes=%d: %s: %s",
+            *(entry.queue, entry.size, entry.reason, entry.beginning[:_LOGGED_CHARACTERS]),
+        )
+        try:
+            with self.conn_or_acquire() as client:
+                set_aside(client, entry)
+        except TransientError as error:
+            logger.warning("action=set_aside: it is not kept: %s", error)
+
+
+class Transport(kombu_redis.Transport):
+    """kombu's Redis with the gate."""
+
+    Channel = Channel
