@@ -20,6 +20,8 @@ QUEUES: dict[Stage, tuple[str, ...]] = {
     "infer": ("infer.live", "infer.bulk"),
     "record": ("record.live", "record"),
 }
+#: All of them.
+ALL_QUEUES = tuple(queue for queues in QUEUES.values() for queue in queues)
 
 
 def lane_queue(stage: Stage, lane: Lane) -> str:

@@ -164,12 +164,9 @@ class Reconciler:
 
 
 def _let_wait(job: Job, reason: str, *, counted: bool) -> None:
-    job.state = JobState.WAITING
-    job.updated_at = now()
+    job.wait_again(counted=counted)
     if counted:
         job.last_error = _last_error(job, reason)
-    else:
-        job.attempts = max(0, job.attempts - 1)
 
 
 def _failure(session: Session, job: Job, reason: str) -> Failure:

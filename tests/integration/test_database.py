@@ -283,12 +283,12 @@ def test_results_of_another_life_of_the_database_change_nothing(
         assert record_failures(session, [lost], "w") == 0
         note_setbacks(session, setback)
         is_foreign = "natural_key" in other  # else its file was rewritten
-        assert strangers(session, [foreign], "w") == [foreign] * is_foreign
+        assert strangers(session.connection(), [foreign], "w") == [foreign] * is_foreign
     assert count(engine, AstroNN) == 0
     with transaction(engine) as session:
         assert session.scalars(select(Job.last_error)).one() is None
         assert record_labels(session, message, identity()) == 1
-        assert strangers(session, message.results, "w") == []
+        assert strangers(session.connection(), message.results, "w") == []
 
 
 def test_results_for_other_weights_change_nothing(engine: Engine) -> None:
@@ -297,7 +297,7 @@ def test_results_for_other_weights_change_nothing(engine: Engine) -> None:
     with transaction(engine) as session:
         assert record_labels(session, message, identity()) == 0
         assert record_failures(session, [failure(engine, job, "No labels.")], "v") == 0
-        assert strangers(session, message.results, "v") == list(message.results)
+        assert strangers(session.connection(), message.results, "v") == list(message.results)
     assert count(engine, AstroNN) == 0
 
 

@@ -176,6 +176,13 @@ class Job(Base):
     last_error: Mapped[str | None] = mapped_column(Text)
     updated_at: Mapped[datetime] = mapped_column(UtcDateTime)
 
+    def wait_again(self, *, counted: bool) -> None:
+        """Go back to wait; unless it is counted, as if it had not been sent."""
+        self.state = JobState.WAITING
+        self.updated_at = now()
+        if not counted:
+            self.attempts = max(0, self.attempts - 1)
+
 
 class Tally(Base):
     """How many jobs there are of each state, lane and weights: the sum of its rows.

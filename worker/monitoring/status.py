@@ -21,7 +21,7 @@ from worker.database.session import exists, open_database, why_not
 from worker.database.tables import OPEN, UNLABELLED, AstroNN, Job, JobState, now
 from worker.database.tally import Count, read_tally
 from worker.errors import TransientError
-from worker.queues import LANES, QUEUES, STAGES, Lane, lane_queue
+from worker.queues import ALL_QUEUES, LANES, QUEUES, STAGES, Lane, lane_queue
 from worker.settings import Settings
 from worker.starter import STARTER_NAME, is_starter
 from worker.transport.broker import UNACKED, dispatcher_answers
@@ -174,9 +174,7 @@ def _look_at_redis(settings: Settings, status: Status) -> Iterator[str]:
     with closing(broker_client(settings)) as client:
         try:
             served = served_weights(client)
-            status.queues = {
-                name: client.llen(name) for queues in QUEUES.values() for name in queues
-            }
+            status.queues = {name: client.llen(name) for name in ALL_QUEUES}
             status.taken = client.hlen(UNACKED)
             status.set_aside = number_set_aside(client)
             status.dispatcher = dispatcher_answers(client)

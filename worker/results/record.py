@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sqlalchemy import select, update
+from sqlalchemy import Connection, select, update
 from sqlalchemy.orm import Session
 
 from worker.database.tables import AstroNN, Job, JobState, Spectrum, label_columns, now
@@ -125,12 +125,10 @@ def note_setbacks(session: Session, message: Setback) -> None:
     for job, _ in _open_jobs(session, message.failures, message.weights):
         job.last_error = reasons[job.pk]
         if message.waiting and job.state == JobState.QUEUED:
-            job.state = JobState.WAITING
-            job.attempts = max(0, job.attempts - 1)
-            job.updated_at = now()
+            job.wait_again(counted=False)
 
 
-def strangers(session: Session, results: Iterable[Result], weights: str) -> list[Result]:
+def strangers(connection: Connection, results: Iterable[Result], weights: str) -> list[Result]:
     """The results that are not those of the jobs whose numbers they bear.
 
     They come from another life of the database: it was restored, or a copy of it was used, and
@@ -142,7 +140,7 @@ def strangers(session: Session, results: Iterable[Result], weights: str) -> list
         .join(Spectrum, Spectrum.pk == Job.spectrum_pk)
         .where(Job.pk.in_(list(named)))
     )
-    known = {pk: (natural_key, of) for pk, natural_key, of in session.execute(statement)}
+    known = {pk: (natural_key, of) for pk, natural_key, of in connection.execute(statement)}
     return [each for each in named.values() if known.get(each.job) != (each.natural_key, weights)]
 
 

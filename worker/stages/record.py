@@ -11,7 +11,7 @@ from sqlalchemy import Engine
 from sqlalchemy.exc import DataError, DBAPIError, IntegrityError
 from sqlalchemy.orm import Session
 
-from worker.database.session import transaction
+from worker.database.session import reading, transaction
 from worker.errors import TransientError
 from worker.messages import (
     Failure,
@@ -94,8 +94,8 @@ def _tell_strangers(
     """Log and count results that belong to no job of this database; they changed nothing."""
     if finished == len(results):
         return
-    with transaction(process.database) as session:
-        found = strangers(session, results, weights)
+    with reading(process.database) as connection:
+        found = strangers(connection, results, weights)
     if found:
         names = printable(", ".join(each.natural_key for each in found[:3]))
         logger.warning("action=record strangers=%d: no job here wants %s", len(found), names)

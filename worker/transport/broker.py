@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 import redis
 
-from worker.queues import QUEUES
+from worker.queues import ALL_QUEUES
 from worker.redis_keys import BROKER, DISPATCHER
 from worker.transport.connection import reachable
 
@@ -74,9 +74,8 @@ class Broker:
         somewhere; but for the moment in which a worker has taken it from its queue and not
         yet noted it as held.
         """
-        names = [name for queues in QUEUES.values() for name in queues]
         with reachable("Redis"), self._client.pipeline(transaction=True) as pipeline:
-            for name in names:
+            for name in ALL_QUEUES:
                 pipeline.lrange(name, 0, -1)
             pipeline.hvals(UNACKED)
             *queues, held = pipeline.execute()

@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal, NoReturn
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from worker.messages import Message
-from worker.queues import QUEUES
+from worker.queues import ALL_QUEUES
 
 #: Thousands of spectra, each with its labels, take less.
 _MOST_BYTES = 32 * 2**20
@@ -120,8 +120,7 @@ _Moment = Annotated[
     _check(_is_near, "it is not near"),
 ]
 _Task = Annotated[str, _check(lambda task: task in _SERVED, "this worker has no such task")]
-_QUEUES = frozenset(queue for queues in QUEUES.values() for queue in queues)
-_Queue = Annotated[str, _check(lambda queue: queue in _QUEUES, "there is no such queue")]
+_Queue = Annotated[str, _check(lambda queue: queue in ALL_QUEUES, "there is no such queue")]
 
 
 class _Part(BaseModel):

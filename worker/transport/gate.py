@@ -12,13 +12,12 @@ from typing import Any
 from kombu.transport import redis as kombu_redis
 
 from worker.errors import TransientError
-from worker.queues import QUEUES
+from worker.queues import ALL_QUEUES
 from worker.transport.envelope import NoMessageError, unwrapped
 from worker.transport.set_aside import SetAside, set_aside
 
 logger = logging.getLogger(__name__)
 
-_GUARDED = frozenset(queue for queues in QUEUES.values() for queue in queues)
 #: So much of what is set aside stands in the log.
 _LOGGED_CHARACTERS = 100
 
@@ -37,7 +36,7 @@ class Channel(kombu_redis.Channel):
             return None
         name, content = answer
         queue = name.decode(errors="replace").partition(self.sep)[0]
-        if queue not in _GUARDED:
+        if queue not in ALL_QUEUES:
             return name, content
         try:
             return name, unwrapped(content)
