@@ -23,7 +23,7 @@ def label_values(
     raw_e: NDArray[np.float64],
     snr: NDArray[np.float64] | None,
     noise_model: NoiseModel,
-) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+) -> tuple[NDArray[np.float64], NDArray[np.int64], dict[int, str]]:
     """What becomes of the network's labels: all numbers of a row, and its flags.
 
     Parameters
@@ -39,9 +39,19 @@ def label_values(
         ``(n, 88)`` in the order of :func:`worker.database.tables.label_columns`.
     flags
         ``(n,)`` bits of :class:`worker.flags.ResultFlag`.
+    spoilt
+        Why some rows are to have no labels after all: the noise model leaves no uncertainty.
     """
     e_labels = noise_model.apply(raw_e, snr if noise_model.depends_on_snr else None)
-    return np.concatenate([raw, e_labels, raw, raw_e], axis=1), flag_uncertain(raw, e_labels)
+    values, flags = (
+        np.concatenate([raw, e_labels, raw, raw_e], axis=1),
+        flag_uncertain(raw, e_labels),
+    )
+    reasons = {
+        row: f"The noise model gives {what}."
+        for row, what in noise_model.spoilt(raw_e, e_labels).items()
+    }
+    return values, flags, reasons
 
 
 def record_labels(session: Session, message: RecordLabels, noise_model: NoiseModel) -> int:
@@ -51,7 +61,7 @@ def record_labels(session: Session, message: RecordLabels, noise_model: NoiseMod
     file was rewritten since the labels were made.
     """
     results = {each.job: each for each in message.results}
-    values, flags = label_values(
+    values, flags, spoilt = label_values(
         np.array([each.raw_labels for each in message.results]),
         np.array([each.raw_e_labels for each in message.results]),
         _snr(session, message) if noise_model.depends_on_snr else None,
@@ -70,6 +80,8 @@ def record_labels(session: Session, message: RecordLabels, noise_model: NoiseMod
         }
         for (job, result), row, flag in zip(results.items(), values, flags, strict=True)
     }
+    jobs = list(results)  # as their values are
+    rows |= {jobs[row]: _no_labels(reason) for row, reason in spoilt.items()}
     return _close_jobs(session, message.results, rows)
 
 
@@ -87,23 +99,21 @@ def _snr(session: Session, message: RecordLabels) -> NDArray[np.float64]:
 
 def record_failures(session: Session, failures: Sequence[Failure]) -> int:
     """Write a row without labels for each failure; returns how many jobs this finished."""
-    return _close_jobs(
-        session,
-        failures,
-        {
-            each.job: {
-                **dict.fromkeys(label_columns()),
-                "result_flags": ResultFlag.NO_RESULT.value,
-                "corrections_sha256": None,
-                "mc_samples": None,
-                "seed": None,
-                "t_elapsed": None,
-                "t_overhead": None,
-                "no_result_reason": each.reason,
-            }
-            for each in failures
-        },
-    )
+    rows = {each.job: _no_labels(each.reason) for each in failures}
+    return _close_jobs(session, failures, rows)
+
+
+def _no_labels(reason: str) -> dict[str, Any]:
+    return {
+        **dict.fromkeys(label_columns()),
+        "result_flags": ResultFlag.NO_RESULT.value,
+        "corrections_sha256": None,
+        "mc_samples": None,
+        "seed": None,
+        "t_elapsed": None,
+        "t_overhead": None,
+        "no_result_reason": reason,
+    }
 
 
 def note_setbacks(session: Session, failures: Sequence[Failure]) -> None:
