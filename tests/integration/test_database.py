@@ -241,6 +241,27 @@ def test_a_message_delivered_again_gives_one_row(engine: Engine, times: int) -> 
     assert count(engine, AstroNN) == 40
 
 
+def test_a_row_whose_uncertainty_the_noise_model_spoils_has_no_labels(engine: Engine) -> None:
+    good, spoilt = registered(engine, 2).jobs
+    model = NoiseModel(np.ones(N_LABELS), np.zeros(N_LABELS), "abc")
+    model.offset[3] = -0.03
+    message = labels_of([good, spoilt])
+    results = tuple(
+        each.model_copy(update={"raw_e_labels": (raw_e,) * N_LABELS})
+        for each, raw_e in zip(message.results, (0.04, 0.03), strict=True)
+    )
+    with transaction(engine) as session:
+        assert record_labels(session, message.model_copy(update={"results": results}), model) == 2
+    with transaction(engine) as session:
+        rows = {row.task_pk: row for row in session.scalars(select(AstroNN))}
+        assert rows[good].e_c_1_h == 0.04 - 0.03
+        assert not rows[good].flag_no_result
+        assert (rows[spoilt].c_1_h, rows[spoilt].raw_c_1_h, rows[spoilt].e_c_1_h) == (None,) * 3
+        assert rows[spoilt].flag_no_result
+        assert rows[spoilt].no_result_reason.startswith("The noise model gives e_c_1_h = 0, where")
+        assert session.get_one(Job, spoilt).state == JobState.DONE
+
+
 def test_a_late_failure_does_not_replace_labels(engine: Engine) -> None:
     (job,) = registered(engine, 1).jobs
     with transaction(engine) as session:

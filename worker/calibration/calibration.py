@@ -22,7 +22,7 @@ from worker.array_types import Floats
 from worker.calibration.pair_fit import Differences, Fitted, Model, bootstrap, fit
 from worker.calibration.repeats import Pairs, Visits
 from worker.labels import LABELS
-from worker.results.noise_model import NoiseModel, SnrFactors
+from worker.results.noise_model import RAW_RANGE, NoiseModel, SnrFactors
 from worker.results.snr import LEAST_FREEDOM, hats, supported_places
 
 #: The part of a Gaussian within one sigma.
@@ -122,7 +122,7 @@ def _calibrate_label(
     if np.median(data.squared) == 0:
         return replace(counted, note="repeat visits do not differ: left as it is")
     first, second = raw_e[pairs.first[used]] / unit, raw_e[pairs.second[used]] / unit
-    least = float(raw_e[raw_e > 0].min()) / unit
+    least = min(float(raw_e[raw_e > 0].min()), RAW_RANGE[LABELS[position].unit][0]) / unit
     fitted = replace(counted, **_linear(data, (first, second), least, unit, times, random))
     if by_snr:
         e_label = fitted.scale * raw_e + fitted.offset

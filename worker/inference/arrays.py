@@ -94,8 +94,11 @@ def infer(
     finally:
         inference.close()
     raw, raw_e = (np.concatenate(each) for each in zip(*(part[:2] for part in parts), strict=True))
-    values, flags = label_values(raw, raw_e, spectra.snr, factors)
-    return _table(spectra.names, values, flags, [reason for part in parts for reason in part[2]])
+    values, flags, spoilt = label_values(raw, raw_e, spectra.snr, factors)
+    unread = [reason for part in parts for reason in part[2]]
+    reasons = [reason or spoilt.get(row, "") for row, reason in enumerate(unread)]
+    values[[bool(reason) for reason in reasons]] = np.nan
+    return _table(spectra.names, values, flags, reasons)
 
 
 @dataclass(frozen=True)

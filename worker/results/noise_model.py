@@ -15,6 +15,7 @@ from __future__ import annotations
 import hashlib
 import json
 import tomllib
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +30,12 @@ from worker.results.peer_pickle import RefusedError, read_pickle
 
 #: The peers' files are 70 kB; no list of 22 pairs of factors needs more than this.
 _LARGEST_FILE = 1 << 20
+#: tomllib's time goes with the square of a dotted key's parts, and such a key fills one line.
+_LARGEST_TOML, _MOST_DOTS = 1 << 16, 500
+#: The raw uncertainties, by unit, for which every noise model has to give a positive one.
+RAW_RANGE = {"K": (20.0, 1e5), "dex": (0.02, 1e2)}
+#: Positive in earnest: a scale of 1e-300 makes an uncertainty that is none.
+_E_RANGE = (1e-6, 1e9)
 
 
 @dataclass(frozen=True)
@@ -70,6 +77,21 @@ class NoiseModel:
                     e_labels[:, position] *= factors.at(snr)
         return e_labels
 
+    def spoilt(
+        self, raw_e_labels: NDArray[np.float64], e_labels: NDArray[np.float64]
+    ) -> dict[int, str]:
+        """The rows in which an uncertainty is not positive and finite, and what it is.
+
+        Where all passes agree to the last bit the network's own is 0, and may stay so.
+        """
+        good = np.isfinite(e_labels) & ((e_labels > 0) | ((e_labels == 0) & (raw_e_labels == 0)))
+        return {
+            int(row): f"e_{LABELS[label].name} = {e_labels[row, label]:.3g}, where raw_e is "
+            f"{raw_e_labels[row, label]:.3g}"
+            for row in np.flatnonzero(~good.all(axis=1))
+            for label in [int(np.argmin(good[row]))]
+        }
+
     @property
     def depends_on_snr(self) -> bool:
         """Whether the S/N of a spectrum makes a difference."""
@@ -87,7 +109,8 @@ def read_noise_model(path: Path | None) -> NoiseModel:
     Raises
     ------
     FatalError
-        The file cannot be read, would run code, or lacks a finite factor for some label.
+        The file cannot be read, would run code, or lacks factors for some label that make
+        positive and finite uncertainties.
     """
     if path is None:
         return identity()
@@ -101,6 +124,7 @@ def read_noise_model(path: Path | None) -> NoiseModel:
     pairs = [_pair(path, factors, label.name, label.peer_name) for label in LABELS]
     scale, offset = np.array(pairs).T
     by_snr = tuple(_snr_factors(path, factors, label.name, label.peer_name) for label in LABELS)
+    _check_positive(path, scale, offset, by_snr)
     about = factors.get("about")
     weights = about.get("weights_sha256") if isinstance(about, Mapping) else None
     return NoiseModel(
@@ -112,11 +136,33 @@ def read_noise_model(path: Path | None) -> NoiseModel:
     )
 
 
+def _check_positive(
+    path: Path, scale: NDArray[np.float64], offset: NDArray[np.float64], by_snr: Sequence[Any]
+) -> None:
+    """Refuse factors that spoil an uncertainty.
+
+    A scale of 0 is fine with an offset: all are that then. A negative offset too, if small: the
+    fit to repeat visits finds some. What it spoils of raw uncertainties below the range gets no
+    labels (:meth:`NoiseModel.spoilt`). What rises is extreme at the ends of the range.
+    """
+    for label, a, b, factors in zip(LABELS, scale, offset, by_snr, strict=True):
+        raw_e = np.array(RAW_RANGE[label.unit])
+        by = np.ones(1) if factors is None else factors.factor
+        with np.errstate(over="ignore"):
+            e_label = (a * raw_e + b)[:, np.newaxis] * by
+        if a < 0 or e_label.min() < _E_RANGE[0] or e_label.max() > _E_RANGE[1]:
+            raise FatalError(
+                f"The noise model {path.name} cannot be used for {label.name}: scale {a:.3g} and "
+                f"offset {b:.3g} make uncertainties from {e_label.min():.3g} to "
+                f"{e_label.max():.3g} of raw ones from {raw_e[0]:g} to {raw_e[1]:g}."
+            )
+
+
 def _parse(path: Path, content: bytes) -> Mapping[str, Any]:
     readers: dict[str, Callable[[bytes], Any]] = {
         ".pkl": read_pickle,
-        ".json": json.loads,
-        ".toml": lambda text: tomllib.loads(text.decode()),
+        ".json": lambda text: json.loads(text, object_pairs_hook=_without_twins),
+        ".toml": _read_toml,
     }
     if path.suffix not in readers:
         raise FatalError(f"The noise model {path.name} is no .pkl, .json or .toml file.")
@@ -134,12 +180,32 @@ def _parse(path: Path, content: bytes) -> Mapping[str, Any]:
     return factors
 
 
+def _without_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A table of JSON, in which the last of equal keys would count in silence."""
+    table = dict(pairs)
+    if len(table) < len(pairs):
+        twin = Counter(key for key, _ in pairs).most_common(1)[0][0]
+        raise ValueError(f"{twin[:40]!r} is given twice")
+    return table
+
+
+def _read_toml(content: bytes) -> dict[str, Any]:
+    lines = content.split(b"\n")
+    if len(content) > _LARGEST_TOML or max(line.count(b".") for line in lines) > _MOST_DOTS:
+        raise ValueError(
+            f"it is larger than {_LARGEST_TOML >> 10} KiB, or a line has over {_MOST_DOTS} dots"
+        )
+    return tomllib.loads(content.decode())
+
+
 def _entry(factors: Mapping[str, Any], names: Sequence[str]) -> Any:
     return next((factors[name] for name in names if name in factors), None)
 
 
 def _pair(path: Path, factors: Mapping[str, Any], *names: str) -> tuple[float, float]:
     entry = _entry(factors, names)
+    if len(set(names) & factors.keys()) > 1:
+        raise FatalError(f"The noise model {path.name} gives {names[0]} twice, by both its names.")
     try:
         pair = (float(entry["scale"]), float(entry["offset"]))
     except (TypeError, LookupError, ValueError, OverflowError) as error:

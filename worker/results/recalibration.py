@@ -138,14 +138,11 @@ def _changes(
     )
     snr = np.array([row["snr"] for row in rows], dtype=np.float64)
     e_labels = noise_model.apply(raw_e, snr)
-    # Where all passes agree to the last bit the network's own is 0, and may stay so.
-    wrong = ~(e_labels > 0) & ~((e_labels == 0) & (raw_e == 0))
-    if wrong.any():
-        row, label = np.argwhere(wrong)[0]
+    if spoilt := noise_model.spoilt(raw_e, e_labels):
+        row, what = next(iter(spoilt.items()))
         raise FatalError(
-            f"This noise model gives e_{LABEL_NAMES[label]} = {e_labels[row, label]:.3g} for "
-            f"spectrum {rows[row]['spectrum_pk']}, where raw_e is {raw_e[row, label]:.3g}; "
-            "nothing was changed."
+            f"This noise model gives {what}, for spectrum {rows[row]['spectrum_pk']}; nothing was "
+            "changed."
         )
     flags = flag_uncertain(raw, e_labels)
     common = {"corrections_sha256": noise_model.sha256, "modified": now()}

@@ -23,7 +23,7 @@ def label_values(
     raw_e: NDArray[np.float64],
     snr: NDArray[np.float64] | None,
     noise_model: NoiseModel,
-) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+) -> tuple[NDArray[np.float64], NDArray[np.int64], dict[int, str]]:
     """What becomes of the network's labels: all numbers of a row, and its flags.
 
     Parameters
@@ -39,9 +39,19 @@ def label_values(
         ``(n, 88)`` in the order of :func:`worker.database.tables.label_columns`.
     flags
         ``(n,)`` bits of :class:`worker.flags.ResultFlag`.
+    spoilt
+        Why some rows are to have no labels after all: the noise model leaves no uncertainty.
     """
     e_labels = noise_model.apply(raw_e, snr if noise_model.depends_on_snr else None)
-    return np.concatenate([raw, e_labels, raw, raw_e], axis=1), flag_uncertain(raw, e_labels)
+    values, flags = (
+        np.concatenate([raw, e_labels, raw, raw_e], axis=1),
+        flag_uncertain(raw, e_labels),
+    )
+    reasons = {
+        row: f"The noise model gives {what}."
+        for row, what in noise_model.spoilt(raw_e, e_labels).items()
+    }
+    return values, flags, reasons
 
 
 def record_labels(session: Session, message: RecordLabels, noise_model: NoiseModel) -> int:
@@ -52,7 +62,7 @@ def record_labels(session: Session, message: RecordLabels, noise_model: NoiseMod
     :func:`strangers`.
     """
     results = {each.job: each for each in message.results}
-    values, flags = label_values(
+    values, flags, spoilt = label_values(
         np.array([each.raw_labels for each in message.results]),
         np.array([each.raw_e_labels for each in message.results]),
         _snr(session, message) if noise_model.depends_on_snr else None,
@@ -71,6 +81,8 @@ def record_labels(session: Session, message: RecordLabels, noise_model: NoiseMod
         }
         for (job, result), row, flag in zip(results.items(), values, flags, strict=True)
     }
+    jobs = list(results)  # as their values are
+    rows |= {jobs[row]: _no_labels(reason) for row, reason in spoilt.items()}
     return _close_jobs(session, message.results, message.weights, rows)
 
 
@@ -96,24 +108,21 @@ def record_failures(
     weights
         Those that the jobs want; None where the failures were made of the jobs themselves.
     """
-    return _close_jobs(
-        session,
-        failures,
-        weights,
-        {
-            each.job: {
-                **dict.fromkeys(label_columns()),
-                "result_flags": ResultFlag.NO_RESULT.value,
-                "corrections_sha256": None,
-                "mc_samples": None,
-                "seed": None,
-                "t_elapsed": None,
-                "t_overhead": None,
-                "no_result_reason": each.reason,
-            }
-            for each in failures
-        },
-    )
+    rows = {each.job: _no_labels(each.reason) for each in failures}
+    return _close_jobs(session, failures, weights, rows)
+
+
+def _no_labels(reason: str) -> dict[str, Any]:
+    return {
+        **dict.fromkeys(label_columns()),
+        "result_flags": ResultFlag.NO_RESULT.value,
+        "corrections_sha256": None,
+        "mc_samples": None,
+        "seed": None,
+        "t_elapsed": None,
+        "t_overhead": None,
+        "no_result_reason": reason,
+    }
 
 
 def note_setbacks(session: Session, message: Setback) -> None:
