@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 from collections.abc import Iterable, Iterator
@@ -26,6 +27,9 @@ from worker.identity import COADD, natural_key, stem
 from worker.spectra.formats import read_header
 from worker.spectra.formats.format import StarHeader
 from worker.spectra.versions import file_version
+from worker.text import printable
+
+logger = logging.getLogger(__name__)
 
 Wanted = Literal["coadd", "visit", "both"]
 
@@ -124,8 +128,11 @@ def spectra_of(file: Path, data_root: Path, wanted: Wanted) -> list[CatalogueEnt
         return [plain]
     try:
         header = read_header(file)
-    except SpectrumError:
+    except (SpectrumError, MemoryError):
         return [plain]
+    if header.lost:
+        cards = printable(f"{plain.path} have values that cannot be read: {', '.join(header.lost)}")
+        logger.warning("action=register: cards of %s; they are left out.", cards)
     star = replace(
         plain,
         telescope=header.telescope or plain.telescope,

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,8 @@ from tests.conftest import shared
 from tests.inputs.apstar_files import Era, apstar_name, object_name, write_apstar
 from worker.database.tables import Kind
 from worker.errors import UsageError
+from worker.spectra import formats
+from worker.spectra.formats.apstar import APSTAR
 from worker.spectra.versions import file_version
 
 
@@ -365,3 +367,39 @@ def test_real_files_give_10_coadds_and_34_visits(apstar_folder: Path) -> None:
     one = next(entry for entry in entries if entry.member == "apVisit-r6-6561-56607-125.fits")
     assert (one.plate, one.mjd, one.fiber, one.snr) == ("6561", 56607, 125, 39.798)
     assert one.natural_key == "apStar-r6-2M00452143+1634446/apVisit-r6-6561-56607-125"
+
+
+@pytest.mark.parametrize("error", [RecursionError("deep"), OverflowError("wide"), MemoryError()])
+def test_whatever_reading_a_file_raises_leaves_its_coadd(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    file = write_apstar(tmp_path / "star.fits", n_visits=2).path
+
+    def surprise(_: Path) -> None:
+        raise error
+
+    monkeypatch.setattr(formats, "FORMATS", (replace(APSTAR, read_header=surprise),))
+    (entry,) = spectra_of(file, tmp_path, "both")
+    assert (entry.kind, entry.path) == ("coadd", "star.fits")
+
+
+def test_size_beyond_64_bits_leaves_the_coadd(tmp_path: Path) -> None:
+    file = tmp_path / "star.fits"
+    file.write_bytes(shared("field/fits_naxis_overflow.fits").read_bytes())
+    (entry,) = spectra_of(file, tmp_path, "both")
+    assert (entry.kind, entry.path) == ("coadd", "star.fits")
+
+
+def test_card_that_cannot_be_read_is_said_and_costs_only_its_value(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = write_apstar(tmp_path / "star.fits", n_visits=2).path
+    sound = spectra_of(file, tmp_path, "both")
+    content = file.read_bytes()
+    start = content.index(b"SNR     =")
+    file.write_bytes(content[:start] + b"SNR     = 1 2".ljust(80) + content[start + 80 :])
+    coadd, *visits = spectra_of(file, tmp_path, "both")
+    version = file_version(file)
+    assert coadd == replace(sound[0], snr=None, file_version=version)
+    assert visits == [replace(each, file_version=version) for each in sound[1:]]
+    assert "star.fits have values that cannot be read: SNR" in caplog.text
