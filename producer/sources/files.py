@@ -123,8 +123,7 @@ def spectra_of(file: Path, data_root: Path, wanted: Wanted) -> list[CatalogueEnt
     """
     root = data_root.resolve()
     plain = coadd_of(file, root)
-    # The loader will not find the one and refuse the other; their rows say so.
-    if root / plain.path != file or not _resolved(file).is_relative_to(root):
+    if not _resolved(file).is_relative_to(root):  # the loader refuses it; its row says so
         return [plain]
     try:
         header = read_header(file)
@@ -191,7 +190,7 @@ def _visits(star: CatalogueEntry, header: StarHeader) -> list[CatalogueEntry]:
 
 def _with_star_name(entry: CatalogueEntry, file: Path) -> CatalogueEntry:
     """Add what the name of an apStar file says; the telescope may also stand in the path."""
-    match = _STAR_NAME.fullmatch(stem(file.name))
+    match = _STAR_NAME.fullmatch(stem(entry.path))
     if match is None:
         return entry
     in_path = next((name for name in _TELESCOPES if name in file.parts), None)

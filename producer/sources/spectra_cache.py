@@ -135,7 +135,7 @@ def match(cache: SpectraCache, table: LabelTable, data_root: Path) -> Matched:
         It knows none of them.
     """
     root = data_root.resolve()
-    paths = [root / spectrum.path for spectrum in cache.spectra]
+    paths = [root / name_on_disk(spectrum.path) for spectrum in cache.spectra]
     rows = table.rows_of(paths, [spectrum.star for spectrum in cache.spectra], root)
     known = np.asarray(np.isfinite(table.labels).any(axis=1))
     labelled = np.flatnonzero((rows >= 0) & known[rows])

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from worker.errors import SpectrumError
+from worker.file_names import name_on_disk
 from worker.identity import Located
 from worker.spectra.formats import read_spectra
 from worker.spectra.formats.format import SpectrumArrays, refusing
@@ -96,6 +97,8 @@ def resolve_inside(root: Path, path: str) -> Path:
     ----------
     root
         The data root, itself without symbolic links.
+    path
+        As :func:`worker.file_names.name_as_text` gives it.
 
     Raises
     ------
@@ -103,7 +106,7 @@ def resolve_inside(root: Path, path: str) -> Path:
         It lies outside the data root.
     """
     try:
-        resolved = (root / path).resolve()
+        resolved = (root / name_on_disk(path)).resolve()
     except (OSError, ValueError, RuntimeError) as error:  # loops of links, NUL bytes
         raise SpectrumError(f"{path!r} is not a usable path: {error}.") from error
     if not resolved.is_relative_to(root):

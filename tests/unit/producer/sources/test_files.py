@@ -5,6 +5,7 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from producer.sources.files import CatalogueEntry, Wanted, find_files, spectra_of
@@ -14,6 +15,7 @@ from worker.database.tables import Kind
 from worker.errors import UsageError
 from worker.spectra import formats
 from worker.spectra.formats.apstar import APSTAR
+from worker.spectra.load import load_spectra
 from worker.spectra.versions import file_version
 
 
@@ -139,11 +141,30 @@ def test_linked_folder_is_looked_into_once(tmp_path: Path) -> None:
     assert find_files([tmp_path / "root"], tmp_path) == [tmp_path / "elsewhere" / "star.fits"]
 
 
-def test_name_that_is_not_utf8_stands_for_one_spectrum(tmp_path: Path) -> None:
+@pytest.mark.parametrize("without", [(), ("OBJID",)])
+def test_name_that_is_not_utf8_has_its_spectra_and_they_load(
+    tmp_path: Path, without: tuple[str, ...]
+) -> None:
     file = tmp_path / os.fsdecode(b"apStar-r6-\xe9.fits")
-    write_apstar(file, n_visits=2)
-    (entry,) = spectra_of(file, tmp_path, "both")
-    assert entry.path == "apStar-r6-\\udce9.fits"
+    write_apstar(file, n_visits=2, without=without)
+    entries = spectra_of(file, tmp_path, "both")
+    assert [entry.path for entry in entries] == ["apStar-r6-\\udce9.fits"] * 3
+    assert {entry.obj for entry in entries} == {"\\udce9" if without else object_name(0)}
+    assert "".join(str(vars(entry)) for entry in entries).encode()
+    assert len(load_spectra(entries, tmp_path).flux) == 3
+
+
+def test_file_that_is_called_like_an_escaped_name_is_another(tmp_path: Path) -> None:
+    names = os.fsdecode(b"\xe9.fits"), "\\udce9.fits"
+    for seed, name in enumerate(names):
+        write_apstar(tmp_path / name, seed=seed)
+    entries = [spectra_of(tmp_path / name, tmp_path, "coadd")[0] for name in names]
+    assert [entry.obj for entry in entries] == [object_name(0), object_name(1)]
+    flux = load_spectra(entries, tmp_path).flux
+    for name, row in zip(names, flux, strict=True):
+        (alone,) = load_spectra(spectra_of(tmp_path / name, tmp_path, "coadd"), tmp_path).flux
+        assert np.array_equal(row, alone)
+    assert not np.array_equal(*flux)
 
 
 def test_folder_without_a_spectrum_is_an_error_of_usage(tmp_path: Path) -> None:
