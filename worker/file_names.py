@@ -1,8 +1,8 @@
-"""File names as text that databases and messages can hold, and back.
+r"""File names as text that databases and messages can hold, and back.
 
 A name on disk is bytes. Those that are no UTF-8 reach Python as lone surrogates, which neither
-a database nor JSON takes, so each is written as ``\\udcXX``. A backslash that stands before
-what would read as such an escape is itself written as ``\\x5c``; all other names stay as they
+a database nor JSON takes, so each is written as ``\udcXX``. A backslash that stands before
+what would read as such an escape is itself written as ``\x5c``; all other names stay as they
 are. So each name has one text, and each text leads back to one name.
 """
 

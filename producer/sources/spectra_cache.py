@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from producer.process_pool import LostProcessError, shared_out
 from producer.sources.files import Wanted, find_files, spectra_of
 from worker.errors import FatalError, UsageError
+from worker.file_names import name_on_disk
 from worker.results.snr import known_snr
 from worker.spectra.load import load_spectra
 from worker.spectra.pixels import N_PIXELS
