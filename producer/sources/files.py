@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 from collections.abc import Iterable, Iterator
@@ -26,6 +27,9 @@ from worker.identity import COADD, natural_key, stem
 from worker.spectra.formats import read_header
 from worker.spectra.formats.format import StarHeader
 from worker.spectra.versions import file_version
+from worker.text import printable
+
+logger = logging.getLogger(__name__)
 
 Wanted = Literal["coadd", "visit", "both"]
 
@@ -119,13 +123,15 @@ def spectra_of(file: Path, data_root: Path, wanted: Wanted) -> list[CatalogueEnt
     """
     root = data_root.resolve()
     plain = coadd_of(file, root)
-    # The loader will not find the one and refuse the other; their rows say so.
-    if root / plain.path != file or not _resolved(file).is_relative_to(root):
+    if not _resolved(file).is_relative_to(root):  # the loader refuses it; its row says so
         return [plain]
     try:
         header = read_header(file)
-    except SpectrumError:
+    except (SpectrumError, MemoryError):
         return [plain]
+    if header.lost:
+        cards = printable(f"{plain.path} have values that cannot be read: {', '.join(header.lost)}")
+        logger.warning("action=register: cards of %s; they are left out.", cards)
     star = replace(
         plain,
         telescope=header.telescope or plain.telescope,
@@ -184,7 +190,7 @@ def _visits(star: CatalogueEntry, header: StarHeader) -> list[CatalogueEntry]:
 
 def _with_star_name(entry: CatalogueEntry, file: Path) -> CatalogueEntry:
     """Add what the name of an apStar file says; the telescope may also stand in the path."""
-    match = _STAR_NAME.fullmatch(stem(file.name))
+    match = _STAR_NAME.fullmatch(stem(entry.path))
     if match is None:
         return entry
     in_path = next((name for name in _TELESCOPES if name in file.parts), None)

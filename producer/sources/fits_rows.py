@@ -14,7 +14,6 @@ from astropy.io import fits
 from numpy.typing import NDArray
 
 from worker.errors import UsageError
-from worker.spectra.formats.apstar_readers import DAMAGE
 
 _GZIP = b"\x1f\x8b"
 #: Bytes of the table that are read at a time.
@@ -53,7 +52,9 @@ class FitsTable:
                 }
                 self._rows = int(table.header["NAXIS2"])
                 self._start = int(table.fileinfo()["datLoc"])
-        except (*DAMAGE, EOFError, zlib.error) as error:
+        except UsageError:
+            raise
+        except Exception as error:  # astropy raises anything on damaged files
             raise UsageError(f"{path} cannot be read as a FITS table: {_reason(error)}.") from error
 
     def __len__(self) -> int:

@@ -21,6 +21,7 @@ from producer.sources.files import CatalogueEntry, Wanted
 from worker.database.session import reading
 from worker.database.tables import Kind, Source, Spectrum
 from worker.errors import UsageError
+from worker.file_names import name_on_disk
 from worker.spectra.versions import file_version
 
 Name = str | int | Path
@@ -96,8 +97,8 @@ def catalogued(
         with reading(database) as connection:
             rows = connection.execute(statement).mappings().all()
         for row in rows:
-            known = {name: row[name] for name in _COLUMNS}
-            yield CatalogueEntry(**{**known, "file_version": file_version(root / row["path"])})
+            known, file = {name: row[name] for name in _COLUMNS}, root / name_on_disk(row["path"])
+            yield CatalogueEntry(**{**known, "file_version": file_version(file)})
 
 
 def read_names(file: Path) -> list[str]:

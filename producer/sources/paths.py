@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 from worker.errors import UsageError
+from worker.file_names import name_as_text
 from worker.identity import stem
 
 _ENDINGS = (".fits", ".fits.gz")
@@ -62,8 +63,8 @@ def check_inside(given: Path, place: Path, root: Path) -> None:
 
 
 def catalogue_path(file: Path, root: Path) -> str:
-    """What the catalogue calls a file: its path below the data root, in UTF-8 as databases want."""
-    return str(file.relative_to(root)).encode(errors="backslashreplace").decode()
+    """What the catalogue calls a file: its path below the data root, as databases take it."""
+    return name_as_text(str(file.relative_to(root)))
 
 
 def _resolved(file: Path) -> Path:

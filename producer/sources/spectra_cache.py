@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from producer.process_pool import LostProcessError, shared_out
 from producer.sources.files import Wanted, find_files, spectra_of
 from worker.errors import FatalError, UsageError
+from worker.file_names import name_on_disk
 from worker.results.snr import known_snr
 from worker.spectra.load import load_spectra
 from worker.spectra.pixels import N_PIXELS
@@ -135,7 +136,7 @@ def match(cache: SpectraCache, table: LabelTable, data_root: Path) -> Matched:
         It knows none of them.
     """
     root = data_root.resolve()
-    paths = [root / spectrum.path for spectrum in cache.spectra]
+    paths = [root / name_on_disk(spectrum.path) for spectrum in cache.spectra]
     rows = table.rows_of(paths, [spectrum.star for spectrum in cache.spectra], root)
     known = np.asarray(np.isfinite(table.labels).any(axis=1))
     labelled = np.flatnonzero((rows >= 0) & known[rows])

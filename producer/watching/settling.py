@@ -85,6 +85,6 @@ class Settling:
 def _is_whole(file: Path) -> bool:
     try:
         read_header(file)
-    except SpectrumError:
+    except (SpectrumError, MemoryError):
         return False
     return True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
@@ -21,7 +22,9 @@ from tests.inputs.summary_files import DR17_STAR, DR17_VISIT, write_table
 from worker.database.session import opened, transaction
 from worker.database.tables import Job, JobState, Spectrum
 from worker.errors import UsageError
+from worker.identity import Place
 from worker.settings import Settings, get_settings
+from worker.spectra.load import load_spectra
 from worker.spectra.versions import ABSENT
 
 OBJ = "2M00452143+1634446"
@@ -271,3 +274,15 @@ def test_what_was_enqueued_by_name_is_requeued_by_number(
     set_done(engine)
     assert requeue(engine, Selection(spectra=[catalogue(engine)[0]["pk"]])) == 1
     assert enqueue([OBJ]).waiting == 1
+
+
+def test_file_whose_name_is_no_utf8_is_enqueued_as_any(settings: Settings, engine: Engine) -> None:
+    path = settings.data_root / os.fsdecode(b"apStar-dr17-2M\xff\xfe.fits")
+    write_apstar(path, n_visits=2, without=["OBJID"])
+    assert enqueue([path]).waiting == 3
+    rows = catalogue(engine)
+    escaped = r"apStar-dr17-2M\udcff\udcfe.fits"
+    assert {row["path"] for row in rows} == {escaped}
+    places = [Place(row["path"], row["member"]) for row in rows]
+    assert len(load_spectra(places, settings.data_root).flux) == 3
+    assert enqueue([escaped]).missing == 0  # its name in the table of results finds it

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import time
 from collections.abc import Callable, Sequence
@@ -15,15 +14,13 @@ from typing import Generic, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from worker.errors import FatalError, SpectrumError
+from worker.errors import SpectrumError
+from worker.file_names import name_on_disk
 from worker.identity import Located
 from worker.spectra.formats import read_spectra
-from worker.spectra.formats.format import SpectrumArrays
+from worker.spectra.formats.format import SpectrumArrays, refusing
 from worker.spectra.network_input import network_input
 from worker.spectra.pixels import N_PIXELS
-from worker.text import printable
-
-logger = logging.getLogger(__name__)
 
 S = TypeVar("S", bound=Located)
 Row = NDArray[np.float32]
@@ -100,6 +97,8 @@ def resolve_inside(root: Path, path: str) -> Path:
     ----------
     root
         The data root, itself without symbolic links.
+    path
+        As :func:`worker.file_names.name_as_text` gives it.
 
     Raises
     ------
@@ -107,7 +106,7 @@ def resolve_inside(root: Path, path: str) -> Path:
         It lies outside the data root.
     """
     try:
-        resolved = (root / path).resolve()
+        resolved = (root / name_on_disk(path)).resolve()
     except (OSError, ValueError, RuntimeError) as error:  # loops of links, NUL bytes
         raise SpectrumError(f"{path!r} is not a usable path: {error}.") from error
     if not resolved.is_relative_to(root):
@@ -118,17 +117,10 @@ def resolve_inside(root: Path, path: str) -> Path:
 def _load_file(
     root: Path, path: str, members: list[str], coadd_mask: str
 ) -> list[Row | SpectrumError]:
-    try:
+    with refusing(path):
         rows = read_spectra(resolve_inside(root, path), members, coadd_mask=coadd_mask)
         read = [row for row in rows if isinstance(row, SpectrumArrays)]
         normalised = iter(_normalised(Path(path).name, read) if read else [])
-    except SpectrumError as error:
-        return [error] * len(members)
-    except (FatalError, MemoryError):
-        raise  # no fault of the file
-    except Exception as error:
-        logger.exception("action=load file=%s: unexpected error", printable(path))
-        return [SpectrumError(f"{Path(path).name} cannot be read ({error!r}).")] * len(members)
     return [next(normalised) if isinstance(row, SpectrumArrays) else row for row in rows]
 
 

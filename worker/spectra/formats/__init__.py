@@ -7,7 +7,7 @@ from pathlib import Path
 
 from worker.errors import SpectrumError
 from worker.spectra.formats.apstar import APSTAR
-from worker.spectra.formats.format import Format, SpectrumArrays, StarHeader
+from worker.spectra.formats.format import Format, SpectrumArrays, StarHeader, refusing
 
 #: The first that recognises a file reads it. The last one takes every file, and says what is
 #: wrong with one that has no format of these.
@@ -27,7 +27,8 @@ def read_header(path: Path) -> StarHeader:
     SpectrumError
         The file cannot be read, has none of the formats, or is incomplete; the text says which.
     """
-    return format_of(path).read_header(path)
+    with refusing(str(path)):
+        return format_of(path).read_header(path)
 
 
 def read_spectra(

@@ -43,7 +43,7 @@ def read_header(path: Path) -> StarHeader:
     """
 
     def read(file: ApStarReader) -> StarHeader:
-        header, visits = file.header, _visits(file)
+        header, visits = file.header, _visits(path, file)
         numbers = range(1, len(visits) + 1)
         return StarHeader(
             obj=_text(header, "OBJID"),
@@ -57,6 +57,7 @@ def read_header(path: Path) -> StarHeader:
             visits=visits,
             visit_snr=tuple(_number(header, f"SNRVIS{n}") for n in numbers),
             visit_flags=tuple(_integer(header, f"FLAG{n}") for n in numbers),
+            lost=tuple(header.lost),  # the last: all others have been asked for
         )
 
     return _read(path, read)
@@ -89,7 +90,7 @@ def read_spectra(
     """
 
     def read(file: ApStarReader) -> list[SpectrumArrays | SpectrumError]:
-        visits = _visits(file)
+        visits = _visits(path, file)
         rows = [_row_of(path, member, visits, file.n_rows) for member in members]
         return [_spectrum(file, row, coadd_mask) if isinstance(row, int) else row for row in rows]
 
@@ -170,13 +171,17 @@ def _unpack(packed: BinaryIO) -> bytes:
         return file.read(_LARGEST_FILE + 1)
 
 
-def _visits(file: ApStarReader) -> tuple[str, ...]:
+def _visits(path: Path, file: ApStarReader) -> tuple[str, ...]:
     """The names of the visits combined, in row order.
 
     Where the header does not say how many there are, the rows do; a visit whose SFILEn card
-    is missing or names an earlier visit is called ``visit-n``.
+    is missing, cannot be read or names an earlier visit is called ``visit-n``.
     """
     count = _integer(file.header, "NVISITS")
+    if "NVISITS" in file.header.lost:  # which row is whose is not to be guessed
+        raise SpectrumError(
+            f"{path.name} has an NVISITS card that cannot be read; it is damaged or incomplete."
+        )
     if count is None:
         count = max(1, file.n_rows - _VISITS_FROM_ROW)
     names: dict[str, None] = {}

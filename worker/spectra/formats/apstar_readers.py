@@ -20,14 +20,12 @@ import numpy as np
 from astropy.io import fits
 from numpy.typing import NDArray
 
-from worker.errors import SpectrumError
+from worker.errors import SpectrumError, StreamError
 from worker.spectra.formats.plain_fits import BLOCK, PlainFits, Unusual
 from worker.spectra.pixels import N_APSTAR
 
 _IMAGES = FLUX, ERROR, MASK = 1, 2, 3
 _LEAST_HDUS = 10
-#: What astropy raises on damaged files, as found by feeding it such files.
-DAMAGE = (OSError, ValueError, TypeError, KeyError, IndexError, AttributeError, fits.VerifyError)
 _ABSURD = "HDU sizes make no sense"
 _ABSURD_AXES = re.compile(rb"NAXIS *= *\+?\d{4}")
 
@@ -37,8 +35,12 @@ T = TypeVar("T")
 class Header(Protocol):
     """The cards of the primary header."""
 
+    @property
+    def lost(self) -> Sequence[str]:
+        """The cards that were asked for, are there, and cannot be read."""
+
     def get(self, key: str, /) -> Any:
-        """The value of a card, None where there is none."""
+        """The value of a card, None where there is none or it cannot be read."""
 
 
 class ApStarReader(Protocol):
@@ -70,12 +72,28 @@ class PlainApStar(PlainFits):
             raise Unusual
 
 
+class AstropyHeader:
+    """The cards of a header, each read by itself: a damaged one takes none with it."""
+
+    def __init__(self, header: fits.Header) -> None:
+        self._header = header
+        self.lost: list[str] = []
+
+    def get(self, key: str) -> Any:
+        """As :meth:`Header.get` says."""
+        try:
+            return self._header.get(key)
+        except Exception:  # noqa: BLE001 - astropy raises anything on a damaged card
+            self.lost.append(key)
+            return None
+
+
 class AstropyApStar:
     """An apStar file as astropy reads it."""
 
     def __init__(self, path: Path, hdus: fits.HDUList) -> None:
         self._path, self._hdus = path, hdus
-        self.header: Header = hdus[0].header
+        self.header = AstropyHeader(hdus[0].header)
         self.n_rows = prod(hdus[FLUX].shape[:-1])
 
     def row(self, number: int, row: int) -> NDArray[Any]:
@@ -119,9 +137,9 @@ def _judged(path: Path, source: BinaryIO, size: int) -> Iterator[fits.HDUList]:
             with fits.open(source, **options) as hdus:
                 _check(path, hdus, size)
                 yield hdus
-        except SpectrumError:
+        except (StreamError, MemoryError):
             raise
-        except DAMAGE as error:
+        except Exception as error:  # astropy raises anything on damaged files
             raise SpectrumError(
                 f"{path.name} cannot be read as FITS ({error}); it is damaged or incomplete."
             ) from error

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -10,7 +12,10 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from worker.errors import SpectrumError
+from worker.errors import SpectrumError, StreamError
+from worker.text import printable
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -30,7 +35,8 @@ class SpectrumArrays:
 class StarHeader:
     """What a file says about its star and its visits.
 
-    ``visits`` are the names of the apVisit files combined, in the order of their spectra.
+    ``visits`` are the names of the apVisit files combined, in the order of their spectra;
+    ``lost`` the cards that are there but cannot be read, so that their values are None.
     """
 
     obj: str | None
@@ -44,6 +50,7 @@ class StarHeader:
     visits: tuple[str, ...]
     visit_snr: tuple[float | None, ...]
     visit_flags: tuple[int | None, ...]
+    lost: tuple[str, ...] = ()
 
 
 class ReadSpectra(Protocol):
@@ -75,3 +82,25 @@ class Format:
     recognises: Callable[[Path], bool]
     read_header: Callable[[Path], StarHeader]
     read_spectra: ReadSpectra
+
+
+@contextmanager
+def refusing(path: str) -> Iterator[None]:
+    """Let a file be refused for whatever its reading raises.
+
+    Damage is raised as anything by what meets it first. What is no fault of the file passes:
+    errors that are meant, and a lack of memory.
+
+    Raises
+    ------
+    SpectrumError
+        Instead of an error that nobody foresaw, which is logged.
+    """
+    try:
+        yield
+    except (StreamError, MemoryError):
+        raise
+    except Exception as error:
+        logger.exception("action=load file=%s: unexpected error", printable(path))
+        name = path.rpartition("/")[2]
+        raise SpectrumError(f"{name} cannot be read ({error!r}).") from error

@@ -51,7 +51,12 @@ class Unusual(Exception):  # noqa: N818 - it is no error: astropy may find the f
 
 
 class PlainHeader:
-    """The cards of a header; a value is looked into when it is asked for."""
+    """The cards of a header; a value is looked into when it is asked for.
+
+    None is ever lost: one that cannot be read is unusual.
+    """
+
+    lost: tuple[str, ...] = ()
 
     def __init__(self, header: bytes) -> None:
         end = len(header.rstrip(b" ")) - len(b"END")

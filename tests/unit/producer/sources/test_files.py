@@ -1,10 +1,11 @@
 from __future__ import annotations
 
 import os
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from producer.sources.files import CatalogueEntry, Wanted, find_files, spectra_of
@@ -12,6 +13,9 @@ from tests.conftest import shared
 from tests.inputs.apstar_files import Era, apstar_name, object_name, write_apstar
 from worker.database.tables import Kind
 from worker.errors import UsageError
+from worker.spectra import formats
+from worker.spectra.formats.apstar import APSTAR
+from worker.spectra.load import load_spectra
 from worker.spectra.versions import file_version
 
 
@@ -137,11 +141,30 @@ def test_linked_folder_is_looked_into_once(tmp_path: Path) -> None:
     assert find_files([tmp_path / "root"], tmp_path) == [tmp_path / "elsewhere" / "star.fits"]
 
 
-def test_name_that_is_not_utf8_stands_for_one_spectrum(tmp_path: Path) -> None:
+@pytest.mark.parametrize("without", [(), ("OBJID",)])
+def test_name_that_is_not_utf8_has_its_spectra_and_they_load(
+    tmp_path: Path, without: tuple[str, ...]
+) -> None:
     file = tmp_path / os.fsdecode(b"apStar-r6-\xe9.fits")
-    write_apstar(file, n_visits=2)
-    (entry,) = spectra_of(file, tmp_path, "both")
-    assert entry.path == "apStar-r6-\\udce9.fits"
+    write_apstar(file, n_visits=2, without=without)
+    entries = spectra_of(file, tmp_path, "both")
+    assert [entry.path for entry in entries] == ["apStar-r6-\\udce9.fits"] * 3
+    assert {entry.obj for entry in entries} == {"\\udce9" if without else object_name(0)}
+    assert "".join(str(vars(entry)) for entry in entries).encode()
+    assert len(load_spectra(entries, tmp_path).flux) == 3
+
+
+def test_file_that_is_called_like_an_escaped_name_is_another(tmp_path: Path) -> None:
+    names = os.fsdecode(b"\xe9.fits"), "\\udce9.fits"
+    for seed, name in enumerate(names):
+        write_apstar(tmp_path / name, seed=seed)
+    entries = [spectra_of(tmp_path / name, tmp_path, "coadd")[0] for name in names]
+    assert [entry.obj for entry in entries] == [object_name(0), object_name(1)]
+    flux = load_spectra(entries, tmp_path).flux
+    for name, row in zip(names, flux, strict=True):
+        (alone,) = load_spectra(spectra_of(tmp_path / name, tmp_path, "coadd"), tmp_path).flux
+        assert np.array_equal(row, alone)
+    assert not np.array_equal(*flux)
 
 
 def test_folder_without_a_spectrum_is_an_error_of_usage(tmp_path: Path) -> None:
@@ -365,3 +388,39 @@ def test_real_files_give_10_coadds_and_34_visits(apstar_folder: Path) -> None:
     one = next(entry for entry in entries if entry.member == "apVisit-r6-6561-56607-125.fits")
     assert (one.plate, one.mjd, one.fiber, one.snr) == ("6561", 56607, 125, 39.798)
     assert one.natural_key == "apStar-r6-2M00452143+1634446/apVisit-r6-6561-56607-125"
+
+
+@pytest.mark.parametrize("error", [RecursionError("deep"), OverflowError("wide"), MemoryError()])
+def test_whatever_reading_a_file_raises_leaves_its_coadd(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    file = write_apstar(tmp_path / "star.fits", n_visits=2).path
+
+    def surprise(_: Path) -> None:
+        raise error
+
+    monkeypatch.setattr(formats, "FORMATS", (replace(APSTAR, read_header=surprise),))
+    (entry,) = spectra_of(file, tmp_path, "both")
+    assert (entry.kind, entry.path) == ("coadd", "star.fits")
+
+
+def test_size_beyond_64_bits_leaves_the_coadd(tmp_path: Path) -> None:
+    file = tmp_path / "star.fits"
+    file.write_bytes(shared("field/fits_naxis_overflow.fits").read_bytes())
+    (entry,) = spectra_of(file, tmp_path, "both")
+    assert (entry.kind, entry.path) == ("coadd", "star.fits")
+
+
+def test_card_that_cannot_be_read_is_said_and_costs_only_its_value(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = write_apstar(tmp_path / "star.fits", n_visits=2).path
+    sound = spectra_of(file, tmp_path, "both")
+    content = file.read_bytes()
+    start = content.index(b"SNR     =")
+    file.write_bytes(content[:start] + b"SNR     = 1 2".ljust(80) + content[start + 80 :])
+    coadd, *visits = spectra_of(file, tmp_path, "both")
+    version = file_version(file)
+    assert coadd == replace(sound[0], snr=None, file_version=version)
+    assert visits == [replace(each, file_version=version) for each in sound[1:]]
+    assert "star.fits have values that cannot be read: SNR" in caplog.text

@@ -4,6 +4,7 @@ import gzip
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from types import FrameType
@@ -291,3 +292,41 @@ def test_random_damage_ends_in_spectra_or_in_a_reason(
         attempted(path, lambda: read_spectra(path, ["coadd", *visits]))
 
     check()
+
+
+def beyond_64_bits(key: str, hdu: int) -> Damage:
+    def damage(content: bytes) -> bytes:
+        start = content.index(f"{key:8}=".encode(), header_starts(content)[hdu])
+        card = f"{key:8}= {10**19 + 575:>20}".encode().ljust(CARD)
+        return content[:start] + card + content[start + CARD :]
+
+    return damage
+
+
+@pytest.mark.parametrize("key", ["NAXIS1", "NAXIS2", "BITPIX", "PCOUNT", "GCOUNT"])
+@pytest.mark.parametrize("hdu", [1, 9])
+def test_number_beyond_64_bits_is_damage(tmp_path: Path, key: str, hdu: int) -> None:
+    good = write_apstar(tmp_path / "good.fits").path.read_bytes()
+    (tmp_path / "bad.fits").write_bytes(beyond_64_bits(key, hdu)(good))
+    assert "bad.fits" in assert_refused(tmp_path / "bad.fits")
+
+
+def test_extension_of_a_size_beyond_64_bits_is_refused() -> None:
+    assert "damaged or incomplete" in assert_refused(shared("field/fits_naxis_overflow.fits"))
+
+
+@pytest.mark.parametrize(
+    ("key", "attribute"),
+    [("SNR", "snr"), ("RA", "ra"), ("OBJID", "obj"), ("STARFLAG", "spectrum_flags")],
+)
+def test_card_that_cannot_be_read_is_lost_alone_and_named(
+    tmp_path: Path, key: str, attribute: str
+) -> None:
+    path = write_apstar(tmp_path / "star.fits").path
+    sound, content = read_header(path), path.read_bytes()
+    start = content.index(f"{key:8}=".encode())
+    path.write_bytes(
+        content[:start] + f"{key:8}= 1 2".encode().ljust(CARD) + content[start + CARD :]
+    )
+    assert read_header(path) == replace(sound, lost=(key,), **{attribute: None})
+    assert len(read_spectra(path, ["coadd", *sound.visits])) == 3
