@@ -43,6 +43,8 @@ class Settings(BaseSettings):
     data_root: Path = Path("/")
     model: Path | None = None
     corrections: Path | None = None
+    also_models: str = Field("", description="other weights that are served beside the model")
+    also_corrections: str = Field("", description="their noise models, each naming its weights")
 
     device: Device = "auto"
     mc_samples: int = Field(100, ge=2)
@@ -86,6 +88,11 @@ class Settings(BaseSettings):
     def _absolute_path(cls, path: Path | None) -> Path | None:
         return None if path is None else path.resolve()
 
+    @field_validator("also_models", "also_corrections")
+    @classmethod
+    def _absolute_paths(cls, paths: str) -> str:
+        return os.pathsep.join(str(Path(each).resolve()) for each in _split(paths))
+
     @property
     def broker(self) -> str:
         """The broker's URL: the one configured, or the socket of the embedded redis-server."""
@@ -111,15 +118,21 @@ class Settings(BaseSettings):
         """The weights to use: those configured, or the starter weights."""
         return self.model or starter.STARTER_WEIGHTS
 
-    def corrections_file(self, weights: str) -> Path | None:
-        """The noise model for labels of the weights with this SHA-256.
+    @property
+    def weights_files(self) -> tuple[Path, ...]:
+        """All weights that are served, those to use by default first."""
+        return tuple(dict.fromkeys((self.weights_file, *map(Path, _split(self.also_models)))))
 
-        It is the one configured, whatever the weights. Without one the starter weights have
-        their own; others have none. A recorder therefore need not know what inference serves.
+    def corrections_files(self, weights: str) -> tuple[Path, ...]:
+        """Where to look for the noise model for labels of the weights with this SHA-256.
+
+        The first that fits them counts: what is configured, then for the starter weights
+        their own. A recorder therefore need not know what inference serves.
         """
-        if self.corrections is None and starter.is_starter(weights):
-            return starter.STARTER_CORRECTIONS
-        return self.corrections
+        configured = [] if self.corrections is None else [self.corrections]
+        configured += map(Path, _split(self.also_corrections))
+        own = [starter.STARTER_CORRECTIONS] if starter.is_starter(weights) else []
+        return (*configured, *own)
 
     @property
     def loaders(self) -> int:
@@ -148,6 +161,10 @@ class Settings(BaseSettings):
             PREFIX + name.upper(): "" if value is None else str(value)
             for name, value in self.model_dump().items()
         }
+
+
+def _split(paths: str) -> list[str]:
+    return [each for each in paths.split(os.pathsep) if each]
 
 
 def usable_cores() -> int:

@@ -21,7 +21,7 @@ from worker.flags import flag_uncertain
 from worker.identity import Place, weights_sha256
 from worker.network.checkpoint import read_checkpoint
 from worker.network.engines.choose import choose_device
-from worker.results.noise_model import read_noise_model
+from worker.results.noise_model import noise_model_for
 from worker.settings import Settings
 
 #: Spectra of a batch, at most.
@@ -50,7 +50,7 @@ class PlainPipeline:
         self._settings = settings
         self._model = read_checkpoint(settings.weights_file).to(choose_device(settings.device))
         weights = weights_sha256(settings.weights_file)
-        self._noise_model = read_noise_model(settings.corrections_file(weights))
+        self._noise_model = noise_model_for(weights, settings.corrections_files(weights))
         self._database = database
         RESULTS.create(database, checkfirst=True)
 

@@ -9,6 +9,7 @@ import typer
 
 from producer.commands.screen import say
 from worker.errors import UsageError
+from worker.identity import weights_sha256
 from worker.queues import Lane
 from worker.settings import Device, Settings, get_settings
 from worker.starter import NOTICE, is_starter
@@ -88,7 +89,9 @@ def settings_with(model: Path | None = None, corrections: Path | None = None) ->
     Raises
     ------
     UsageError
-        A file that an option names is not there.
+        A file that an option names is not there, or is a noise model of other weights.
+    FatalError
+        The noise model cannot be used.
     """
     if model is not None and model.is_dir():
         raise UsageError(
@@ -96,9 +99,21 @@ def settings_with(model: Path | None = None, corrections: Path | None = None) ->
             "astroNN's."
         )
     for option, path in (("--model", model), ("--corrections", corrections)):
-        if path is not None and not path.is_file():
-            raise UsageError(f"{option} {path}: there is no such file.")
-    return get_settings().changed(model=model, corrections=corrections)
+        if path is not None:
+            check_file(option, path)
+    settings = get_settings().changed(model=model, corrections=corrections)
+    if corrections is not None:
+        from worker.results.noise_model import check_fits, read_noise_model
+
+        weights = weights_sha256(settings.weights_file)
+        check_fits(read_noise_model(corrections), corrections, weights)
+    return settings
+
+
+def check_file(option: str, path: Path) -> None:
+    """Make sure that an option's file is there; raises ``UsageError`` where it is not."""
+    if not path.is_file():
+        raise UsageError(f"{option} {path}: there is no such file.")
 
 
 def configured_database() -> str:

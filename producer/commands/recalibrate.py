@@ -10,7 +10,7 @@ import typer
 from producer.commands.options import ResultsTag, ResultsWeights, configured_database
 from producer.commands.screen import progress_bar, say, telling_interruption
 from worker.errors import UsageError
-from worker.text import counted, printable
+from worker.text import counted
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine
@@ -32,19 +32,14 @@ def recalibrate(
     Running workers keep the one they were started with: start them anew with it first.
     """
     from worker.database.session import opened
-    from worker.results.noise_model import read_noise_model
+    from worker.results.noise_model import check_fits, read_noise_model
     from worker.results.recalibration import concerned
     from worker.results.recalibration import recalibrate as recalibrate_rows
 
     noise_model = read_noise_model(corrections)
     with opened(configured_database()) as database, telling_interruption("nothing was changed"):
         sha256, total = _one_set(database, weights, tag)
-        if noise_model.weights_sha256 not in (None, sha256):
-            raise UsageError(
-                f"{corrections} is the noise model of other weights "
-                f"({printable(str(noise_model.weights_sha256))[:12]}) than those of the rows "
-                f"({sha256[:12]}); derive one by `astronn-stream calibrate`."
-            )
+        check_fits(noise_model, corrections, sha256)
         conditions = concerned(noise_model, sha256, tag)
         with progress_bar("Recalibrating", total) as advance:
             result = recalibrate_rows(database, noise_model, conditions, advance)

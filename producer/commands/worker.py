@@ -66,8 +66,12 @@ def _prepare(stage: Stage) -> None:
     """Open what the stage needs, so that a mistake stops the worker before it takes messages."""
     from worker.stages.process import this_process
 
+    process = this_process()
     match stage:
         case "infer":
-            tell_starter(this_process().inference.weights)
+            tell_starter(process.inference.weights)
         case "record":
-            this_process().noise_model("")
+            from worker.results.noise_model import read_noise_model
+
+            for file in process.settings.corrections_files(""):
+                read_noise_model(file)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections import deque
 from collections.abc import Sequence
 
 import redis
@@ -42,8 +43,8 @@ class Dispatcher:
     client
         A connection to the broker's Redis.
     settings
-        Only jobs for its weights are released: the others are for another stack on the same
-        database.
+        Only jobs for the weights that it serves are released: the others are for another stack
+        on the same database.
 
     Raises
     ------
@@ -57,9 +58,9 @@ class Dispatcher:
         self._settings = settings
         self._broker = Broker(client, settings.broker)
         self._reconciler = Reconciler(database, self._broker, settings)
-        self._weights = weights_sha256(settings.weights_file)
+        self._weights = tuple(weights_sha256(file) for file in settings.weights_files)
         self._reconciled = float("-inf")
-        self._wanted = True
+        self._turns = deque(self._weights)
         self._outage = Outage("dispatch")
 
     def step(self, jobs: Sequence[int] | None = None, *, held_are_lost: bool = False) -> bool:
@@ -91,24 +92,27 @@ class Dispatcher:
             shorten_tally(self._database)
             self._broker.tell_alive()
             if jobs is None:  # with jobs of its own it is a run's, not the stack's
-                tell_served(self._client, self._weights)
-            self._wanted = self._is_wanted()
+                tell_served(self._client, *self._weights)
+            self._wanted = self._weights_wanted()
             self._reconciled = time.monotonic()
-        if not self._wanted:
-            return
         name = self._broker.name()
-        sent = release(self._database, send, self._settings, name, weights=self._weights, jobs=jobs)
-        if sent:
-            logger.info("action=dispatch spectra=%d", sent)
+        self._turns.rotate()  # no weights' backlog shall take all the room for ever
+        for weights in self._turns:
+            if weights in self._wanted:
+                sent = release(
+                    self._database, send, self._settings, name, weights=weights, jobs=jobs
+                )
+                if sent:
+                    logger.info("action=dispatch weights=%s spectra=%d", weights[:12], sent)
 
-    def _is_wanted(self) -> bool:
-        """Whether inference takes these weights: false where every worker has others.
+    def _weights_wanted(self) -> Sequence[str]:
+        """The weights that inference takes; all of them where no worker says which.
 
-        What they would be sent came straight back to wait.
+        Spectra for others came straight back to wait.
         """
         vitals = living_workers(self._client).values()
-        served = {each["weights"] for each in vitals if "weights" in each}
-        return not served or self._weights in served
+        served = {weights for each in vitals for weights in each.get("weights", ())}
+        return [each for each in self._weights if each in served] if served else self._weights
 
     def run(self) -> None:
         """Go on until a signal ends the process."""

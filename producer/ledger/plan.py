@@ -8,7 +8,7 @@ from pathlib import Path
 
 from producer.sources.files import Wanted, find_files
 from worker.identity import weights_sha256
-from worker.results.noise_model import read_noise_model
+from worker.results.noise_model import noise_model_for
 from worker.settings import Settings
 from worker.starter import weights_name
 
@@ -47,6 +47,6 @@ class Plan:
             wanted=wanted,
             weights=weights,
             weights_name=weights_name(settings.weights_file, weights),
-            corrections=read_noise_model(settings.corrections_file(weights)).sha256,
+            corrections=noise_model_for(weights, settings.corrections_files(weights)).sha256,
             tag=tag,
         )

@@ -19,7 +19,8 @@ def check_stack(settings: Settings, weights: str) -> None:
         It serves others: its workers would refuse the jobs.
     """
     with suppress(TransientError), closing(broker_client(settings)) as client:
-        if served_weights(client) not in (None, weights):
+        served = served_weights(client)
+        if served and weights not in served:
             missing = (
                 "No weights are given, and the stack that runs here does not serve the starter "
                 "weights"
@@ -44,8 +45,8 @@ def why_nothing_is_sent(settings: Settings, weights: str | None = None) -> str |
             served = served_weights(client)
     except StreamError as error:
         return str(error)
-    if served is None:
+    if not served:
         return "No dispatcher answers."
-    if weights not in (None, served):
+    if weights is not None and weights not in served:
         return "The stack that runs here serves other weights."
     return None

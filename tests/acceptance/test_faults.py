@@ -31,6 +31,7 @@ from benchmarks.rig.rows import assert_undisturbed, undisturbed
 from benchmarks.rig.servers import PostgresServer, RedisServer, SqliteFile, short_folder
 from benchmarks.rig.stream import WORKERS, Stream, copies
 from benchmarks.rig.waiting import wait_for
+from worker.identity import weights_sha256
 
 SPECTRA = 88
 
@@ -191,6 +192,34 @@ def test_spectra_under_way_for_other_weights_wait_for_theirs(
     stream.wait(tag, night.count)
     assert_undisturbed(stream.table(tag), night.rows)
     assert stream.attempts(tag) == 1
+
+
+@ON_POSTGRES
+def test_new_weights_are_served_beside_the_old_until_those_are_done(
+    stream: Stream, night: Night, own_weights: Path
+) -> None:
+    old, new = "old weights", "new weights"
+    before = dict(stream.environment)
+    stream.enqueue(stream.files, tag=old)
+    stream.wait(old, night.count // 4)
+    try:
+        stream.environment["ASTRONN_STREAM_ALSO_MODELS"] = before["ASTRONN_STREAM_MODEL"]
+        stream.environment["ASTRONN_STREAM_MODEL"] = str(own_weights)
+        for name in ("dispatcher", "infer"):
+            stream.stop(name)
+            stream.start(name)
+        stream.enqueue(stream.files / "0", "--lane", "live", tag=new)
+        stream.wait(old, night.count)
+        stream.wait(new, 44)
+    finally:
+        stream.environment = before
+        for name in ("dispatcher", "infer"):
+            stream.stop(name)
+            stream.start(name)
+    assert_undisturbed(stream.table(old), night.rows)
+    assert stream.attempts(old) == stream.attempts(new) == 1
+    weights = {str(each) for each in stream.table(new)["weights_sha256"]}
+    assert weights == {weights_sha256(own_weights)}
 
 
 @ON_BOTH

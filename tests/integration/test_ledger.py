@@ -7,6 +7,7 @@ import json
 import threading
 from collections.abc import Callable
 from datetime import timedelta
+from pathlib import Path
 
 import pytest
 from sqlalchemy import func, select, text
@@ -16,11 +17,13 @@ from producer.ledger.chunks import load_messages
 from producer.ledger.dispatcher import Dispatcher
 from producer.ledger.reconcile import Reconciler
 from producer.ledger.release import release
+from tests.conftest import Inputs
 from tests.integration.conftest import Clock, Stream
 from worker.app import publish
 from worker.database.session import transaction
 from worker.database.tables import AstroNN, Job, JobState, now
 from worker.errors import TransientError
+from worker.identity import weights_sha256
 from worker.messages import LoadSpectra, Setback, failures_of
 from worker.settings import get_settings
 from worker.stages import infer as infer_stage
@@ -347,10 +350,10 @@ def test_jobs_of_different_weights_share_no_message(stream: Stream) -> None:
 
 def test_nothing_is_sent_that_every_inference_worker_would_send_back(stream: Stream) -> None:
     tell_worker(stream.client, "load@a", {"queues": ["load.bulk"]})
-    tell_worker(stream.client, "infer@a", {"queues": ["infer.bulk"], "weights": "0" * 64})
+    tell_worker(stream.client, "infer@a", {"queues": ["infer.bulk"], "weights": ["0" * 64]})
     assert Dispatcher(stream.engine, stream.client, get_settings()).step()
     assert set(stream.states().values()) == {JobState.WAITING}
-    tell_worker(stream.client, "infer@b", {"queues": ["infer.bulk"], "weights": stream.weights})
+    tell_worker(stream.client, "infer@b", {"queues": ["infer.bulk"], "weights": [stream.weights]})
     assert Dispatcher(stream.engine, stream.client, get_settings()).step()
     assert set(stream.states().values()) == {JobState.QUEUED}
 
@@ -361,6 +364,28 @@ def test_a_dispatcher_feeds_its_own_stack_alone(stream: Stream) -> None:
         session.get_one(Job, first).weights_sha256 = "of another stack"
     assert Dispatcher(stream.engine, stream.client, get_settings()).step()
     assert stream.states() == {first: JobState.WAITING} | dict.fromkeys(rest, JobState.QUEUED)
+
+
+def test_a_backlog_for_some_weights_does_not_keep_out_others_that_are_served(
+    stream: Stream, inputs: Inputs, tmp_path: Path
+) -> None:
+    other = tmp_path / "other.pt"
+    other.write_bytes(inputs.weights.read_bytes() + b"\0")
+    theirs = stream.registered.jobs[-2:]
+    with transaction(stream.engine) as session:
+        for job in theirs:
+            session.get_one(Job, job).weights_sha256 = weights_sha256(other)
+    settings = get_settings().changed(also_models=str(other), in_flight=4)
+    dispatcher = Dispatcher(stream.engine, stream.client, settings)
+    sent: set[int] = set()
+    for _ in range(2):
+        assert dispatcher.step()
+        sent |= {job for job, state in stream.states().items() if state == JobState.QUEUED}
+        with transaction(stream.engine) as session:
+            for job in sent:
+                session.get_one(Job, job).state = JobState.DONE
+    assert len(sent) == 8, "the others alone would fill the stream each time"
+    assert sent > set(theirs)
 
 
 def test_a_dispatcher_waits_for_a_database_and_says_so_once(

@@ -71,9 +71,9 @@ def test_corrections_that_are_given_win(
 def test_a_dispatcher_says_what_its_stack_serves(bare: Stream) -> None:
     dispatcher = Dispatcher(bare.engine, bare.client, get_settings())
     assert dispatcher.step(bare.registered.jobs)  # as the dispatcher of a run
-    assert served_weights(bare.client) is None
+    assert served_weights(bare.client) == ()
     assert Dispatcher(bare.engine, bare.client, get_settings()).step()
-    assert served_weights(bare.client) == bare.weights
+    assert served_weights(bare.client) == (bare.weights,)
     assert bare.client.ttl("astronn-stream:weights") > 0
 
 
@@ -115,3 +115,8 @@ def test_status_names_what_is_served_and_counts_what_waits_for_others(bare: Stre
     report = read_status(get_settings())
     assert report.weights_name == "ab" * 6
     assert report.other_weights == len(bare.registered.jobs)
+    tell_served(bare.client, "ab" * 32, bare.weights)
+    report = read_status(get_settings())
+    assert report.other_weights == 0
+    assert report.open_by_weights == {"ab" * 32: 0, bare.weights: len(bare.registered.jobs)}
+    check_stack(get_settings(), bare.weights)

@@ -17,7 +17,7 @@ from worker.flags import BAD, ResultFlag
 from worker.inference.inference import Inference, open_inference
 from worker.labels import LABELS
 from worker.results.columns import table_columns
-from worker.results.noise_model import read_noise_model
+from worker.results.noise_model import noise_model_for
 from worker.results.record import label_values
 from worker.settings import get_settings
 from worker.spectra.network_input import network_input
@@ -89,7 +89,7 @@ def infer(
         device=settings.device,
     )
     try:
-        factors = read_noise_model(settings.corrections_file(inference.weights))
+        factors = noise_model_for(inference.weights, settings.corrections_files(inference.weights))
         parts = [_raw_labels(inference, part) for part in spectra.parts()]
     finally:
         inference.close()

@@ -2,7 +2,8 @@
 
 A batch starts as soon as the device is idle, with whatever waits by then, live spectra first;
 while the device is busy, requests gather up to ``batch_size``. ``batch_wait`` lets an idle
-device wait that long for a batch to fill.
+device wait that long for a batch to fill. Several networks may share the device; a batch is for
+one of them.
 
 The type of an error decides what follows. After a ``FatalError``, or what is no ``Exception``, the
 device is given up. After a ``MemoryError`` the call is tried again later. Any other error is taken
@@ -16,7 +17,7 @@ import itertools
 import logging
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, InvalidStateError, wait
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -52,6 +53,7 @@ class InferredSpectrum:
 class _Request:
     priority: int
     number: int
+    weights: str = field(compare=False)
     flux: NDArray[np.float32] = field(compare=False)
     natural_key: str = field(compare=False)
     submitted: float = field(compare=False)
@@ -59,31 +61,36 @@ class _Request:
 
 
 class MicroBatcher:
-    """Runs ``infer`` on one thread, on batches gathered from many.
+    """Runs engines on one thread, on batches gathered from many.
 
     Parameters
     ----------
-    infer
-        The engine. When it raises, the batch is halved until the spectra that make it raise
-        stand alone; only those fail. Spectra that do not fit into memory even alone get a
-        ``TransientError``. After a ``FatalError`` it is not called again, and all that run,
-        wait or come later get that error.
+    engines
+        By the names of their weights. When one raises, the batch is halved until the spectra
+        that make it raise stand alone; only those fail. Spectra that do not fit into memory even
+        alone get a ``TransientError``. After a ``FatalError`` none is called again, and all that
+        run, wait or come later get that error.
     batch_size
         Most spectra in a batch.
     batch_wait
         Seconds that an idle device waits for a batch to fill.
     longest_call
-        Seconds after which a call of ``infer`` will never return.
+        Seconds after which a call of an engine will never return.
     """
 
     def __init__(
-        self, infer: Infer, *, batch_size: int, batch_wait: float, longest_call: float
+        self,
+        engines: Mapping[str, Infer],
+        *,
+        batch_size: int,
+        batch_wait: float,
+        longest_call: float,
     ) -> None:
-        self._infer = infer
+        self._engines = engines
         self._batch_size = batch_size
         self._batch_wait = batch_wait
         self._longest_call = longest_call
-        self._waiting: list[_Request] = []
+        self._waiting: dict[str, list[_Request]] = {weights: [] for weights in engines}
         self._running: list[_Request] = []
         self._numbers = itertools.count()
         self._calls = 0
@@ -95,9 +102,9 @@ class MicroBatcher:
         self._thread.start()
 
     def submit(
-        self, flux: NDArray[np.float32], natural_keys: Sequence[str], lane: Lane
+        self, flux: NDArray[np.float32], natural_keys: Sequence[str], lane: Lane, weights: str
     ) -> list[Future[InferredSpectrum]]:
-        """Queue spectra for inference; one future for each, in order.
+        """Queue spectra for inference by these weights; one future for each, in order.
 
         Raises
         ------
@@ -106,7 +113,7 @@ class MicroBatcher:
         """
         moment = time.perf_counter()
         requests = [
-            _Request(_PRIORITY[lane], next(self._numbers), row, key, moment)
+            _Request(_PRIORITY[lane], next(self._numbers), weights, row, key, moment)
             for row, key in zip(flux, natural_keys, strict=True)
         ]
         with self._changed:
@@ -115,7 +122,7 @@ class MicroBatcher:
             if self._closed:
                 raise RuntimeError("the micro-batcher is closed")
             for request in requests:
-                heapq.heappush(self._waiting, request)
+                heapq.heappush(self._waiting[weights], request)
             self._changed.notify()
         return [request.outcome for request in requests]
 
@@ -163,8 +170,9 @@ class MicroBatcher:
         with self._changed:
             if self._fault is None:
                 self._fault = fault
-            lost = self._running + self._waiting
-            self._waiting.clear()
+            lost = self._running + [each for queue in self._waiting.values() for each in queue]
+            for queue in self._waiting.values():
+                queue.clear()
         for request in lost:
             with suppress(InvalidStateError):  # it has its outcome, or was cancelled
                 # An error for each: threads that raise one together would mix its tracebacks.
@@ -172,15 +180,18 @@ class MicroBatcher:
 
     def _next_batch(self) -> list[_Request]:
         with self._changed:
-            self._changed.wait_for(lambda: self._waiting or self._closed)
+            self._changed.wait_for(lambda: self._closed or any(self._waiting.values()))
             if self._batch_wait > 0 and not self._closed:
                 self._changed.wait_for(self._is_full, timeout=self._batch_wait)
-            size = min(self._batch_size, len(self._waiting))
-            self._running = [heapq.heappop(self._waiting) for _ in range(size)]
+            # The queue of the most urgent request.
+            queue = min(filter(None, self._waiting.values()), default=[])
+            size = min(self._batch_size, len(queue))
+            self._running = [heapq.heappop(queue) for _ in range(size)]
             return self._running
 
     def _is_full(self) -> bool:
-        return len(self._waiting) >= self._batch_size or self._closed
+        most = max(len(queue) for queue in self._waiting.values())
+        return self._closed or most >= self._batch_size
 
     def _serve(self, batch: list[_Request]) -> None:
         """Answer a batch; when it fails, its halves, the more urgent first."""
@@ -210,7 +221,7 @@ class MicroBatcher:
         started = time.perf_counter()
         self.statistics.begin([request.submitted for request in batch])
         try:
-            labels, e_labels = self._infer(
+            labels, e_labels = self._engines[batch[0].weights](
                 np.stack([request.flux for request in batch]),
                 [request.natural_key for request in batch],
             )

@@ -1,12 +1,13 @@
-"""Inference: flux to raw labels, by an engine behind its micro-batcher."""
+"""Inference: flux to raw labels, by the engines of a process behind its micro-batcher."""
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,27 +41,25 @@ _CPU_BATCH, _BATCH = 32, 64
 
 
 class Inference:
-    """The network of one process: its engine on its device, behind one micro-batcher.
+    """The networks of one process: their engines on its device, behind one micro-batcher.
 
     Parameters
     ----------
-    engine
-        Makes raw labels of flux; see :class:`worker.network.engines.engine.Engine`.
-    weights
-        The SHA-256 of its weights.
+    engines
+        They make raw labels of flux, see :class:`worker.network.engines.engine.Engine`; by the
+        SHA-256 of their weights. The first is the one that is meant where no weights are named.
     mc_samples, seed
-        The passes of MC dropout and their seed, as the engine was opened with.
+        The passes of MC dropout and their seed, as the engines were opened with.
     device, name
-        ``cpu`` or ``cuda``, and what the engine on it is called.
+        ``cpu`` or ``cuda``, and what the engines on it are called.
     batch_size, batch_wait
         See :class:`MicroBatcher`; without a size the one that suits the device.
     """
 
     def __init__(
         self,
-        engine: Infer,
+        engines: Mapping[str, Infer],
         *,
-        weights: str,
         mc_samples: int,
         seed: int,
         device: str,
@@ -68,13 +67,14 @@ class Inference:
         batch_size: int | None = None,
         batch_wait: float = 0.0,
     ) -> None:
-        self.weights = weights
+        self.served = tuple(engines)
+        self.weights = self.served[0]
         self.mc_samples = mc_samples
         self.seed = seed
         self.device = device
         self.name = name
         self._batcher = MicroBatcher(
-            _telling_faults(engine),
+            {weights: _telling_faults(engine) for weights, engine in engines.items()},
             batch_size=batch_size or (_CPU_BATCH if device == "cpu" else _BATCH),
             batch_wait=batch_wait,
             longest_call=_LONGEST_WAIT,
@@ -82,7 +82,11 @@ class Inference:
         self._recent = RecentBatches()
 
     def infer(
-        self, flux: NDArray[np.float32], natural_keys: Sequence[str], lane: Lane = "bulk"
+        self,
+        flux: NDArray[np.float32],
+        natural_keys: Sequence[str],
+        lane: Lane = "bulk",
+        weights: str | None = None,
     ) -> list[InferredSpectrum | SpectrumError]:
         """Raw labels of spectra, for each in order, or the error that says why it has none.
 
@@ -94,6 +98,8 @@ class Inference:
             What the spectra are called; they seed the dropout masks.
         lane
             ``live`` goes before ``bulk`` where several threads call.
+        weights
+            The SHA-256 of those to use, of the ones that are served; without it the first.
 
         Raises
         ------
@@ -102,7 +108,7 @@ class Inference:
         FatalError
             The device is broken or stuck, for good as far as this process goes.
         """
-        futures = self._batcher.submit(flux, natural_keys, lane)
+        futures = self._batcher.submit(flux, natural_keys, lane, weights or self.weights)
         try:
             self._batcher.wait_for(futures)
         finally:
@@ -110,13 +116,13 @@ class Inference:
                 future.cancel()  # after Ctrl-C, drop what has not started
         return [_outcome(*pair) for pair in zip(natural_keys, futures, strict=True)]
 
-    def vitals(self) -> dict[str, str | float]:
-        """The weights, the device, its engine, and their last half minute.
+    def vitals(self) -> dict[str, Any]:
+        """The weights served, the device, its engine, and their last half minute.
 
         See :class:`RecentBatches`.
         """
         recent = self._recent.add(time.monotonic(), self._batcher.statistics.now())
-        opened = {"weights": self.weights, "device": self.device, "engine": self.name}
+        opened = {"weights": self.served, "device": self.device, "engine": self.name}
         return {**opened, **recent}
 
     def close(self) -> None:
@@ -125,15 +131,16 @@ class Inference:
 
 
 def open_inference(
-    weights_file: Path,
-    *,
+    *weights_files: Path,
     mc_samples: int,
     seed: int,
     device: str = "auto",
     batch_size: int | None = None,
     batch_wait: float = 0.0,
 ) -> Inference:
-    """Load weights onto a device: ``cpu``, ``cuda``, or ``auto`` for the GPU where there is one.
+    """Load weights, of one file or several, onto a device.
+
+    It is ``cpu``, ``cuda``, or ``auto`` for the GPU where there is one.
 
     The parameters are those of :class:`Inference`.
 
@@ -145,17 +152,17 @@ def open_inference(
     from worker.network.engines.choose import choose_device, open_engine
 
     device = choose_device(device)
-    weights = weights_sha256(weights_file)
-    model = read_checkpoint(weights_file)
-    engine = open_engine(model, mc_samples=mc_samples, seed=seed, device=device)
-    logger.info("action=open weights=%s device=%s", weights, device)
+    engines = {}
+    for file in weights_files:
+        weights, model = weights_sha256(file), read_checkpoint(file)
+        engines[weights] = open_engine(model, mc_samples=mc_samples, seed=seed, device=device)
+        logger.info("action=open weights=%s device=%s", weights, device)
     return Inference(
-        engine,
-        weights=weights,
+        engines,
         mc_samples=mc_samples,
         seed=seed,
         device=device,
-        name=engine.name,
+        name=next(iter(engines.values())).name,
         batch_size=batch_size,
         batch_wait=batch_wait,
     )

@@ -58,11 +58,12 @@ class Worker(BaseModel):
 
     ``busy`` is the fraction of the time that the device computed, ``batch_size`` the mean
     number of spectra in a batch, ``batch_wait`` the mean seconds that one waited for its batch.
-    ``engine`` names its precision, as ``cpu (bfloat16)``; ``weights`` are the SHA-256 of its own.
+    ``engine`` names its precision, as ``cpu (bfloat16)``; ``weights`` are the SHA-256 of those
+    that it serves.
     """
 
     queues: list[str] = []
-    weights: str | None = None
+    weights: list[str] = []
     device: str | None = None
     engine: str | None = None
     busy: float | None = None
@@ -84,7 +85,9 @@ class Status(BaseModel):
     set_aside
         What lay in the queues and was no message, as far as it is kept.
     weights
-        SHA-256 of the weights that the stack serves.
+        SHA-256 of the weights that the stack serves by default.
+    open_by_weights
+        Open jobs for all weights that it serves, by their SHA-256.
     jobs
         Jobs by lane and state.
     other_weights
@@ -119,6 +122,7 @@ class Status(BaseModel):
     dispatcher: bool = False
     weights: str | None = None
     weights_name: str | None = None
+    open_by_weights: dict[str, int] = {}
     queues: dict[str, int] = {}
     marks: dict[str, int] = {}
     taken: int | None = None
@@ -189,9 +193,10 @@ def _look_at_redis(settings: Settings, status: Status) -> Iterator[str]:
             yield "Redis does not answer; is a stack up?"
             return
     status.redis = True
-    status.weights = served
-    if served is not None:
-        status.weights_name = STARTER_NAME if is_starter(served) else served[:12]
+    status.open_by_weights = dict.fromkeys(served, 0)
+    if served:
+        status.weights = served[0]
+        status.weights_name = STARTER_NAME if is_starter(served[0]) else served[0][:12]
 
 
 def _look_at_database(settings: Settings, status: Status) -> Iterator[str]:
@@ -223,7 +228,7 @@ def _ask_postgresql_for_little(connection: Connection) -> None:
 
 def _look_at_jobs(connection: Connection, status: Status) -> None:
     tally = read_tally(connection)
-    served = [] if status.weights is None else [Job.weights_sha256 == status.weights]
+    served = [Job.weights_sha256.in_(status.open_by_weights)] if status.open_by_weights else []
     live = select(func.min(Job.updated_at)).where(OPEN, Job.lane == "live", *served)
     queued = select(func.min(Job.updated_at)).where(Job.state == JobState.QUEUED)
     without = connection.scalar(select(func.count()).select_from(AstroNN).where(UNLABELLED))
@@ -236,11 +241,13 @@ def _look_at_jobs(connection: Connection, status: Status) -> None:
     status.oldest_live_seconds = _age(connection.scalar(live))
     status.oldest_queued_seconds = _age(connection.scalar(queued))
     if status.weights is not None:
-        status.other_weights = sum(
-            each.number
-            for each in tally
-            if each.state == JobState.WAITING and each.weights_sha256 != status.weights
-        )
+        status.other_weights = 0
+        for each in tally:
+            if each.weights_sha256 in status.open_by_weights:
+                open_ones = 0 if each.state == JobState.DONE else each.number
+                status.open_by_weights[each.weights_sha256] += open_ones
+            elif each.state == JobState.WAITING:
+                status.other_weights += each.number
 
 
 def _age(moment: datetime | None) -> float | None:
@@ -293,10 +300,10 @@ def _problems(status: Status, settings: Settings) -> Iterator[str]:
         for stage in STAGES:
             if not status.serving(QUEUES[stage][-1]):
                 yield f"No {stage} worker lives (`astronn-stream worker {stage}`)."
-        if others := _other_weights(status):
+        if missing := _unserved_weights(status):
             yield (
-                f"Inference serves the weights {others}, the dispatcher has jobs for "
-                f"{str(status.weights)[:12]}: start both with the same ASTRONN_STREAM_MODEL."
+                f"The dispatcher has jobs for the weights {missing}, which no inference worker "
+                "serves: start both with the same ASTRONN_STREAM_MODEL and ALSO_MODELS."
             )
         if status.strangers:
             yield (
@@ -319,9 +326,8 @@ def _problems(status: Status, settings: Settings) -> Iterator[str]:
         yield f"Jobs for weights that this stack does not serve wait: {status.other_weights}."
 
 
-def _other_weights(status: Status) -> str:
-    """What the inference workers serve, where none of them serves the dispatcher's weights."""
-    served = {each.weights for each in status.workers.values() if each.weights is not None}
-    if status.weights is None or status.weights in served:
-        return ""
-    return ", ".join(sorted(weights[:12] for weights in served))
+def _unserved_weights(status: Status) -> str:
+    """The dispatcher's weights that none of the inference workers that live serves."""
+    served = {weights for each in status.workers.values() for weights in each.weights}
+    missing = [each for each in status.open_by_weights if each not in served]
+    return ", ".join(each[:12] for each in missing) if served else ""

@@ -22,7 +22,9 @@ def draw(status: Status) -> RenderableType:
     if not status.problems:
         parts.append("[green]All is well.[/green]")
     if status.weights_name is not None:
-        parts.append(f"Serves: {_plain(status.weights_name)}")
+        also = [each for each in status.open_by_weights.items() if each[0] != status.weights]
+        served = [status.weights_name, *(f"{name[:12]} ({n:,} open jobs)" for name, n in also)]
+        parts.append(f"Serves: {_plain(', also '.join(served))}")
     if status.redis:
         parts.append(_stages(status))
     if status.database:

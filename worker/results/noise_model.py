@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import tomllib
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -24,9 +25,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from worker.errors import FatalError
+from worker.errors import FatalError, UsageError
 from worker.labels import LABELS
 from worker.results.peer_pickle import RefusedError, read_pickle
+from worker.text import printable
+
+logger = logging.getLogger(__name__)
 
 #: The peers' files are 70 kB; no list of 22 pairs of factors needs more than this.
 _LARGEST_FILE = 1 << 20
@@ -134,6 +138,41 @@ def read_noise_model(path: Path | None) -> NoiseModel:
         by_snr,
         weights if isinstance(weights, str) else None,
     )
+
+
+def noise_model_for(weights: str, files: Sequence[Path]) -> NoiseModel:
+    """The first of these noise models that fits the weights with this SHA-256.
+
+    One that names other weights does not; one that names none fits all. Where none fits,
+    uncertainties stay as they are, which rows show.
+
+    Raises
+    ------
+    FatalError
+        One of the files cannot be used.
+    """
+    models = [read_noise_model(file) for file in files]
+    fitting = (each for each in models if each.weights_sha256 in (None, weights))
+    chosen = next(fitting, None)
+    if models and chosen is None:
+        logger.warning("action=record weights=%s: no noise model is for them", weights[:12])
+    return chosen or identity()
+
+
+def check_fits(noise_model: NoiseModel, path: Path, weights: str) -> None:
+    """Make sure that a noise model is not for others than the weights with this SHA-256.
+
+    Raises
+    ------
+    UsageError
+        It is.
+    """
+    if noise_model.weights_sha256 not in (None, weights):
+        raise UsageError(
+            f"{path} is the noise model of other weights "
+            f"({printable(str(noise_model.weights_sha256))[:12]}) than those of the labels "
+            f"({weights[:12]}); derive one by `astronn-stream calibrate`."
+        )
 
 
 def _check_positive(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 
 from worker.app import publish
 from worker.messages import InferSpectra, Setback, failures_of
@@ -30,8 +31,8 @@ def _live_waits(process: Process) -> bool:
 
 
 def _infer(message: InferSpectra, process: Process) -> str:
-    if message.weights != process.inference.weights:
-        return _send_back(message, process.inference.weights)
+    if message.weights not in process.inference.served:
+        return _send_back(message, process.inference.served)
     flux = process.arrays.get(message.array, len(message.spectra))
     if flux is Absent.FINISHED:
         logger.info("action=infer array=%s: delivered again, its labels are sent", message.array)
@@ -49,9 +50,10 @@ def _infer(message: InferSpectra, process: Process) -> str:
     return f"{len(labels.results)} labelled, {len(failed.failures)} without labels"
 
 
-def _send_back(message: InferSpectra, served: str) -> str:
+def _send_back(message: InferSpectra, served: Sequence[str]) -> str:
     """Let spectra for other weights wait for a worker that has them."""
-    reason = f"It waits for the weights {message.weights[:12]}; those served are {served[:12]}."
+    ours = ", ".join(weights[:12] for weights in served)
+    reason = f"It waits for the weights {message.weights[:12]}; those served are {ours}."
     failures = failures_of(message.spectra, reason)
     setback = Setback(weights=message.weights, failures=failures, waiting=True)
     publish(setback, lane=message.lane, about=message.spectra)

@@ -51,7 +51,7 @@ def _answers(
     message: InferSpectra, flux: NDArray[np.float32], inference: Inference
 ) -> list[SpectrumLabels | Failure]:
     keys = [spectrum.natural_key for spectrum in message.spectra]
-    outcomes = inference.infer(flux, keys, message.lane)
+    outcomes = inference.infer(flux, keys, message.lane, message.weights)
     loading = message.load_seconds / max(1, len(keys))
     return [
         _answer(spectrum, outcome, loading)

@@ -47,7 +47,7 @@ class Process:
 
     @property
     def inference(self) -> Inference:
-        """The network, which the threads of the pool share.
+        """The networks, which the threads of the pool share.
 
         Raises
         ------
@@ -60,7 +60,7 @@ class Process:
             if self._inference is None:
                 settings = self.settings
                 self._inference = open_inference(
-                    settings.weights_file,
+                    *settings.weights_files,
                     mc_samples=settings.mc_samples,
                     seed=settings.seed,
                     device=settings.device,
@@ -79,18 +79,18 @@ class Process:
         return self._database
 
     def noise_model(self, weights: str) -> NoiseModel:
-        """The noise model for labels of the weights with this SHA-256; its file is read once.
+        """The noise model for labels of the weights with this SHA-256; the files are read once.
 
         Raises
         ------
         FatalError
             It cannot be used.
         """
-        from worker.results.noise_model import read_noise_model
+        from worker.results.noise_model import noise_model_for
 
         if weights not in self._noise_models:
-            file = self.settings.corrections_file(weights)
-            self._noise_models[weights] = read_noise_model(file)
+            files = self.settings.corrections_files(weights)
+            self._noise_models[weights] = noise_model_for(weights, files)
         return self._noise_models[weights]
 
     def vitals(self) -> dict[str, Any]:

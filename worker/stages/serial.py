@@ -9,7 +9,7 @@ from sqlalchemy import Engine
 from worker.database.session import transaction
 from worker.inference.inference import Inference, open_inference
 from worker.messages import LoadSpectra, failure_of
-from worker.results.noise_model import NoiseModel, read_noise_model
+from worker.results.noise_model import NoiseModel, noise_model_for
 from worker.results.record import record_failures, record_labels
 from worker.settings import Settings
 from worker.spectra.load import load_spectra
@@ -42,7 +42,9 @@ def process(
         batch_size=settings.batch_size,
     )
     try:
-        noise_model = read_noise_model(settings.corrections_file(inference.weights))
+        noise_model = noise_model_for(
+            inference.weights, settings.corrections_files(inference.weights)
+        )
         for message in messages:
             finished(_process(message, database, settings, inference, noise_model))
     finally:

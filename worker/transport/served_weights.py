@@ -16,8 +16,8 @@ from worker.transport.connection import reachable
 _SECONDS = 15
 
 
-def tell_served(client: redis.Redis, weights: str) -> None:
-    """Say that the stack of this Redis serves the weights with this SHA-256.
+def tell_served(client: redis.Redis, *weights: str) -> None:
+    """Say that the stack of this Redis serves the weights with these SHA-256.
 
     Raises
     ------
@@ -25,11 +25,11 @@ def tell_served(client: redis.Redis, weights: str) -> None:
         Redis does not answer.
     """
     with reachable("Redis"):
-        client.set(WEIGHTS, weights, ex=_SECONDS)
+        client.set(WEIGHTS, " ".join(weights), ex=_SECONDS)
 
 
-def served_weights(client: redis.Redis) -> str | None:
-    """The SHA-256 of the weights that the stack of this Redis serves; None where none runs.
+def served_weights(client: redis.Redis) -> tuple[str, ...]:
+    """The SHA-256 of the weights that the stack of this Redis serves; of none where none runs.
 
     Raises
     ------
@@ -38,4 +38,4 @@ def served_weights(client: redis.Redis) -> str | None:
     """
     with reachable("Redis"):
         said = cast(bytes | None, client.get(WEIGHTS))
-    return None if said is None else said.decode()
+    return tuple((said or b"").decode().split())

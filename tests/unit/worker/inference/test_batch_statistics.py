@@ -25,12 +25,12 @@ def test_a_micro_batcher_counts_what_it_does() -> None:
         rows = np.full((len(keys), 22), flux[0, 0], dtype=float)
         return rows, rows
 
-    batcher = MicroBatcher(infer, batch_size=4, batch_wait=0.0, longest_call=20.0)
+    batcher = MicroBatcher({"w": infer}, batch_size=4, batch_wait=0.0, longest_call=20.0)
     before = time.perf_counter()
-    futures = batcher.submit(np.zeros((1, 3), dtype=np.float32), ["first"], "bulk")
+    futures = batcher.submit(np.zeros((1, 3), dtype=np.float32), ["first"], "bulk", "w")
     while batcher.statistics.running_since is None:
         time.sleep(0.001)
-    futures += batcher.submit(np.zeros((5, 3), dtype=np.float32), list("12345"), "bulk")
+    futures += batcher.submit(np.zeros((5, 3), dtype=np.float32), list("12345"), "bulk", "w")
     time.sleep(0.05)
     running = batcher.statistics.now()
     assert (running.batches, running.spectra) == (1, 1)
@@ -49,8 +49,8 @@ def test_a_call_that_raises_is_over_too() -> None:
     def infer(flux: Flux, keys: Sequence[str]) -> tuple[Floats, Floats]:
         raise ValueError(f"a poisoned spectrum {keys} {flux}")
 
-    batcher = MicroBatcher(infer, batch_size=4, batch_wait=0.0, longest_call=20.0)
-    futures = batcher.submit(np.zeros((1, 3), dtype=np.float32), ["first"], "bulk")
+    batcher = MicroBatcher({"w": infer}, batch_size=4, batch_wait=0.0, longest_call=20.0)
+    futures = batcher.submit(np.zeros((1, 3), dtype=np.float32), ["first"], "bulk", "w")
     batcher.wait_for(futures)
     batcher.close()
     assert batcher.statistics.running_since is None

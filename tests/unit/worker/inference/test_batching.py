@@ -62,7 +62,9 @@ def opened() -> Iterator[Open]:
     def open_batcher(
         engine: Engine, *, size: int = 4, wait: float = 0.0, longest_call: float = LONG
     ) -> MicroBatcher:
-        batcher = MicroBatcher(engine, batch_size=size, batch_wait=wait, longest_call=longest_call)
+        batcher = MicroBatcher(
+            {"w": engine}, batch_size=size, batch_wait=wait, longest_call=longest_call
+        )
         with_engines.append((batcher, engine))
         return batcher
 
@@ -77,7 +79,7 @@ def submit(
 ) -> list[Future[InferredSpectrum]]:
     """Spectra whose flux and key are their number."""
     flux = np.array([[n, 0, 0] for n in numbers], dtype=np.float32).reshape(-1, 3)
-    return batcher.submit(flux, [str(n) for n in numbers], lane)
+    return batcher.submit(flux, [str(n) for n in numbers], lane, "w")
 
 
 def hold(batcher: MicroBatcher, engine: Engine) -> Future[InferredSpectrum]:
@@ -111,6 +113,28 @@ def test_what_waits_is_cut_into_batches_of_batch_size(opened: Open) -> None:
     engine.go_on.set()
     assert_answered(futures, *range(10))
     assert engine.batches[1:] == [list("0123"), list("4567"), list("89")]
+
+
+def test_a_batch_is_for_one_network_and_the_most_urgent_spectrum_chooses_it() -> None:
+    first, second = Engine(), Engine()
+    batcher = MicroBatcher({"a": first, "b": second}, batch_size=4, batch_wait=0, longest_call=LONG)
+    try:
+        flux = np.zeros((3, 3), np.float32)
+        first.held = True
+        futures = batcher.submit(flux[:1], ["held"], "bulk", "a")
+        assert first.started.wait(LONG)
+        futures += batcher.submit(flux, ["a1", "a2", "a3"], "bulk", "a")
+        futures += batcher.submit(flux[:2], ["b1", "b2"], "bulk", "b")
+        futures += batcher.submit(flux[:1], ["b live"], "live", "b")
+        assert second.batches == [], "one device, one thread"
+        first.go_on.set()
+        for future in futures:
+            future.result(LONG)
+    finally:
+        first.go_on.set()
+        batcher.close()
+    assert first.batches == [["held"], ["a1", "a2", "a3"]]
+    assert second.batches == [["b live", "b1", "b2"]]
 
 
 def test_one_large_request_is_cut_too(opened: Open) -> None:
@@ -196,7 +220,7 @@ def test_flux_and_keys_of_different_lengths_are_refused(opened: Open) -> None:
     engine = Engine()
     batcher = opened(engine)
     with pytest.raises(ValueError, match="zip"):
-        batcher.submit(np.zeros((2, 3), np.float32), ["1"], "bulk")
+        batcher.submit(np.zeros((2, 3), np.float32), ["1"], "bulk", "w")
     assert_answered(submit(batcher, 5), 5)
     assert engine.batches == [["5"]]
 

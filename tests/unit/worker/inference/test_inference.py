@@ -66,7 +66,7 @@ def opened() -> Iterator[Open]:
 
     def open_inference(network: Network, **sizes: Any) -> Inference:
         served = Inference(
-            network, weights="w", mc_samples=2, seed=0, device="cpu", name="network", **sizes
+            {"w": network}, mc_samples=2, seed=0, device="cpu", name="network", **sizes
         )
         opened.append((served, network))
         return served

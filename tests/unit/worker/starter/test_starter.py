@@ -70,18 +70,19 @@ def test_the_starter_weights_bring_their_noise_model_and_others_none(
 ) -> None:
     ours, others = weights_sha256(stand_in), weights_sha256(own)
     given = Path("/models/given.json")
-    assert Settings().corrections_file(ours) == starter.STARTER_CORRECTIONS
-    assert Settings(model=own).corrections_file(others) is None
-    assert Settings(corrections=given).corrections_file(ours) == given
-    assert Settings(model=own, corrections=given).corrections_file(others) == given
+    its_own = starter.STARTER_CORRECTIONS
+    assert Settings().corrections_files(ours) == (its_own,)
+    assert Settings(model=own).corrections_files(others) == ()
+    assert Settings(corrections=given).corrections_files(ours) == (given, its_own)
+    assert Settings(model=own, corrections=given).corrections_files(others) == (given,)
 
 
 def test_the_noise_model_goes_by_the_labels_not_by_the_recorders_settings(
     stand_in: Path, own: Path
 ) -> None:
-    assert Settings().corrections_file(weights_sha256(own)) is None
-    elsewhere = Settings(model=own).corrections_file(weights_sha256(stand_in))
-    assert elsewhere == starter.STARTER_CORRECTIONS
+    assert Settings().corrections_files(weights_sha256(own)) == ()
+    elsewhere = Settings(model=own).corrections_files(weights_sha256(stand_in))
+    assert elsewhere == (starter.STARTER_CORRECTIONS,)
 
 
 def test_a_child_process_uses_the_starter_weights_as_its_parent_does() -> None:
