@@ -29,6 +29,7 @@ from sqlalchemy import select
 
 from benchmarks.rig.faults import (
     Fault,
+    change_weights,
     deliver_twice_in_reverse,
     expire_arrays,
     flush_redis,
@@ -234,10 +235,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="The faults of docs/reliability.md")
     parser.add_argument("folder", type=Path, help="real apStar files")
     parser.add_argument("--model", type=Path, required=True)
+    parser.add_argument("--new-model", type=Path, help="weights to change to")
     parser.add_argument("--spectra", type=int, default=2024)
     parser.add_argument("--backlog", type=int, default=200_000)
     parser.add_argument("--only", default="", help="faults with this in their name")
     arguments = parser.parse_args()
+    new = arguments.new_model
     source, model = arguments.folder.resolve(), arguments.model.resolve()
     environment = {**ENVIRONMENT, "ASTRONN_STREAM_MODEL": str(model)}
     with tempfile.TemporaryDirectory(prefix="chaos-") as name:
@@ -251,6 +254,15 @@ def main() -> None:
                 fault: partial(disturb, what, keep, *common)
                 for fault, (keep, what) in disturbances().items()
             },
+            **(
+                {}
+                if new is None
+                else {
+                    "new weights beside the old": partial(
+                        disturb, partial(change_weights, weights=new.resolve()), True, *common
+                    )
+                }
+            ),
             "a file that crashes its reader": partial(poisoned, *common),
             f"{arguments.backlog} jobs while infer is stopped": partial(
                 backlog, model, source, folder, arguments.backlog

@@ -21,6 +21,7 @@ import redis
 from benchmarks.rig.servers import PostgresServer
 from benchmarks.rig.stream import Stream
 from benchmarks.rig.waiting import wait_for
+from worker.identity import weights_sha256
 from worker.queues import QUEUES, Stage
 from worker.transport.broker import UNACKED
 
@@ -89,6 +90,29 @@ def stop_database(stream: Stream, tag: str, count: int, *, seconds: float) -> No
     stream.database.start()
     stream.engine.dispose()
     stream.wait(tag, count)
+
+
+def change_weights(stream: Stream, tag: str, count: int, weights: Path) -> None:
+    """New weights while the backlog of the old is under way, served side by side until it is done.
+
+    Meanwhile live spectra are processed by the new ones, under a tag of their own.
+    """
+    before, live = dict(stream.environment), f"{tag} live"
+    stream.enqueue(stream.files, tag=tag)
+    stream.wait(tag, count // 4)
+    also = {"ALSO_MODELS": before["ASTRONN_STREAM_MODEL"], "MODEL": str(weights)}
+    try:
+        stream.environment |= {f"ASTRONN_STREAM_{name}": value for name, value in also.items()}
+        stream.start_anew("dispatcher", "infer")
+        stream.enqueue(stream.files / "0", "--lane", "live", tag=live)
+        jobs = stream.number("SELECT count(*) FROM job WHERE tag = :tag", tag=live)
+        stream.wait(live, jobs)
+        stream.wait(tag, count)
+    finally:
+        stream.environment = before
+        stream.start_anew("dispatcher", "infer")
+    assert set(stream.table(live)["weights_sha256"]) == {weights_sha256(weights)}
+    assert stream.attempts(tag) == stream.attempts(live) == 1
 
 
 def deliver_twice_in_reverse(stream: Stream, tag: str, count: int) -> None:

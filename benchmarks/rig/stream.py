@@ -136,6 +136,12 @@ class Stream:
         os.killpg(process.pid, signal.SIGCONT)
         return process.wait(timeout=seconds)
 
+    def start_anew(self, *names: str) -> None:
+        """Stop workers and start them with the environment as it is now."""
+        for name in names:
+            self.stop(name)
+            self.start(name)
+
     def running(self) -> set[str]:
         """The workers that are meant to run."""
         return set(self._processes)

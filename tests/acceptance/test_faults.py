@@ -17,6 +17,7 @@ from astropy.table import Table
 from benchmarks.rig.faults import (
     DYING_DEVICE,
     Fault,
+    change_weights,
     deliver_twice_in_reverse,
     expire_arrays,
     flush_redis,
@@ -31,7 +32,6 @@ from benchmarks.rig.rows import assert_undisturbed, undisturbed
 from benchmarks.rig.servers import PostgresServer, RedisServer, SqliteFile, short_folder
 from benchmarks.rig.stream import WORKERS, Stream, copies
 from benchmarks.rig.waiting import wait_for
-from worker.identity import weights_sha256
 
 SPECTRA = 88
 
@@ -187,8 +187,7 @@ def test_spectra_under_way_for_other_weights_wait_for_theirs(
         assert stream.number(waiting, tag=tag) > 0
     finally:
         stream.environment["ASTRONN_STREAM_MODEL"] = theirs
-        stream.stop("infer")
-        stream.start("infer")
+        stream.start_anew("infer")
     stream.wait(tag, night.count)
     assert_undisturbed(stream.table(tag), night.rows)
     assert stream.attempts(tag) == 1
@@ -198,28 +197,8 @@ def test_spectra_under_way_for_other_weights_wait_for_theirs(
 def test_new_weights_are_served_beside_the_old_until_those_are_done(
     stream: Stream, night: Night, own_weights: Path
 ) -> None:
-    old, new = "old weights", "new weights"
-    before = dict(stream.environment)
-    stream.enqueue(stream.files, tag=old)
-    stream.wait(old, night.count // 4)
-    try:
-        stream.environment["ASTRONN_STREAM_ALSO_MODELS"] = before["ASTRONN_STREAM_MODEL"]
-        stream.environment["ASTRONN_STREAM_MODEL"] = str(own_weights)
-        for name in ("dispatcher", "infer"):
-            stream.stop(name)
-            stream.start(name)
-        stream.enqueue(stream.files / "0", "--lane", "live", tag=new)
-        stream.wait(old, night.count)
-        stream.wait(new, 44)
-    finally:
-        stream.environment = before
-        for name in ("dispatcher", "infer"):
-            stream.stop(name)
-            stream.start(name)
-    assert_undisturbed(stream.table(old), night.rows)
-    assert stream.attempts(old) == stream.attempts(new) == 1
-    weights = {str(each) for each in stream.table(new)["weights_sha256"]}
-    assert weights == {weights_sha256(own_weights)}
+    change_weights(stream, "changed side by side", night.count, own_weights)
+    assert_undisturbed(stream.table("changed side by side"), night.rows)
 
 
 @ON_BOTH
