@@ -3,6 +3,8 @@
 #   docker build --target stage .                                 every service but inference
 #   docker build --target infer .                                 all of it: torch for CUDA
 #   docker build --target infer --build-arg TORCH_BACKEND=cpu .   torch for the CPU alone
+#
+# With `--build-arg COMMIT=$(git rev-parse HEAD)` workers and rows name the commit.
 
 FROM python:3.11-slim-bookworm AS dependencies
 RUN pip install --no-cache-dir uv==0.13.9
@@ -26,10 +28,12 @@ RUN --mount=type=cache,target=/uv-cache \
     uv pip sync stage.txt
 
 FROM dependencies AS build-stage
-COPY README.md ./
+# For the version; otherwise it names the code by a hash.
+ARG COMMIT=
+COPY README.md hatch_build.py ./
 COPY producer producer
 COPY worker worker
-RUN --mount=type=cache,target=/uv-cache uv pip install --no-deps .
+RUN --mount=type=cache,target=/uv-cache ASTRONN_STREAM_COMMIT=$COMMIT uv pip install --no-deps .
 
 # What `stage` leaves out, beside the same versions of all the rest; astroNN without TensorFlow,
 # for `bench` and `model verify`.
@@ -38,10 +42,11 @@ FROM dependencies AS build-infer
 ARG TORCH_BACKEND=
 RUN --mount=type=cache,target=/uv-cache \
     uv pip install ${TORCH_BACKEND:+"--torch-backend=$TORCH_BACKEND"} --extra astronn -r pyproject.toml
-COPY README.md ./
+ARG COMMIT=
+COPY README.md hatch_build.py ./
 COPY producer producer
 COPY worker worker
-RUN --mount=type=cache,target=/uv-cache uv pip install --no-deps .
+RUN --mount=type=cache,target=/uv-cache ASTRONN_STREAM_COMMIT=$COMMIT uv pip install --no-deps .
 
 # The same base as above: the environment's python is a link to /usr/local/bin/python3.11.
 FROM python:3.11-slim-bookworm AS runtime

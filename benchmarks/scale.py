@@ -130,7 +130,9 @@ def fake_stages(settings: Settings, delay: float) -> None:
             for each in message.spectra
         )
         publish(
-            RecordLabels(weights=message.weights, mc_samples=100, seed=0, results=results),
+            RecordLabels(
+                software="1", weights=message.weights, mc_samples=100, seed=0, results=results
+            ),
             lane=message.lane,
         )
 

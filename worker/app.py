@@ -17,12 +17,14 @@ from kombu.transport import TRANSPORT_ALIASES
 
 from worker.errors import TransientError
 from worker.messages import (
+    AnyMessage,
     InferSpectra,
     LoadSpectra,
     NoResult,
     RecordLabels,
     Setback,
     SpectrumReference,
+    Unread,
     tickets_of,
 )
 from worker.queues import QUEUES, STAGES, Lane, Stage, lane_queue
@@ -31,9 +33,6 @@ from worker.transport.task_text import task_text
 
 #: Seconds after which Redis hands a message that a dead worker held to another one.
 VISIBILITY_TIMEOUT = 300
-
-
-AnyMessage = LoadSpectra | InferSpectra | RecordLabels | NoResult | Setback
 
 
 def _celery_settings() -> dict[str, Any]:
@@ -142,6 +141,8 @@ def _route(message: AnyMessage, urgency: Lane) -> tuple[str, str]:
             return "no_result", recorder
         case Setback():
             return "setback", recorder
+        case Unread():
+            return "unread", recorder
 
 
 def task_module(stage: Stage) -> str:

@@ -6,13 +6,13 @@ A test pins the exact serialised form of each. A change of form takes a new ``ve
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from worker.identity import natural_key
 from worker.labels import LABELS
-from worker.queues import Lane
+from worker.queues import ALL_QUEUES, Lane
 from worker.redis_keys import flux_key
 
 #: No message that we send comes near these; one that goes beyond is no message of ours.
@@ -132,9 +132,10 @@ class SpectrumLabels(Result):
 
 
 class RecordLabels(Message):
-    """Write these labels."""
+    """Write these labels; ``software`` is the version that made them."""
 
-    version: Literal[3] = 3
+    version: Literal[4] = 4
+    software: Name
     weights: Name
     mc_samples: Number
     seed: Number
@@ -177,6 +178,49 @@ class Setback(Message):
     waiting: bool
 
 
+class JobNumber(Message):
+    """A job and nothing else of it."""
+
+    job: Number
+
+
+class Unread(Message):
+    """Let these jobs wait again: a worker got a message about them of another version.
+
+    Every version understands this one, so its form stays as it is.
+    """
+
+    version: Literal[1] = 1
+    unread: Annotated[tuple[JobNumber, ...], Field(max_length=_MOST_SPECTRA)]
+
+
+AnyMessage = LoadSpectra | InferSpectra | RecordLabels | NoResult | Setback | Unread
+
+#: What has to be the same in processes that are to understand each other.
+WIRE = " ".join(
+    [
+        *(
+            f"{each.__name__}-{each.model_fields['version'].default}"
+            for each in get_args(AnyMessage)
+        ),
+        *ALL_QUEUES,
+    ]
+)
+
+
+def is_of_our_version(message: dict[str, Any], message_type: type[Message]) -> bool:
+    """Whether a message's form is the one that this process knows."""
+    ours = message_type.model_fields["version"].default
+    version = message.get("version", ours)
+    return type(version) is not int or version == ours
+
+
+def jobs_of(message: dict[str, Any]) -> list[int]:
+    """The jobs that a message is about, of whatever version it is."""
+    parts = [message.get(name, ()) for name in ("spectra", "results", "failures", "unread")]
+    return [int(each["job"]) for part in parts for each in part]
+
+
 def tickets_of(message: Message) -> tuple[Ticket, ...]:
     """The spectra that a message is about."""
     match message:
@@ -186,6 +230,8 @@ def tickets_of(message: Message) -> tuple[Ticket, ...]:
             return tickets
         case NoResult(failures=tickets) | Setback(failures=tickets):
             return tickets
+        case Unread():
+            return ()
     raise TypeError(f"{type(message).__name__} is no message of its own")
 
 

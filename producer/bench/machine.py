@@ -12,7 +12,7 @@ import torch
 
 from worker.settings import usable_cores
 from worker.text import counted
-from worker.version import __version__
+from worker.version import software_version
 
 Machine = dict[str, Any]
 
@@ -24,7 +24,7 @@ def this_machine() -> Machine:
     """What the figures depend on, and how busy the machine is before they are taken."""
     return {
         "date": datetime.now().astimezone().isoformat(timespec="minutes"),
-        "astronn_stream": __version__,
+        "astronn_stream": software_version(),
         "processor": _processor(),
         "cores": usable_cores(),
         "threads": torch.get_num_threads(),

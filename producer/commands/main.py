@@ -15,7 +15,7 @@ import typer
 
 from producer.commands.screen import say, tell_error
 from worker.errors import StreamError, UsageError
-from worker.version import __version__
+from worker.version import software_version
 
 #: What an installation may lack that neither infers, trains, converts weights nor draws: the
 #: image `stage` of the Dockerfile.
@@ -56,7 +56,7 @@ def _version(
     version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
 ) -> None:
     if version:
-        say(f"astronn-stream {__version__}")
+        say(f"astronn-stream {software_version()}")
         raise typer.Exit
 
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 import logging
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import redis
 from sqlalchemy import Engine
@@ -20,6 +21,7 @@ from producer.ledger.release import release, send
 from worker.database.tally import shorten_tally
 from worker.errors import TransientError
 from worker.identity import weights_sha256
+from worker.messages import WIRE
 from worker.outage import Outage
 from worker.settings import Settings
 from worker.transport.broker import Broker
@@ -61,7 +63,7 @@ class Dispatcher:
         self._weights = tuple(weights_sha256(file) for file in settings.weights_files)
         self._reconciled = float("-inf")
         self._turns = deque(self._weights)
-        self._outage = Outage("dispatch")
+        self._outage, self._versions = Outage("dispatch"), Outage("dispatch")
 
     def step(self, jobs: Sequence[int] | None = None, *, held_are_lost: bool = False) -> bool:
         """One round: put back what is lost, send what waits.
@@ -93,7 +95,7 @@ class Dispatcher:
             self._broker.tell_alive()
             if jobs is None:  # with jobs of its own it is a run's, not the stack's
                 tell_served(self._client, *self._weights)
-            self._wanted = self._weights_wanted()
+            self._wanted = self._weights_wanted(living_workers(self._client))
             self._reconciled = time.monotonic()
         name = self._broker.name()
         self._turns.rotate()  # no weights' backlog shall take all the room for ever
@@ -105,13 +107,19 @@ class Dispatcher:
                 if sent:
                     logger.info("action=dispatch weights=%s spectra=%d", weights[:12], sent)
 
-    def _weights_wanted(self) -> Sequence[str]:
+    def _weights_wanted(self, workers: Mapping[str, Mapping[str, Any]]) -> Sequence[str]:
         """The weights that inference takes; all of them where no worker says which.
 
-        Spectra for others came straight back to wait.
+        Spectra for others came straight back to wait, as would all while a worker lives that
+        knows messages of other versions than ours.
         """
-        vitals = living_workers(self._client).values()
-        served = {weights for each in vitals for weights in each.get("weights", ())}
+        foreign = [name for name, vitals in workers.items() if vitals.get("wire") != WIRE]
+        if foreign:
+            names = ", ".join(foreign)
+            self._versions.begin(TransientError(f"another version of the software is at {names}."))
+            return ()
+        self._versions.end()
+        served = {weights for each in workers.values() for weights in each.get("weights", ())}
         return [each for each in self._weights if each in served] if served else self._weights
 
     def run(self) -> None:

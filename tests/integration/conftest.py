@@ -24,7 +24,7 @@ from worker.app import app, publish
 from worker.database.session import opened, transaction
 from worker.database.tables import AstroNN, Job, Spectrum
 from worker.identity import weights_sha256
-from worker.messages import InferSpectra, LoadSpectra, NoResult, RecordLabels, Setback
+from worker.messages import InferSpectra, LoadSpectra, NoResult, RecordLabels, Setback, Unread
 from worker.queues import QUEUES
 from worker.settings import Settings, get_settings
 from worker.stages import adapter, heartbeat
@@ -39,6 +39,7 @@ STAGES = {
     "record": (RecordLabels, record_stage.record),
     "no_result": (NoResult, record_stage.no_result),
     "setback": (Setback, record_stage.setback),
+    "unread": (Unread, record_stage.unread),
 }
 
 

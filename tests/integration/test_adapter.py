@@ -12,8 +12,12 @@ from celery.exceptions import Reject, Retry
 
 import worker.stages.adapter as adapter
 from tests.integration.conftest import Stream
+from worker.database.session import transaction
+from worker.database.tables import Job, JobState
 from worker.errors import BusyError, FatalError, TransientError, YieldError
+from worker.settings import get_settings
 from worker.stages import load as load_stage
+from worker.transport.broker import Broker
 from worker.transport.envelope import unwrapped
 
 LoadError = Callable[[Exception], None]
@@ -57,6 +61,24 @@ def served(message: dict[str, Any], retries: int = 0) -> Iterator[Any]:
         yield task
     finally:
         task.pop_request()
+
+
+def test_a_message_of_another_version_lets_its_jobs_wait_and_costs_nothing(
+    stream: Stream, taken: dict[str, Any]
+) -> None:
+    newer = {**taken, "version": 99, "unheard_of": True}
+    with served(newer) as task:
+        assert "another version" in task.run(newer)
+    (again,) = stream.queued("record")
+    assert again["headers"]["task"] == "unread"
+    assert Broker(stream.client, get_settings().broker).transit().queued == {
+        each["job"] for each in taken["spectra"]
+    }, "they are not lost meanwhile"
+    stream.drain()
+    with transaction(stream.engine) as session:
+        for each in taken["spectra"]:
+            job = session.get_one(Job, each["job"])
+            assert (job.state, job.attempts) == (JobState.WAITING, 0)
 
 
 @pytest.mark.parametrize(

@@ -78,7 +78,7 @@ def labels_of(
         )
         for job in jobs
     )
-    return RecordLabels(weights="w", mc_samples=100, seed=0, results=results)
+    return RecordLabels(software="1", weights="w", mc_samples=100, seed=0, results=results)
 
 
 def natural_keys(engine: Engine) -> dict[int, str]:

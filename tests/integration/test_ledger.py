@@ -366,6 +366,20 @@ def test_a_dispatcher_feeds_its_own_stack_alone(stream: Stream) -> None:
     assert stream.states() == {first: JobState.WAITING} | dict.fromkeys(rest, JobState.QUEUED)
 
 
+def test_nothing_is_sent_while_a_worker_knows_messages_of_another_version(
+    stream: Stream, caplog: pytest.LogCaptureFixture
+) -> None:
+    tell_worker(stream.client, "load@a", {"queues": ["load.bulk"], "wire": "LoadSpectra-1"})
+    dispatcher = Dispatcher(stream.engine, stream.client, get_settings())
+    assert dispatcher.step()
+    assert dispatcher.step()
+    assert set(stream.states().values()) == {JobState.WAITING}
+    assert caplog.text.count("another version of the software is at load@a") == 1
+    tell_worker(stream.client, "load@a", {"queues": ["load.bulk"]})
+    assert Dispatcher(stream.engine, stream.client, get_settings()).step()
+    assert set(stream.states().values()) == {JobState.QUEUED}
+
+
 def test_a_backlog_for_some_weights_does_not_keep_out_others_that_are_served(
     stream: Stream, inputs: Inputs, tmp_path: Path
 ) -> None:

@@ -69,6 +69,7 @@ def apply(engine: Engine, model: NoiseModel, **arguments: Any) -> Recalibrated:
 def recorded_anew(engine: Engine, model: NoiseModel) -> dict[int, dict[str, Any]]:
     """What the recorder makes of the same labels under a noise model."""
     message = RecordLabels(
+        software="1",
         weights=WEIGHTS,
         mc_samples=100,
         seed=0,
@@ -192,6 +193,7 @@ def test_what_is_recorded_meanwhile_is_neither_lost_nor_stuck(engine: Engine) ->
     """A recorder writes a row anew while it is being changed: it waits, and the last one holds."""
     row = rows(engine)[3]
     message = RecordLabels(
+        software="1",
         weights=WEIGHTS,
         mc_samples=7,
         seed=0,

@@ -27,9 +27,11 @@ from worker.stages import heartbeat
 from worker.stages import infer as infer_stage
 from worker.stages import load as load_stage
 from worker.stages import record as record_stage
+from worker.transport.broker import Broker
 from worker.transport.client import broker_answers
 from worker.transport.served_weights import tell_served
 from worker.transport.vitals import tell_worker
+from worker.version import software_version
 
 
 def look() -> Status:
@@ -230,6 +232,20 @@ def test_inference_with_other_weights_than_the_dispatchers_is_told(stream: Strea
     assert not any("no inference worker serves" in each for each in look().problems)
 
 
+def test_different_versions_are_named_and_their_vitals_harm_nothing(stream: Stream) -> None:
+    Broker(stream.client, get_settings().broker).tell_alive()
+    tell_worker(stream.client, "load@a", {"queues": ["load.bulk"]})
+    assert not any("version" in each for each in look().problems)
+    old = {"queues": ["infer.live"], "version": "0.0.9", "wire": "x"}
+    tell_worker(stream.client, "infer@a", old)
+    (mixed, unknown) = (each for each in look().problems if "version" in each)
+    assert "at work: 0.0.9 (infer@a); " in mixed
+    assert f"{software_version()} (load@a, dispatcher)" in mixed
+    assert "nothing is sent" in unknown
+    tell_worker(stream.client, "infer@a", {**old, "weights": "of an older form"})
+    assert any("an older version (infer@a)" in each for each in look().problems)
+
+
 def test_reasons_of_one_kind_are_told_together(stream: Stream) -> None:
     stream.send()
     _, body = stream.take("load.bulk") or ("", {})
@@ -289,7 +305,8 @@ def test_a_look_goes_through_no_table(postgres_url: str) -> None:
 @pytest.mark.usefixtures("stream")
 def test_the_form_for_machines_does_not_change_unnoticed() -> None:
     keys = """
-        version problems redis database dispatcher weights weights_name open_by_weights queues
+        version problems redis database dispatcher dispatcher_version weights weights_name
+        open_by_weights queues
         marks taken set_aside jobs other_weights without_labels strangers spectra spectra_per_second
         eta_seconds oldest_live_seconds oldest_queued_seconds workers failures setbacks
     """
@@ -298,6 +315,6 @@ def test_the_form_for_machines_does_not_change_unnoticed() -> None:
     assert found["version"] == 1
     assert list(Reason.model_fields) == ["reason", "number", "latest", "example"]
     assert list(Worker.model_fields) == [
-        *("queues", "weights", "device", "engine"),
+        *("queues", "version", "wire", "weights", "device", "engine"),
         *("busy", "batch_size", "batch_wait"),
     ]

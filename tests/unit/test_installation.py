@@ -57,10 +57,14 @@ def test_who_installs_the_package_alone_gets_neither_astronn_nor_tensorflow() ->
     assert not found & {"astronn", "tensorflow", "tensorflow-probability", "keras", "pytest"}
 
 
-def test_the_wheel_has_all_files_that_are_not_code(tmp_path: Path) -> None:
+def test_the_wheel_has_its_commit_and_all_files_that_are_not_code(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ASTRONN_STREAM_COMMIT", "ab" * 20)
     uv("build", "--quiet", "--wheel", "--out-dir", tmp_path)
     with zipfile.ZipFile(next(tmp_path.glob("*.whl"))) as wheel:
         packed = set(wheel.namelist())
+        assert wheel.read("worker/commit.txt").decode().strip() == "ab" * 20
     wanted = {
         path.relative_to(ROOT).as_posix()
         for package in ("producer", "worker")

@@ -11,9 +11,10 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import closing
 from datetime import datetime
+from typing import Any
 
 import redis
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 from sqlalchemy import Connection, func, select, text
 from sqlalchemy.exc import DBAPIError
 
@@ -21,10 +22,11 @@ from worker.database.session import exists, open_database, why_not
 from worker.database.tables import OPEN, UNLABELLED, AstroNN, Job, JobState, now
 from worker.database.tally import Count, read_tally
 from worker.errors import TransientError
+from worker.messages import WIRE
 from worker.queues import ALL_QUEUES, LANES, QUEUES, STAGES, Lane, lane_queue
 from worker.settings import Settings
 from worker.starter import STARTER_NAME, is_starter
-from worker.transport.broker import UNACKED, dispatcher_answers
+from worker.transport.broker import UNACKED, dispatcher_version
 from worker.transport.client import broker_client
 from worker.transport.served_weights import served_weights
 from worker.transport.set_aside import number_set_aside
@@ -58,17 +60,28 @@ class Worker(BaseModel):
 
     ``busy`` is the fraction of the time that the device computed, ``batch_size`` the mean
     number of spectra in a batch, ``batch_wait`` the mean seconds that one waited for its batch.
+    ``version`` is that of its software, ``wire`` that of the messages that it knows;
     ``engine`` names its precision, as ``cpu (bfloat16)``; ``weights`` are the SHA-256 of those
     that it serves.
     """
 
     queues: list[str] = []
+    version: str = "an older version"
+    wire: str = ""
     weights: list[str] = []
     device: str | None = None
     engine: str | None = None
     busy: float | None = None
     batch_size: float | None = None
     batch_wait: float | None = None
+
+
+def _worker(vitals: dict[str, Any]) -> Worker:
+    """A worker as its vitals have it; of another version's their names alone are sure."""
+    try:
+        return Worker.model_validate(vitals)
+    except ValidationError:
+        return Worker()
 
 
 class Status(BaseModel):
@@ -120,6 +133,7 @@ class Status(BaseModel):
     redis: bool = False
     database: bool = False
     dispatcher: bool = False
+    dispatcher_version: str | None = None
     weights: str | None = None
     weights_name: str | None = None
     open_by_weights: dict[str, int] = {}
@@ -181,10 +195,10 @@ def _look_at_redis(settings: Settings, status: Status) -> Iterator[str]:
             status.queues = {name: client.llen(name) for name in ALL_QUEUES}
             status.taken = client.hlen(UNACKED)
             status.set_aside = number_set_aside(client)
-            status.dispatcher = dispatcher_answers(client)
+            status.dispatcher_version = dispatcher_version(client)
+            status.dispatcher = status.dispatcher_version is not None
             status.workers = {
-                name: Worker.model_validate(vitals)
-                for name, vitals in living_workers(client).items()
+                name: _worker(vitals) for name, vitals in living_workers(client).items()
             }
             status.strangers = strangers_counted(client)
             status.spectra = dict.fromkeys(TASKS, 0) | served_spectra(client)
@@ -300,6 +314,10 @@ def _problems(status: Status, settings: Settings) -> Iterator[str]:
         for stage in STAGES:
             if not status.serving(QUEUES[stage][-1]):
                 yield f"No {stage} worker lives (`astronn-stream worker {stage}`)."
+        if versions := _versions(status):
+            yield f"Different versions of the software are at work: {versions} (docs/farm.md)."
+        if any(worker.wire != WIRE for worker in status.workers.values()):
+            yield "Some know other messages than this version, so that nothing is sent to them."
         if missing := _unserved_weights(status):
             yield (
                 f"The dispatcher has jobs for the weights {missing}, which no inference worker "
@@ -324,6 +342,20 @@ def _problems(status: Status, settings: Settings) -> Iterator[str]:
         yield f"A live spectrum has waited for {status.oldest_live_seconds:.0f} s."
     if status.other_weights:
         yield f"Jobs for weights that this stack does not serve wait: {status.other_weights}."
+
+
+def _versions(status: Status) -> str:
+    """Who is of which version, where there are several."""
+    named = {name: worker.version for name, worker in status.workers.items()}
+    if status.dispatcher_version is not None:
+        named["dispatcher"] = status.dispatcher_version
+    versions = sorted(set(named.values()))
+    if len(versions) < 2:
+        return ""
+    return "; ".join(
+        f"{version} ({', '.join(name for name in named if named[name] == version)})"
+        for version in versions
+    )
 
 
 def _unserved_weights(status: Status) -> str:

@@ -20,7 +20,7 @@ from worker.flags import DESCRIPTIONS
 from worker.results.arrow import ARROW_TYPES, arrow_numbers, arrow_texts, nulls, numpy_numbers
 from worker.results.columns import TableColumn, table_columns
 from worker.starter import STARTER_NAME, STARTER_NAMES
-from worker.version import __version__
+from worker.version import software_version
 
 if TYPE_CHECKING:
     from astropy.table import Column, Table
@@ -83,7 +83,7 @@ def table_meta(rows: int, starter_rows: int) -> dict[str, Any]:
         How many of the rows come from the starter weights, with labels or without.
     """
     meta: dict[str, Any] = {
-        "software": f"astronn-stream {__version__}",
+        "software": f"astronn-stream {software_version()}",
         "result_flags": {
             f"bit {flag.value.bit_length() - 1}": f"{flag.label}: {meaning}"
             for flag, meaning in DESCRIPTIONS.items()

@@ -13,9 +13,9 @@ from sqlalchemy.orm import Session
 from worker.database.tables import AstroNN, Job, JobState, Spectrum, label_columns, now
 from worker.database.upsert import upsert
 from worker.flags import ResultFlag, flag_uncertain
-from worker.messages import Failure, RecordLabels, Result, Setback
+from worker.messages import Failure, RecordLabels, Result, Setback, Unread
 from worker.results.noise_model import NoiseModel
-from worker.version import __version__
+from worker.version import software_version
 
 
 def label_values(
@@ -73,6 +73,7 @@ def record_labels(session: Session, message: RecordLabels, noise_model: NoiseMod
             **dict(zip(label_columns(), row.tolist(), strict=True)),
             "result_flags": int(flag),
             "corrections_sha256": noise_model.sha256,
+            "software_version": message.software,
             "mc_samples": message.mc_samples,
             "seed": message.seed,
             "t_elapsed": result.t_elapsed,
@@ -116,6 +117,7 @@ def _no_labels(reason: str) -> dict[str, Any]:
     return {
         **dict.fromkeys(label_columns()),
         "result_flags": ResultFlag.NO_RESULT.value,
+        "software_version": software_version(),
         "corrections_sha256": None,
         "mc_samples": None,
         "seed": None,
@@ -135,6 +137,17 @@ def note_setbacks(session: Session, message: Setback) -> None:
         job.last_error = reasons[job.pk]
         if message.waiting and job.state == JobState.QUEUED:
             job.wait_again(counted=False)
+
+
+def wait_again(session: Session, message: Unread) -> int:
+    """Let the jobs of a message that nobody could read wait again, as if it had not been sent."""
+    asked = [each.job for each in message.unread]
+    statement = select(Job).where(Job.pk.in_(asked), Job.state == JobState.QUEUED).order_by(Job.pk)
+    jobs = session.scalars(statement.with_for_update()).all()
+    for job in jobs:
+        job.last_error = "A worker of another version of the software got it."
+        job.wait_again(counted=False)
+    return len(jobs)
 
 
 def strangers(connection: Connection, results: Iterable[Result], weights: str) -> list[Result]:
@@ -168,7 +181,6 @@ def _close_jobs(
             "weights_sha256": job.weights_sha256,
             "weights_name": job.weights_name,
             "tag": job.tag,
-            "software_version": __version__,
             "created": moment,
             "modified": moment,
             **values[job.pk],

@@ -18,11 +18,15 @@ from worker.app import app, publish
 from worker.errors import BusyError, FatalError, StreamError, TransientError, YieldError
 from worker.messages import (
     InferSpectra,
+    JobNumber,
     LoadSpectra,
     Message,
     NoResult,
     Setback,
+    Unread,
     failures_of,
+    is_of_our_version,
+    jobs_of,
     tickets_of,
 )
 from worker.outage import Outage
@@ -69,6 +73,8 @@ def task(
     def register(function: Callable[[_M, Process], _Said]) -> Any:
         @wraps(function)
         def run(self: Any, message: dict[str, Any]) -> _Said:
+            if not is_of_our_version(message, message_type):
+                return _leave_unread(name, message)
             parsed = message_type.model_validate(message)
             try:
                 said = _attempt(name, function, parsed)
@@ -96,6 +102,17 @@ def task(
         )
 
     return register
+
+
+def _leave_unread(name: str, message: dict[str, Any]) -> str:
+    """Let the jobs of a message of another version wait for workers that know it."""
+    jobs = Unread(unread=tuple(JobNumber(job=job) for job in jobs_of(message)))
+    publish(jobs)
+    logger.warning(
+        "action=%s jobs=%d: sent back: a message of another version of the software",
+        *(name, len(jobs.unread)),
+    )
+    return "sent back: another version of the software wrote it"
 
 
 def _attempt(name: str, function: Callable[[_M, Process], _Said], message: _M) -> _Said:

@@ -17,6 +17,7 @@ from worker.messages import (
     SpectrumReference,
     failure_of,
 )
+from worker.version import software_version
 
 
 def label(
@@ -38,6 +39,7 @@ def label(
     """
     answers = _answers(message, flux, inference)
     labelled = RecordLabels(
+        software=software_version(),
         weights=message.weights,
         mc_samples=inference.mc_samples,
         seed=inference.seed,

@@ -20,9 +20,16 @@ from worker.messages import (
     Result,
     Setback,
     SpectrumLabels,
+    Unread,
     failure_of,
 )
-from worker.results.record import note_setbacks, record_failures, record_labels, strangers
+from worker.results.record import (
+    note_setbacks,
+    record_failures,
+    record_labels,
+    strangers,
+    wait_again,
+)
 from worker.stages.adapter import task
 from worker.stages.process import Process
 from worker.text import printable
@@ -68,6 +75,13 @@ def setback(message: Setback, process: Process) -> None:
         note_setbacks(session, message)
 
 
+def unread(message: Unread, process: Process) -> str:
+    """Let the jobs of messages of other versions wait again."""
+    with transaction(process.database) as session:
+        waiting = wait_again(session, message)
+    return f"{waiting} of {len(message.unread)} jobs wait again"
+
+
 def _write(
     database: Engine, parts: Sequence[_T], write: Callable[[Session, Sequence[_T]], int]
 ) -> int:
@@ -106,3 +120,4 @@ def _tell_strangers(
 record_task = task("record", RecordLabels)(record)
 no_result_task = task("no_result", NoResult)(no_result)
 setback_task = task("setback", Setback)(setback)
+unread_task = task("unread", Unread)(unread)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from worker.training.data import Indices, TrainingSet
-from worker.version import __version__
+from worker.version import software_version
 
 if TYPE_CHECKING:
     from worker.training.statistics import Numbers
@@ -86,7 +86,7 @@ def metadata(run: TrainingRun, trained: Trained) -> dict[str, Any]:
             "best_epoch": trained.best_epoch,
             "loss": trained.losses[trained.best_epoch - 1]["validation"],
         },
-        "software_version": __version__,
+        "software_version": software_version(),
         "torch_version": str(torch.__version__),
     }
     return content | ({"purpose": run.purpose} if run.purpose else {})

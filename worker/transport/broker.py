@@ -13,9 +13,11 @@ from urllib.parse import urlsplit
 
 import redis
 
+from worker.messages import jobs_of
 from worker.queues import ALL_QUEUES
 from worker.redis_keys import BROKER, DISPATCHER
 from worker.transport.connection import reachable
+from worker.version import software_version
 
 _HEARTBEAT_SECONDS = 15
 #: Where kombu keeps the messages that workers have taken and not acknowledged.
@@ -93,14 +95,15 @@ class Broker:
             return self._client.llen(queue)
 
     def tell_alive(self) -> None:
-        """Leave a sign, for ``status``, that a dispatcher looks after this broker."""
+        """Leave a sign, for ``status``, that a dispatcher looks after this broker: its version."""
         with reachable("Redis"):
-            self._client.set(DISPATCHER, b"1", ex=_HEARTBEAT_SECONDS)
+            self._client.set(DISPATCHER, software_version(), ex=_HEARTBEAT_SECONDS)
 
 
-def dispatcher_answers(client: redis.Redis) -> bool:
-    """Whether a dispatcher has left its sign within the last seconds."""
-    return bool(client.exists(DISPATCHER))
+def dispatcher_version(client: redis.Redis) -> str | None:
+    """The version of the dispatcher that has left its sign within the last seconds."""
+    sign = cast(bytes | None, client.get(DISPATCHER))
+    return None if sign is None else sign.decode(errors="replace")
 
 
 @dataclass(frozen=True)
@@ -124,8 +127,7 @@ class _Content:
             if headers["task"] == "setback":
                 return cls()
             arguments, _, _ = json.loads(base64.b64decode(message["body"]))
-            parts = [arguments[0].get(name, ()) for name in ("spectra", "results", "failures")]
-            jobs = frozenset(int(each["job"]) for part in parts for each in part)
+            jobs = frozenset(jobs_of(arguments[0]))
             return cls(jobs, int(headers.get("retries") or 0))
         except _NO_MESSAGE:
             return cls()

@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal, NoReturn
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
-from worker.messages import Message
+from worker.messages import Message, is_of_our_version
 from worker.queues import ALL_QUEUES
 
 #: Thousands of spectra, each with its labels, take less.
@@ -39,7 +39,7 @@ def serve(task: str, message_type: type[Message]) -> None:
 def unwrapped(content: bytes) -> bytes:
     """A message as kombu may have it: what it does not have to know is left out.
 
-    A message of a version that is not ours passes too; its task tells what is wrong.
+    A message of a version that is not ours passes too: its task lets its jobs wait again.
 
     Raises
     ------
@@ -71,7 +71,7 @@ def _check_body(task: str, body: str) -> None:
     match call:
         case [[dict(message)], named, embedded] if not named and _is_empty(embedded):
             message_type = _SERVED[task]
-            if _is_of_our_version(message, message_type):
+            if is_of_our_version(message, message_type):
                 message_type.model_validate(message)
         case _:
             raise ValueError("it is no call with one message")
@@ -80,12 +80,6 @@ def _check_body(task: str, body: str) -> None:
 def _is_empty(embedded: Any) -> bool:
     """Whether no other task is to follow."""
     return isinstance(embedded, dict) and not any(embedded.values())
-
-
-def _is_of_our_version(message: dict[str, Any], message_type: type[Message]) -> bool:
-    ours = message_type.model_fields["version"].default
-    version = message.get("version", ours)
-    return type(version) is not int or version == ours
 
 
 def _finite(text: str) -> float:

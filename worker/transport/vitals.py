@@ -13,8 +13,10 @@ from typing import Any, cast
 
 import redis
 
+from worker.messages import WIRE
 from worker.redis_keys import SPECTRA, STRANGERS, WORKER
 from worker.transport.connection import reachable
+from worker.version import software_version
 
 #: Celery's workers have a heartbeat every two seconds.
 _WORKER_SECONDS = 10
@@ -27,15 +29,16 @@ RATE_SECONDS = _INTERVAL * _INTERVALS
 
 
 def tell_worker(client: redis.Redis, name: str, vitals: Mapping[str, Any]) -> None:
-    """Say that a worker lives, and what it has to say besides.
+    """Say that a worker of this version lives, and what it has to say besides.
 
     Raises
     ------
     TransientError
         Redis does not answer.
     """
+    ours = {"version": software_version(), "wire": WIRE}
     with reachable("Redis"):
-        client.set(WORKER + name, json.dumps(dict(vitals)), ex=_WORKER_SECONDS)
+        client.set(WORKER + name, json.dumps({**ours, **vitals}), ex=_WORKER_SECONDS)
 
 
 def living_workers(client: redis.Redis) -> dict[str, dict[str, Any]]:

@@ -25,7 +25,7 @@ from worker.reports.page.rows import (
 )
 from worker.results.summary import Summary, summarise
 from worker.tables.export import check_place
-from worker.version import __version__
+from worker.version import software_version
 
 if TYPE_CHECKING:
     from astropy.table import Table
@@ -90,7 +90,7 @@ def page(results: Table, facts: Sequence[tuple[str, object]], advance: Advance) 
         title="Stellar labels of APOGEE spectra",
         style=style,
         script=script,
-        made=text(f"astronn-stream {__version__}, {datetime.now(UTC):%Y-%m-%d %H:%M} UTC"),
+        made=text(f"astronn-stream {software_version()}, {datetime.now(UTC):%Y-%m-%d %H:%M} UTC"),
         notice=f'<p class="notice">{text(notice)}</p>' if notice else "",
         summary=definitions([*facts, *_summary(summary)]),
         pictures="\n".join(_pictures(sample, advance)),

@@ -29,7 +29,7 @@ from worker.training.new_network import new_network
 from worker.training.noise import fit_noise_model
 from worker.training.provenance import command_line
 from worker.training.statistics import label_numbers
-from worker.version import __version__
+from worker.version import software_version
 
 PICTURES = ("predicted.png", "residuals.png", "calibration.png", "losses.png")
 
@@ -197,7 +197,7 @@ def test_the_command_leaves_weights_noise_model_report_and_cache(survey: Path) -
     assert metadata["trained_on"]["kind"] == "coadd"
     assert metadata["purpose"] == "t"
     assert metadata["settings"]["epochs"] == metadata["epochs"] == 1
-    assert metadata["software_version"] == __version__
+    assert metadata["software_version"] == software_version()
     held_out = metadata["validation"]["spectra"]
     assert metadata["trained_on"]["spectra"] + held_out == 12
     assert set(metadata["validation"]["scatter"]) == set(LABEL_NAMES)

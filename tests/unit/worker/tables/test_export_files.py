@@ -22,7 +22,7 @@ from worker.results.read import read_table
 from worker.tables import export, packing
 from worker.tables.export import _arrow, _write, check_output, write_table
 from worker.tables.packing import batches
-from worker.version import __version__
+from worker.version import software_version
 
 FORMATS = (".fits", ".parquet", ".csv", ".ecsv", ".vot")
 INTEGERS = ("healpix", "mjd", "fiber", "n_visits", "spectrum_flags", "source_pk")
@@ -131,7 +131,7 @@ def test_parquet_keeps_units_types_and_descriptions(table: Table, tmp_path: Path
     assert (types["teff"], types["task_pk"], types["healpix"]) == ("float", "int64", "int32")
     assert (types["flag_bad"], types["no_result_reason"]) == ("bool", "string")
     meta = json.loads(schema.metadata[b"astronn-stream"])
-    assert meta["software"] == f"astronn-stream {__version__}"
+    assert meta["software"] == f"astronn-stream {software_version()}"
 
 
 @pytest.mark.parametrize("ending", FORMATS)
