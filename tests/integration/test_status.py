@@ -246,6 +246,17 @@ def test_different_versions_are_named_and_their_vitals_harm_nothing(stream: Stre
     assert any("an older version (infer@a)" in each for each in look().problems)
 
 
+def test_settings_that_make_different_labels_are_named(stream: Stream) -> None:
+    vitals = {"queues": ["infer.live"], "settings": {"MC_SAMPLES": "100", "SEED": "0"}}
+    tell_worker(stream.client, "infer@a", vitals)
+    tell_worker(stream.client, "load@a", {"queues": ["load.live"]})
+    assert not any("different labels" in each for each in look().problems)
+    settings = {"settings": {"MC_SAMPLES": "20", "SEED": "0"}}
+    tell_worker(stream.client, "infer@b", vitals | settings)
+    (told,) = (each for each in look().problems if "different labels" in each)
+    assert "by ASTRONN_STREAM_MC_SAMPLES: 100 (infer@a); 20 (infer@b)." in told
+
+
 def test_reasons_of_one_kind_are_told_together(stream: Stream) -> None:
     stream.send()
     _, body = stream.take("load.bulk") or ("", {})
@@ -315,6 +326,6 @@ def test_the_form_for_machines_does_not_change_unnoticed() -> None:
     assert found["version"] == 1
     assert list(Reason.model_fields) == ["reason", "number", "latest", "example"]
     assert list(Worker.model_fields) == [
-        *("queues", "version", "wire", "weights", "device", "engine"),
+        *("queues", "settings", "version", "wire", "weights", "device", "engine"),
         *("busy", "batch_size", "batch_wait"),
     ]

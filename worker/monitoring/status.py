@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import closing
 from datetime import datetime
 from typing import Any
@@ -24,7 +24,7 @@ from worker.database.tally import Count, read_tally
 from worker.errors import TransientError
 from worker.messages import WIRE
 from worker.queues import ALL_QUEUES, LANES, QUEUES, STAGES, Lane, lane_queue
-from worker.settings import Settings
+from worker.settings import PREFIX, Settings
 from worker.starter import STARTER_NAME, is_starter
 from worker.transport.broker import UNACKED, dispatcher_version
 from worker.transport.client import broker_client
@@ -58,14 +58,15 @@ class Reason(BaseModel):
 class Worker(BaseModel):
     """A worker that lives, and the queues that it serves; numbers are of the last half minute.
 
-    ``busy`` is the fraction of the time that the device computed, ``batch_size`` the mean
-    number of spectra in a batch, ``batch_wait`` the mean seconds that one waited for its batch.
-    ``version`` is that of its software, ``wire`` that of the messages that it knows;
-    ``engine`` names its precision, as ``cpu (bfloat16)``; ``weights`` are the SHA-256 of those
-    that it serves.
+    ``settings`` are those on which labels depend, ``version`` is that of its software and ``wire``
+    that of the messages that it knows. ``busy`` is the fraction of the time that the device
+    computed, ``batch_size`` the mean number of spectra in a batch, ``batch_wait`` the mean
+    seconds that one waited for its batch. ``engine`` names its precision, as ``cpu (bfloat16)``;
+    ``weights`` are the SHA-256 of those that it serves.
     """
 
     queues: list[str] = []
+    settings: dict[str, str] = {}
     version: str = "an older version"
     wire: str = ""
     weights: list[str] = []
@@ -318,6 +319,7 @@ def _problems(status: Status, settings: Settings) -> Iterator[str]:
             yield f"Different versions of the software are at work: {versions} (docs/farm.md)."
         if any(worker.wire != WIRE for worker in status.workers.values()):
             yield "Some know other messages than this version, so that nothing is sent to them."
+        yield from _settings_that_differ(status)
         if missing := _unserved_weights(status):
             yield (
                 f"The dispatcher has jobs for the weights {missing}, which no inference worker "
@@ -349,13 +351,26 @@ def _versions(status: Status) -> str:
     named = {name: worker.version for name, worker in status.workers.items()}
     if status.dispatcher_version is not None:
         named["dispatcher"] = status.dispatcher_version
-    versions = sorted(set(named.values()))
-    if len(versions) < 2:
+    return _differences(named)
+
+
+def _differences(values: Mapping[str, str]) -> str:
+    """Who has which value, by name; nothing where all have the same."""
+    owners: dict[str, list[str]] = {}
+    for name, value in values.items():
+        owners.setdefault(value, []).append(name)
+    if len(owners) < 2:
         return ""
-    return "; ".join(
-        f"{version} ({', '.join(name for name in named if named[name] == version)})"
-        for version in versions
-    )
+    return "; ".join(f"{value} ({', '.join(names)})" for value, names in sorted(owners.items()))
+
+
+def _settings_that_differ(status: Status) -> Iterator[str]:
+    """What makes labels differ from worker to worker, a sentence each."""
+    for setting in sorted({each for worker in status.workers.values() for each in worker.settings}):
+        told = status.workers.items()
+        values = {name: each.settings[setting] for name, each in told if setting in each.settings}
+        if different := _differences(values):
+            yield f"Workers make different labels, by {PREFIX}{setting}: {different}."
 
 
 def _unserved_weights(status: Status) -> str:
