@@ -22,6 +22,9 @@ PREFIX = "ASTRONN_STREAM_"
 #: Where to compute; ``auto``: on a GPU where there is one.
 Device = Literal["auto", "cpu", "cuda"]
 
+#: What a stack serves beside its model; what has one set of weights keeps to that.
+ALSO = ("also_models", "also_corrections")
+
 _SQLITE = "sqlite:///"
 #: A socket's path has some 100 characters, of which our own names below the folder take half.
 _LONGEST_SOCKET_FOLDER = 50
@@ -123,6 +126,11 @@ class Settings(BaseSettings):
         """All weights that are served, those to use by default first."""
         return tuple(dict.fromkeys((self.weights_file, *map(Path, _split(self.also_models)))))
 
+    @property
+    def also_corrections_files(self) -> tuple[Path, ...]:
+        """The noise models of the weights that are served beside the model."""
+        return tuple(map(Path, _split(self.also_corrections)))
+
     def corrections_files(self, weights: str) -> tuple[Path, ...]:
         """Where to look for the noise model for labels of the weights with this SHA-256.
 
@@ -130,7 +138,7 @@ class Settings(BaseSettings):
         their own. A recorder therefore need not know what inference serves.
         """
         configured = [] if self.corrections is None else [self.corrections]
-        configured += map(Path, _split(self.also_corrections))
+        configured += self.also_corrections_files
         own = [starter.STARTER_CORRECTIONS] if starter.is_starter(weights) else []
         return (*configured, *own)
 

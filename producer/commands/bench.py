@@ -14,7 +14,7 @@ import typer
 from producer.commands.options import DeviceOption, Model, settings_with
 from producer.commands.screen import console, progress_console, say, telling_interruption
 from worker.errors import UsageError
-from worker.settings import Settings
+from worker.settings import ALSO, Settings
 from worker.spectra.oracle import require_astronn
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 _DATA, _PICTURE = "bench.json", "bench.png"
 _LARGEST_BATCH = 65_536
 #: The benchmark keeps to itself, whatever stack and database are configured.
-_ITS_OWN = ("broker_url", "arrays_url", "database_url", "data_root")
+_ITS_OWN = (*ALSO, "broker_url", "arrays_url", "database_url", "data_root")
 #: What can be measured.
 _PARTS = ("engine", "load", "stream", "live")
 

@@ -22,7 +22,7 @@ from worker.errors import FatalError
 from worker.identity import COADD, weights_sha256
 from worker.labels import LABEL_NAMES, LABELS
 from worker.results.snr import known_snr
-from worker.settings import Settings, get_settings
+from worker.settings import ALSO, Settings, get_settings
 from worker.tables.export import write_table
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ _SURVEY, _DATABASE, _LABELS, _PAGE = "survey", "demo.sqlite", "labels.fits", "de
 #: Visits to a star at most.
 _VISITS = 3
 #: The demonstration keeps to itself, whatever stack, database and weights are configured.
-_ITS_OWN = ("broker_url", "arrays_url", "model", "corrections")
+_ITS_OWN = (*ALSO, "broker_url", "arrays_url", "model", "corrections")
 #: A star is shown that has lines, and is bright enough for its abundances to mean something.
 _SHOWN_SNR, _SHOWN_LOGG = 80.0, 3.0
 

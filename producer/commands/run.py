@@ -15,6 +15,7 @@ from producer.running.run import carry_out, results_of
 from producer.sources.files import Wanted
 from worker.database.session import existing
 from worker.results.read import RowSelection
+from worker.settings import ALSO
 from worker.tables.export import check_output, write_results
 
 
@@ -53,7 +54,7 @@ def run(
         from worker.reports.page.page import check_report
 
         check_report(report)
-    settings = settings_with(model, corrections)
+    settings = settings_with(model, corrections).apart(*ALSO)
     plan = Plan.make(paths, settings, wanted=kind, tag=tag)
     if settings.broker_url is not None and not serial:
         from producer.ledger.served import check_stack

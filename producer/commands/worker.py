@@ -73,5 +73,10 @@ def _prepare(stage: Stage) -> None:
         case "record":
             from worker.results.noise_model import read_noise_model
 
-            for file in process.settings.corrections_files(""):
-                read_noise_model(file)
+            settings = process.settings
+            for file in settings.corrections_files(""):
+                if read_noise_model(file).weights_sha256 is None and file != settings.corrections:
+                    raise FatalError(
+                        f"The noise model {file} names no weights, as those of "
+                        "ASTRONN_STREAM_ALSO_CORRECTIONS have to."
+                    )

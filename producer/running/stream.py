@@ -47,7 +47,6 @@ def _stack(settings: Settings) -> Iterator[tuple[StackChild, Settings]]:
     """
     from worker.app import connect_to
 
-    settings = settings.apart("also_models")
     configured = settings.broker_url is not None
     if configured and not broker_answers(settings):
         raise FatalError("No redis-server answers at ASTRONN_STREAM_BROKER_URL.")

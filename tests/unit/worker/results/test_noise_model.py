@@ -12,8 +12,15 @@ import pytest
 
 from tests.conftest import shared
 from tests.inputs.corrections_files import refusal
+from worker.errors import UsageError
 from worker.labels import LABEL_NAMES, LABELS
-from worker.results.noise_model import NoiseModel, identity, read_noise_model
+from worker.results.noise_model import (
+    NoiseModel,
+    check_fits,
+    identity,
+    noise_model_for,
+    read_noise_model,
+)
 
 Factors = dict[str, dict[str, Any]]
 
@@ -53,6 +60,29 @@ def write(path: Path, content: Any) -> Path:
 def assert_factors(model: NoiseModel, wanted: Factors) -> None:
     assert model.scale.tolist() == [wanted[name]["scale"] for name in LABEL_NAMES]
     assert model.offset.tolist() == [wanted[name]["offset"] for name in LABEL_NAMES]
+
+
+# --- Whose it is ---------------------------------------------------------------------------
+
+
+def test_a_noise_model_is_for_the_weights_that_it_names(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    files = {name: tmp_path / f"{name}.json" for name in ("a", "b", "any")}
+    for name, file in files.items():
+        about = {} if name == "any" else {"about": {"weights_sha256": name}}
+        write(file, factors(teff={"scale": 2.0, "offset": len(about)}) | about)
+    a, b, for_any = files.values()
+    sha256 = {name: read_noise_model(file).sha256 for name, file in files.items()}
+    assert noise_model_for("b", [a, b]).sha256 == sha256["b"]
+    assert noise_model_for("c", [a, for_any, b]).sha256 == sha256["any"]
+    assert noise_model_for("a", [for_any, a]).sha256 == sha256["any"], "the first that fits"
+    assert caplog.text == ""
+    assert noise_model_for("cd" * 32, [a, b]).sha256 is None
+    assert "weights=cdcdcdcdcdcd: no noise model is for them" in caplog.text
+    with pytest.raises(UsageError, match=r"a\.json is the noise model of other weights \(a\)"):
+        check_fits(read_noise_model(a), a, "cd" * 32)
+    check_fits(read_noise_model(for_any), for_any, "cd" * 32)
 
 
 # --- What is read --------------------------------------------------------------------------
