@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import typer
 
+from producer.commands.options import configured_database
 from producer.commands.screen import say
 from worker.settings import get_settings
 
@@ -17,5 +18,20 @@ def upgrade() -> None:
     say("The database is up to date.")
 
 
+def downgrade() -> None:
+    """Take back what this version changed of the tables, before the one before it is installed.
+
+    Stop the stack first, and start nothing of this version afterwards: it would bring the
+    tables up to date again.
+    """
+    from worker.database.session import downgrade as take_back
+    from worker.database.session import existing
+
+    with existing(configured_database()) as database:
+        take_back(database)
+    say("The database is as the version before this one made it.")
+
+
 db = typer.Typer(help="The database's tables.", no_args_is_help=True)
 db.command()(upgrade)
+db.command()(downgrade)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import re
 from collections.abc import Iterable, Iterator
@@ -27,9 +26,6 @@ from worker.identity import COADD, natural_key, stem
 from worker.spectra.formats import read_header
 from worker.spectra.formats.format import StarHeader
 from worker.spectra.versions import file_version
-from worker.text import printable
-
-logger = logging.getLogger(__name__)
 
 Wanted = Literal["coadd", "visit", "both"]
 
@@ -66,6 +62,7 @@ class CatalogueEntry:
     n_visits: int | None = None
     snr: float | None = None
     spectrum_flags: int | None = None
+    unread_cards: str | None = None
 
 
 def find_files(paths: Iterable[Path], data_root: Path) -> list[Path]:
@@ -129,9 +126,6 @@ def spectra_of(file: Path, data_root: Path, wanted: Wanted) -> list[CatalogueEnt
         header = read_header(file)
     except (SpectrumError, MemoryError):
         return [plain]
-    if header.lost:
-        cards = printable(f"{plain.path} have values that cannot be read: {', '.join(header.lost)}")
-        logger.warning("action=register: cards of %s; they are left out.", cards)
     star = replace(
         plain,
         telescope=header.telescope or plain.telescope,
@@ -143,6 +137,7 @@ def spectra_of(file: Path, data_root: Path, wanted: Wanted) -> list[CatalogueEnt
         n_visits=len(header.visits),
         snr=header.snr,
         spectrum_flags=header.spectrum_flags,
+        unread_cards=" ".join(header.lost) or None,
     )
     coadd = [star] if wanted in ("coadd", "both") else []
     return coadd + (_visits(star, header) if wanted in ("visit", "both") else [])

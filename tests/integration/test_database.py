@@ -17,7 +17,7 @@ from sqlalchemy.exc import IntegrityError
 from producer.ledger.register import Registered, register
 from producer.sources.files import CatalogueEntry
 from worker.database import session as database_session
-from worker.database.session import opened, transaction, upgrade
+from worker.database.session import downgrade, opened, transaction, upgrade
 from worker.database.tables import AstroNN, Base, Job, JobState, Kind, Source, Spectrum
 from worker.errors import FatalError, TransientError
 from worker.flags import ResultFlag
@@ -139,6 +139,17 @@ def test_rows_without_a_name_of_their_weights_survive_the_way_down_and_up(engine
         rows = {row.task_pk: row.weights_name for row in session.scalars(select(AstroNN))}
         assert rows == {done: None, waiting: "own.pt"}
     assert names(engine) == {done: None, waiting: "own.pt"}
+
+
+def test_what_this_version_changed_is_taken_back_once(engine: Engine) -> None:
+    (job,) = registered(engine, 1).jobs
+    downgrade(engine)
+    assert "unread_cards" not in {each["name"] for each in inspect(engine).get_columns("spectrum")}
+    with pytest.raises(FatalError, match="not of this version"):
+        downgrade(engine)
+    upgrade(engine)
+    test_migrations_make_exactly_the_models(engine)
+    assert registered(engine, 1).open_jobs == [job]
 
 
 def migrate(engine: Engine, move: Callable[[Config, str], None], revision: str) -> None:

@@ -125,6 +125,25 @@ def upgrade(database: Engine) -> None:
         raise FatalError(f"The database cannot be opened: {reason}.") from error
 
 
+def downgrade(database: Engine) -> None:
+    """Take back the newest migration, for the version of the software before it.
+
+    Raises
+    ------
+    FatalError
+        The database is of another version than this one, or refuses.
+    """
+    try:
+        if not _is_current(database):
+            raise FatalError(
+                "The database is not of this version: only what this version added can be taken "
+                "back."
+            )
+        _migrate(database, "-1")
+    except DBAPIError as error:
+        raise FatalError(why_not(error)) from error
+
+
 def _is_current(database: Engine) -> bool:
     """Whether the newest migration has been applied; asked without the slow import of Alembic."""
     newest = max(path.name for path in (_MIGRATIONS / "versions").glob("[0-9]*.py"))
@@ -135,7 +154,7 @@ def _is_current(database: Engine) -> bool:
         return applied.all() == [newest.partition("_")[0]]
 
 
-def _migrate(database: Engine) -> None:
+def _migrate(database: Engine, revision: str = "head") -> None:
     from alembic import command
     from alembic.config import Config
     from alembic.util import CommandError
@@ -145,7 +164,8 @@ def _migrate(database: Engine) -> None:
     try:
         with database.execution_options(writes=True).begin() as connection:
             config.attributes["connection"] = connection
-            command.upgrade(config, "head")
+            move = command.upgrade if revision == "head" else command.downgrade
+            move(config, revision)
     except CommandError as error:
         raise FatalError(
             f"The database cannot be brought up to date ({error}); was it made by a newer "

@@ -94,6 +94,7 @@ class Spectrum(Base):
 
     ``path`` is relative to the data root, symbolic links followed; ``member`` is ``coadd`` or
     the visit's apVisit file name. ``file_version`` changes when the file is rewritten.
+    ``unread_cards`` are those of its header whose values are missing here, being damaged.
     """
 
     __tablename__ = "spectrum"
@@ -119,6 +120,7 @@ class Spectrum(Base):
     n_visits: Mapped[int | None] = mapped_column(Integer)
     snr: Mapped[float | None] = mapped_column(Double)
     spectrum_flags: Mapped[int | None] = mapped_column(BigInteger)
+    unread_cards: Mapped[str | None] = mapped_column(Text)
     created: Mapped[datetime] = mapped_column(UtcDateTime)
     modified: Mapped[datetime] = mapped_column(UtcDateTime)
 

@@ -68,6 +68,7 @@ def table_columns() -> list[TableColumn]:
         _column(Spectrum.n_visits, "i4", "Number of visits in a coadd"),
         _column(Spectrum.snr, "f4", "Signal-to-noise ratio as the reduction gives it"),
         _column(Spectrum.spectrum_flags, "i8", "STARFLAG of the coadd or FLAG of the visit"),
+        _column(Spectrum.unread_cards, "str", "Cards of the header that could not be read"),
         _column(Spectrum.path, "str", "File, relative to the data root"),
         _column(Spectrum.member, "str", "coadd, or the apVisit file of the visit"),
         _column(AstroNN.spectrum_pk, "i8", "Key of the spectrum"),
