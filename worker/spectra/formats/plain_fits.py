@@ -19,12 +19,12 @@ from typing import Any, BinaryIO, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-BLOCK = 2880
+from worker.spectra.formats.header_blocks import BLOCK, MOST_HDUS
+
 _CARD = 80
 #: In blocks. A thousand visits need fewer; what extensions say is kept, so they get less.
 _LONGEST_PRIMARY = 1000
 _LONGEST_EXTENSION = 20
-_MOST_HDUS = 100
 _MOST_AXES = 3
 
 
@@ -141,7 +141,7 @@ class PlainFits:
         self.header = _primary(block)
         self._extensions: list[tuple[int, _Extension]] = []
         end = len(block)
-        while end < size and len(self._extensions) < _MOST_HDUS:
+        while end < size and len(self) < MOST_HDUS:
             block = self._header_at(end, _LONGEST_EXTENSION)
             start, extension = end + len(block), _extension(block)
             self._extensions.append((start, extension))
