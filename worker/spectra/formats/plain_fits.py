@@ -41,6 +41,8 @@ _PRINTABLE = bytes(range(ord(" "), ord("~") + 1))
 _A_VALUE = re.compile(rb" *(?:'([^']*)'|([+-]?\d+(?:\.\d*)?(?:E[+-]?\d+)?)|([TF])|) *(?:/.*)?")
 #: Cards with a meaning of their own, or which change what the bytes of an image mean.
 _SPECIAL = {_padded(key) for key in ("END", "CONTINUE", "GROUPS", "BSCALE", "BZERO", "BLANK")}
+#: What astropy looks into in a primary header, beside its structure.
+_ASKED_FOR = ("CHECKSUM", "DATASUM", "EXTNAME", "EXTVER", "EXTLEVEL")
 _TYPES = {8: ">u1", 16: ">i2", 32: ">i4", 64: ">i8", -32: ">f4", -64: ">f8"}
 
 Value = str | int | float | bool | None
@@ -94,6 +96,11 @@ class PlainHeader:
         if number is not None:
             return int(number) if number.lstrip(b"+-").isdigit() else float(number)
         return None if logical is None else bool(logical == b"T")
+
+    def check(self) -> None:
+        """Look into every value: of which of them astropy asks is for it to say."""
+        for key in self._fields:
+            self.get(str(key, "ascii"))
 
     def integer(self, key: str) -> int:
         """A value that has to be a whole number."""
@@ -199,6 +206,8 @@ def _primary(block: bytes) -> PlainHeader:
         raise Unusual
     if "PCOUNT" in header or "GCOUNT" in header:
         raise Unusual
+    for key in _ASKED_FOR:
+        header.get(key)
     if header.get("SIMPLE") is not True or header.get("EXTEND") is not True:
         raise Unusual
     if header.integer("BITPIX") not in _TYPES or header.integer("NAXIS") != 0:
@@ -209,6 +218,7 @@ def _primary(block: bytes) -> PlainHeader:
 @lru_cache(maxsize=256)  # files of one kind and as many visits share their extensions' headers
 def _extension(block: bytes) -> _Extension:
     header = PlainHeader(block)
+    header.check()
     axes = [f"NAXIS{n}" for n in range(1, min(header.count("NAXIS"), _MOST_AXES) + 1)]
     if not header.begins_with("XTENSION", "BITPIX", "NAXIS", *axes, "PCOUNT", "GCOUNT"):
         raise Unusual
