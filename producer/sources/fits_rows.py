@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import gzip
+import io
 import warnings
 import zlib
 from collections.abc import Collection, Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
@@ -14,10 +15,13 @@ from astropy.io import fits
 from numpy.typing import NDArray
 
 from worker.errors import UsageError
+from worker.spectra.formats.gzip_stream import MAGIC, GzipStream
+from worker.spectra.formats.header_blocks import MOST_HDUS, HeaderBlocks
 
-_GZIP = b"\x1f\x8b"
 #: Bytes of the table that are read at a time.
 _BLOCK_BYTES = 8 << 20
+#: Bytes that are unpacked at a time, headers among them: to go back further unpacks all anew.
+_UNPACKED_BYTES = 1 << 20
 
 
 class FitsTable:
@@ -34,17 +38,17 @@ class FitsTable:
     def __init__(self, path: Path) -> None:
         self._path = path
         try:
-            with (
-                warnings.catch_warnings(action="ignore"),  # what matters is checked here
-                path.open("rb") as file,
-                fits.open(file, memmap=False) as hdus,
-            ):
-                table = next((hdu for hdu in hdus if isinstance(hdu, fits.BinTableHDU)), None)
-                if table is None:
+            with warnings.catch_warnings(action="ignore"), self._opened() as file:
+                # What matters is checked here. Not closed: that would read the file to its end.
+                hdus = fits.open(HeaderBlocks(file), memmap=False)
+                tables = (each for each in islice(hdus, MOST_HDUS) if _is_table(each))
+                if (table := next(tables, None)) is None:
                     raise UsageError(f"{path} holds no table.")
                 self._dtype: np.dtype[Any] = table.columns.dtype.newbyteorder(">")
                 if self._dtype.itemsize != table.header["NAXIS1"]:
                     raise UsageError(f"{path} holds a table whose columns do not fill its rows.")
+                if self._dtype.itemsize > _BLOCK_BYTES:
+                    raise UsageError(f"{path} holds a table whose rows are longer than 8 MiB.")
                 self._columns = {
                     column.name.lower(): column
                     for column in table.columns
@@ -97,9 +101,10 @@ class FitsTable:
         return [value + zero if value != column.null else None for value in values.tolist()]
 
     def _opened(self) -> BinaryIO:
-        with self._path.open("rb") as file:
-            packed = file.read(2) == _GZIP
-        return cast(BinaryIO, gzip.open(self._path) if packed else self._path.open("rb"))
+        file = self._path.open("rb")
+        if not file.peek(len(MAGIC)).startswith(MAGIC):
+            return file
+        return cast(BinaryIO, io.BufferedReader(GzipStream(file), _UNPACKED_BYTES))
 
     def _read(self, file: BinaryIO, first: int, rows: int) -> bytes:
         size = rows * self._dtype.itemsize
@@ -113,6 +118,10 @@ class FitsTable:
                 f"{first + len(content) // self._dtype.itemsize}."
             )
         return content
+
+
+def _is_table(hdu: Any) -> bool:
+    return isinstance(hdu, fits.BinTableHDU)
 
 
 def _text(value: bytes) -> str | None:

@@ -8,7 +8,6 @@ names came late.
 
 from __future__ import annotations
 
-import gzip
 import io
 import zlib
 from collections.abc import Callable, Sequence
@@ -23,10 +22,13 @@ from worker.errors import SpectrumError
 from worker.identity import COADD
 from worker.spectra.formats.apstar_readers import ERROR, FLUX, MASK, ApStarReader, Header, read_with
 from worker.spectra.formats.format import Format, SpectrumArrays, StarHeader
+from worker.spectra.formats.gzip_stream import MAGIC, GzipStream
 
 _VISITS_FROM_ROW = 2
 #: A thousand visits need less; what astropy makes of a longer file takes minutes and gigabytes.
 _LARGEST_FILE = 256 << 20
+_PIECE = 1 << 20
+_SIMPLE = b"SIMPLE  ="
 #: What every database holds in an integer.
 _LARGEST_INTEGER = 2**31
 
@@ -150,25 +152,32 @@ def _source(path: Path) -> tuple[BinaryIO, int]:
 
 
 def _looked_into(path: Path, source: BinaryIO) -> tuple[BinaryIO, int]:
-    start = source.read(10)
-    if start[:2] == b"\x1f\x8b":
+    size, start = _size(path, source), source.read(len(_SIMPLE))
+    if start.startswith(MAGIC):
         with source as packed:
-            source = io.BytesIO(_unpack(packed))
-        start = source.read(10)
-    size = source.seek(0, io.SEEK_END)
+            source = _unpacked(packed)
+        size, start = _size(path, source), source.read(len(_SIMPLE))
     source.seek(0)
-    if size > _LARGEST_FILE:
-        raise SpectrumError(f"{path.name} is larger than 256 MiB; it is no apStar file.")
-    if not start.startswith(b"SIMPLE  ="):
+    if start != _SIMPLE:
         raise SpectrumError(f"{path.name} {'is not a FITS file' if start else 'is empty'}.")
     return source, size
 
 
-def _unpack(packed: BinaryIO) -> bytes:
+def _size(path: Path, source: BinaryIO) -> int:
+    """The length of a file, at whose start it is then."""
+    size = source.seek(0, io.SEEK_END)
+    source.seek(0)
+    if size > _LARGEST_FILE:
+        raise SpectrumError(f"{path.name} is larger than 256 MiB; it is no apStar file.")
+    return size
+
+
+def _unpacked(packed: BinaryIO) -> BinaryIO:
     """What a .gz holds, or so much of it that it is too large."""
-    packed.seek(0)
-    with gzip.open(packed) as file:
-        return file.read(_LARGEST_FILE + 1)
+    content, stream = io.BytesIO(), GzipStream(packed)
+    while content.tell() <= _LARGEST_FILE and (piece := stream.read(_PIECE)):
+        content.write(piece)
+    return content
 
 
 def _visits(path: Path, file: ApStarReader) -> tuple[str, ...]:

@@ -7,11 +7,9 @@ alone.
 
 from __future__ import annotations
 
-import re
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from functools import partial
 from math import prod
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol, TypeVar
@@ -21,13 +19,12 @@ from astropy.io import fits
 from numpy.typing import NDArray
 
 from worker.errors import SpectrumError, StreamError
-from worker.spectra.formats.plain_fits import BLOCK, PlainFits, Unusual
+from worker.spectra.formats.header_blocks import ABSURD_SIZES, BLOCK, MOST_HDUS, HeaderBlocks
+from worker.spectra.formats.plain_fits import PlainFits, Unusual
 from worker.spectra.pixels import N_APSTAR
 
 _IMAGES = FLUX, ERROR, MASK = 1, 2, 3
 _LEAST_HDUS = 10
-_ABSURD = "HDU sizes make no sense"
-_ABSURD_AXES = re.compile(rb"NAXIS *= *\+?\d{4}")
 
 T = TypeVar("T")
 
@@ -129,28 +126,19 @@ def _judged(path: Path, source: BinaryIO, size: int) -> Iterator[fits.HDUList]:
         # astropy warns about what is checked here, and about harmless header cards.
         warnings.simplefilter("ignore")
         try:
-            if _has_absurd_axes(source):
-                raise SpectrumError(f"{path.name} has a damaged header: {_ABSURD}.")
             source.seek(0)
             # An image that is packed in a table may unpack to any size; apStar files have none.
             options = {"memmap": False, "disable_image_compression": True}
-            with fits.open(source, **options) as hdus:
-                _check(path, hdus, size)
-                yield hdus
+            # Not closed: that would read all HDUs, which the check may have stopped.
+            hdus = fits.open(HeaderBlocks(source), **options)
+            _check(path, hdus, size)
+            yield hdus
         except (StreamError, MemoryError):
             raise
         except Exception as error:  # astropy raises anything on damaged files
             raise SpectrumError(
                 f"{path.name} cannot be read as FITS ({error}); it is damaged or incomplete."
             ) from error
-
-
-def _has_absurd_axes(source: BinaryIO) -> bool:
-    """Whether a card names more axes than the standard's 999: astropy would count them all."""
-    source.seek(0)
-    # Chunks of whole blocks: no card lies in two of them.
-    chunks = iter(partial(source.read, BLOCK << 10), b"")
-    return any(_ABSURD_AXES.search(chunk.upper()) for chunk in chunks)
 
 
 def _check(path: Path, hdus: fits.HDUList, size: int) -> None:
@@ -198,9 +186,13 @@ def _end_of_data(path: Path, hdus: fits.HDUList) -> int:
     astropy would read the same HDUs for ever.
     """
     end = 0
-    for hdu in hdus:
+    for number, hdu in enumerate(hdus):
+        if number >= MOST_HDUS:
+            raise SpectrumError(
+                f"{path.name} has more than {MOST_HDUS} HDUs: it is no apStar file."
+            )
         info = hdu.fileinfo()
         if info["hdrLoc"] < end or info["datSpan"] < 0:
-            raise SpectrumError(f"{path.name} has a damaged header: {_ABSURD}.")
+            raise SpectrumError(f"{path.name} has a damaged header: {ABSURD_SIZES}.")
         end = info["datLoc"] + info["datSpan"]
     return end

@@ -19,12 +19,12 @@ from typing import Any, BinaryIO, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-BLOCK = 2880
+from worker.spectra.formats.header_blocks import BLOCK, MOST_HDUS
+
 _CARD = 80
 #: In blocks. A thousand visits need fewer; what extensions say is kept, so they get less.
 _LONGEST_PRIMARY = 1000
 _LONGEST_EXTENSION = 20
-_MOST_HDUS = 100
 _MOST_AXES = 3
 
 
@@ -41,6 +41,8 @@ _PRINTABLE = bytes(range(ord(" "), ord("~") + 1))
 _A_VALUE = re.compile(rb" *(?:'([^']*)'|([+-]?\d+(?:\.\d*)?(?:E[+-]?\d+)?)|([TF])|) *(?:/.*)?")
 #: Cards with a meaning of their own, or which change what the bytes of an image mean.
 _SPECIAL = {_padded(key) for key in ("END", "CONTINUE", "GROUPS", "BSCALE", "BZERO", "BLANK")}
+#: What astropy looks into in a primary header, beside its structure.
+_ASKED_FOR = ("CHECKSUM", "DATASUM", "EXTNAME", "EXTVER", "EXTLEVEL")
 _TYPES = {8: ">u1", 16: ">i2", 32: ">i4", 64: ">i8", -32: ">f4", -64: ">f8"}
 
 Value = str | int | float | bool | None
@@ -95,6 +97,11 @@ class PlainHeader:
             return int(number) if number.lstrip(b"+-").isdigit() else float(number)
         return None if logical is None else bool(logical == b"T")
 
+    def check(self) -> None:
+        """Look into every value: of which of them astropy asks is for it to say."""
+        for key in self._fields:
+            self.get(str(key, "ascii"))
+
     def integer(self, key: str) -> int:
         """A value that has to be a whole number."""
         value = self.get(key)
@@ -141,7 +148,7 @@ class PlainFits:
         self.header = _primary(block)
         self._extensions: list[tuple[int, _Extension]] = []
         end = len(block)
-        while end < size and len(self._extensions) < _MOST_HDUS:
+        while end < size and len(self) < MOST_HDUS:
             block = self._header_at(end, _LONGEST_EXTENSION)
             start, extension = end + len(block), _extension(block)
             self._extensions.append((start, extension))
@@ -199,6 +206,8 @@ def _primary(block: bytes) -> PlainHeader:
         raise Unusual
     if "PCOUNT" in header or "GCOUNT" in header:
         raise Unusual
+    for key in _ASKED_FOR:
+        header.get(key)
     if header.get("SIMPLE") is not True or header.get("EXTEND") is not True:
         raise Unusual
     if header.integer("BITPIX") not in _TYPES or header.integer("NAXIS") != 0:
@@ -209,6 +218,7 @@ def _primary(block: bytes) -> PlainHeader:
 @lru_cache(maxsize=256)  # files of one kind and as many visits share their extensions' headers
 def _extension(block: bytes) -> _Extension:
     header = PlainHeader(block)
+    header.check()
     axes = [f"NAXIS{n}" for n in range(1, min(header.count("NAXIS"), _MOST_AXES) + 1)]
     if not header.begins_with("XTENSION", "BITPIX", "NAXIS", *axes, "PCOUNT", "GCOUNT"):
         raise Unusual

@@ -146,3 +146,19 @@ def test_a_gz_that_unpacks_to_too_much_fails(root: Path, monkeypatch: pytest.Mon
     assert load(root, "good.fits.gz").failures == ()
     (root / "bomb.fits.gz").write_bytes(gzip.compress(content + bytes(1)))
     assert "larger than" in assert_fails(root, "bomb.fits.gz")
+
+
+def test_a_gz_with_zeros_behind_it_is_read(root: Path) -> None:
+    content = gzip.compress((root / GOOD).read_bytes())
+    (root / "padded.fits.gz").write_bytes(content + bytes(64 << 20))
+    with watchdog():
+        loaded = load_spectra([Place("padded.fits.gz", "coadd")], root)
+    np.testing.assert_array_equal(loaded.flux, load(root, GOOD).flux)
+
+
+def test_a_gz_that_is_too_large_is_not_unpacked(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (root / "large.fits.gz").write_bytes(gzip.compress((root / GOOD).read_bytes()) + bytes(999_999))
+    monkeypatch.setattr(apstar, "_LARGEST_FILE", 999_999)
+    assert "larger than" in assert_fails(root, "large.fits.gz")

@@ -23,6 +23,8 @@ from worker.spectra.formats.apstar import read_header, read_spectra
 Damage = Callable[[bytes], bytes]
 T = TypeVar("T")
 
+CARD = 80
+
 
 @contextmanager
 def watchdog(seconds: float = 5) -> Iterator[None]:
@@ -101,6 +103,19 @@ def flipped_in_gz(content: bytes) -> bytes:
     return content[:50_000] + bytes([content[50_000] ^ 0xFF]) + content[50_001:]
 
 
+def many_hdus(content: bytes) -> bytes:
+    """The HDUs of a whole file, and 5,000 without data."""
+    cards = ("XTENSION= 'IMAGE   '", "BITPIX  = 8", "NAXIS   = 0", "PCOUNT  = 0", "GCOUNT  = 1")
+    header = "".join(card.ljust(CARD) for card in (*cards, "END")).ljust(2880).encode()
+    return content + header * 5000
+
+
+def long_header(content: bytes) -> bytes:
+    """So many comments that astropy would take gigabytes."""
+    start = content.index(b"END" + b" " * 77)
+    return content[:start] + b"COMMENT ".ljust(CARD) * 36 * 40_000 + content[start:]
+
+
 DAMAGES: dict[str, tuple[Damage, str]] = {
     "empty": (lambda _: b"", "is empty"),
     "text": (lambda _: b"no spectrum\n" * 999, "is not a FITS file"),
@@ -114,6 +129,18 @@ DAMAGES: dict[str, tuple[Damage, str]] = {
     "cut by a block": (lambda content: content[:-2880], "incomplete"),
     "start of one more HDU": (lambda content: content + b"XTENSION= 'IMAGE   '", "incomplete"),
     "zeros from the flux on": (lambda all_: all_[:40_000] + bytes(len(all_) - 40_000), "HDUs"),
+    "many HDUs": (many_hdus, "has more than 100 HDUs"),
+    "many HDUs in a gz": (packed(many_hdus), "has more than 100 HDUs"),
+    "long header": (packed(long_header), "its headers are longer than 4000 blocks"),
+    "zeros behind": (lambda content: content + bytes(64 << 20), "damaged or incomplete"),
+    "zeros behind in a gz": (
+        packed(lambda content: content + bytes(64 << 20)),
+        "damaged or incomplete",
+    ),
+    "many axes": (
+        replaced(b"NAXIS   =                    2", b"NAXIS   =           9999999999", 1),
+        "HDU sizes make no sense",
+    ),
     "cut gz": (lambda content: packed(bytes)(content)[:-5000], "cannot be read"),
     "cut gz checksum": (lambda content: packed(bytes)(content)[:-3], "cannot be read"),
     "corrupted gz": (flipped_in_gz, "cannot be read"),
@@ -229,7 +256,6 @@ def test_absurd_number_of_visits_costs_neither_time_nor_the_process(
 
 # Random damage
 
-CARD = 80
 #: Damage to a byte of a header card, and to any byte of the file.
 in_card = st.tuples(st.integers(0, 9), st.integers(0, 35), st.integers(0, CARD - 1))
 anywhere = st.floats(0, 1, exclude_max=True)
