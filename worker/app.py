@@ -27,7 +27,7 @@ from worker.messages import (
 )
 from worker.queues import QUEUES, STAGES, Lane, Stage, lane_queue
 from worker.settings import Settings, get_settings
-from worker.transport.patience import sent, wait_or_give_up
+from worker.transport.patience import TRIES, sent
 from worker.transport.refusal import why_away
 from worker.transport.task_text import task_text
 
@@ -51,13 +51,7 @@ def _celery_settings() -> dict[str, Any]:
         "task_retry_on_worker_lost": True,
         "task_default_queue": "load.bulk",
         "task_create_missing_queues": True,
-        "task_publish_retry_policy": {
-            "max_retries": None,
-            "interval_start": 0.1,
-            "interval_step": 0.5,
-            "interval_max": 3.0,
-            "errback": wait_or_give_up,
-        },
+        "task_publish_retry_policy": TRIES,
         "task_send_sent_event": True,
         "worker_send_task_events": True,
         "worker_prefetch_multiplier": 1,

@@ -44,7 +44,7 @@ def has_failed() -> bool:
     return bool(_PAGE[_FAILED])
 
 
-def wait_or_give_up(error: Exception, _: float) -> None:
+def wait_or_give_up(error: Exception, _interval: float) -> None:
     """Called by kombu each time that Redis did not take a message, before it waits.
 
     Raises
@@ -61,3 +61,15 @@ def wait_or_give_up(error: Exception, _: float) -> None:
 def sent() -> None:
     """Redis took a message."""
     _outage.end()
+
+
+#: How kombu tries again to send, in seconds from one try to the next.
+TRIES: dict[str, Any] = {
+    "max_retries": None,
+    "interval_start": 0.1,
+    "interval_step": 0.5,
+    "interval_max": 3.0,
+    "errback": wait_or_give_up,
+}
+#: Also where a message finds no connection, for which kombu otherwise has four seconds.
+CONNECTING = {**TRIES, "connect_retries_timeout": None}
