@@ -29,6 +29,8 @@ from worker.messages import (
 )
 from worker.queues import QUEUES, STAGES, Lane, Stage, lane_queue
 from worker.settings import Settings, get_settings
+from worker.transport.patience import TRIES, sent
+from worker.transport.refusal import why_away
 from worker.transport.task_text import task_text
 
 #: Seconds after which Redis hands a message that a dead worker held to another one.
@@ -48,12 +50,7 @@ def _celery_settings() -> dict[str, Any]:
         "task_retry_on_worker_lost": True,
         "task_default_queue": "load.bulk",
         "task_create_missing_queues": True,
-        "task_publish_retry_policy": {
-            "max_retries": None,
-            "interval_start": 0.1,
-            "interval_step": 0.5,
-            "interval_max": 3.0,
-        },
+        "task_publish_retry_policy": TRIES,
         "task_send_sent_event": True,
         "worker_send_task_events": True,
         "worker_prefetch_multiplier": 1,
@@ -70,6 +67,7 @@ def _celery_settings() -> dict[str, Any]:
             "queue_order_strategy": "priority",
             "socket_keepalive": True,
             "socket_timeout": 30,
+            "socket_connect_timeout": 5,
             "health_check_interval": 25,
         },
     }
@@ -112,7 +110,7 @@ def publish(
     Raises
     ------
     TransientError
-        The broker does not answer.
+        The broker does not answer or refuses; where that is waited for, this worker is to stop.
     """
     task, queue = _route(message, lane)
     try:
@@ -124,7 +122,8 @@ def publish(
             retry=patient,
         )
     except OperationalError as error:
-        raise TransientError(f"The broker does not answer: {error}") from error
+        raise TransientError(why_away("The broker", error.__cause__ or error)) from error
+    sent()
 
 
 def _route(message: AnyMessage, urgency: Lane) -> tuple[str, str]:

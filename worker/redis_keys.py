@@ -10,6 +10,8 @@ _OURS = "astronn-stream:"
 BROKER = f"{_OURS}broker"
 #: That a dispatcher looks after this Redis.
 DISPATCHER = f"{_OURS}dispatcher"
+#: What is never written, but would be if Redis took writes.
+PROBE = f"{_OURS}probe"
 #: The weights that the stack serves.
 WEIGHTS = f"{_OURS}weights"
 #: What lay in the queues and was no message.

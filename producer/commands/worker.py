@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import re
 from importlib import import_module
 from typing import Annotated
@@ -43,23 +42,30 @@ def worker(
         # The last line of a worker's log is what the local stack shows.
         tell_error(error)
         raise typer.Exit(EXIT_MISCONFIGURED) from error
-    from celery.app.trace import LOG_RECEIVED, LOG_REJECTED, LOG_RETRY
+    from worker.app import worker_arguments
 
-    from worker.app import app, task_module, worker_arguments
+    raise typer.Exit(_serve(stage, worker_arguments(stage, lane, name)))
+
+
+def _serve(stage: Stage, arguments: list[str]) -> int:
+    """Serve until told to stop; the exit status, 0 only then."""
+    from celery.bin.celery import celery
+    from celery.signals import worker_shutting_down
+
+    from worker.app import app, task_module
+    from worker.stages.celery_log import tell_once
+    from worker.transport.patience import CONNECTING, has_failed, stop_waiting
 
     # No other stage's, which would only cost time; and not by Celery, which would look for
     # whatever that module imports in the current folder first.
     import_module(task_module(stage))
     app.conf.include = ()
-    # The tasks tell an outage once; Celery would tell it of each message, again and again.
-    told = {LOG_RECEIVED, LOG_RETRY, LOG_REJECTED}
-    for logs in ("celery.app.trace", "celery.worker.strategy"):
-        logging.getLogger(logs).addFilter(lambda record: record.msg not in told)
-    # Celery tells of each lost connection in one line, and then of what Celery 6 will do of it.
-    logging.getLogger("py.warnings").addFilter(
-        lambda record: "CPendingDeprecationWarning" not in record.getMessage()
-    )
-    app.worker_main(worker_arguments(stage, lane, name))
+    app.conf.broker_transport_options |= CONNECTING
+    tell_once()
+    worker_shutting_down.connect(stop_waiting)
+    celery.params[0].default = app  # app.worker_main does the same, and loses the status
+    status = celery.main(args=arguments, standalone_mode=False)
+    return status or int(has_failed())
 
 
 def _prepare(stage: Stage) -> None:

@@ -28,6 +28,7 @@ from worker.settings import PREFIX, Settings
 from worker.starter import STARTER_NAME, is_starter
 from worker.transport.broker import UNACKED, dispatcher_version
 from worker.transport.client import broker_client
+from worker.transport.refusal import REDIS_ERRORS, check_writes, is_away, why_away
 from worker.transport.served_weights import served_weights
 from worker.transport.set_aside import number_set_aside
 from worker.transport.vitals import (
@@ -92,6 +93,8 @@ class Status(BaseModel):
     ----------
     problems
         What is down or stands still, a sentence each; empty when all is well.
+    redis
+        Redis answers and takes writes; without that nobody can say that he lives.
     queues, marks
         Messages in each queue, and at how many loaders pause.
     taken
@@ -196,6 +199,7 @@ def _look_at_redis(settings: Settings, status: Status) -> Iterator[str]:
             status.queues = {name: client.llen(name) for name in ALL_QUEUES}
             status.taken = client.hlen(UNACKED)
             status.set_aside = number_set_aside(client)
+            check_writes(client)  # or nobody could have said that they live
             status.dispatcher_version = dispatcher_version(client)
             status.dispatcher = status.dispatcher_version is not None
             status.workers = {
@@ -204,14 +208,21 @@ def _look_at_redis(settings: Settings, status: Status) -> Iterator[str]:
             status.strangers = strangers_counted(client)
             status.spectra = dict.fromkeys(TASKS, 0) | served_spectra(client)
             status.spectra_per_second = {task: rate(client, task) for task in TASKS}
-        except (redis.ConnectionError, redis.TimeoutError, TransientError):
-            yield "Redis does not answer; is a stack up?"
+        except (*REDIS_ERRORS, TransientError) as error:
+            yield _why_not_redis(client, error.__cause__ or error)
             return
     status.redis = True
     status.open_by_weights = dict.fromkeys(served, 0)
     if served:
         status.weights = served[0]
         status.weights_name = STARTER_NAME if is_starter(served[0]) else served[0][:12]
+
+
+def _why_not_redis(client: redis.Redis, error: BaseException) -> str:
+    if is_away(error):
+        return "Redis does not answer; is a stack up?"
+    where = client.connection_pool.connection_kwargs
+    return why_away(f"Redis at {where.get('path') or '{host}:{port}'.format(**where)}", error)
 
 
 def _look_at_database(settings: Settings, status: Status) -> Iterator[str]:

@@ -7,12 +7,10 @@ import random
 import sys
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from functools import wraps
 from typing import Any, TypeVar
 
 from celery.exceptions import Reject
-from kombu.exceptions import OperationalError
 
 from worker.app import app, publish
 from worker.errors import BusyError, FatalError, StreamError, TransientError, YieldError
@@ -33,6 +31,7 @@ from worker.outage import Outage
 from worker.stages.heartbeat import count
 from worker.stages.process import Process, this_process
 from worker.transport.envelope import serve
+from worker.transport.patience import end_worker, is_stopping
 
 logger = logging.getLogger(__name__)
 
@@ -80,8 +79,7 @@ def task(
                 said = _attempt(name, function, parsed)
             except FatalError as error:
                 logger.critical("action=%s: this worker stops: %s", name, error)
-                with suppress(OperationalError):
-                    self.app.control.shutdown(destination=[self.request.hostname])
+                end_worker()
                 raise Reject(str(error), requeue=True) from error
             except YieldError as error:
                 raise Reject(str(error), requeue=True) from error
@@ -141,6 +139,8 @@ def _attempt(name: str, function: Callable[[_M, Process], _Said], message: _M) -
 
 def _try_again(task: Any, message: Message, error: TransientError) -> None:
     """Send the message once more, to be served in a while; or give it back where Redis refuses."""
+    if is_stopping():
+        raise Reject(str(error), requeue=True) from error
     try:
         _tell_ledger(message, error, task.request.retries)
         task.retry(
@@ -150,7 +150,8 @@ def _try_again(task: Any, message: Message, error: TransientError) -> None:
             argsrepr=task.request.argsrepr,
         )
     except (TransientError, Reject) as refusal:
-        time.sleep(_REFUSED_SECONDS)
+        if not is_stopping():
+            time.sleep(_REFUSED_SECONDS)
         raise Reject(str(refusal), requeue=True) from error
 
 

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 import redis
 
 from worker.errors import TransientError
+from worker.transport.refusal import REDIS_ERRORS, why_away
 
 
 def connect(url: str) -> redis.Redis:
@@ -24,6 +25,5 @@ def reachable(what: str) -> Iterator[None]:
     """Turn the failures of Redis into ``TransientError``: all of them may pass."""
     try:
         yield
-    except (redis.ConnectionError, redis.TimeoutError, redis.ResponseError) as error:
-        # ResponseError: out of memory, still loading, a replica.
-        raise TransientError(f"{what} does not answer: {str(error).rstrip('.')}.") from error
+    except REDIS_ERRORS as error:
+        raise TransientError(why_away(what, error)) from error

@@ -9,11 +9,13 @@ from __future__ import annotations
 import logging
 from typing import Any
 
+import redis
 from kombu.transport import redis as kombu_redis
 
 from worker.errors import TransientError
 from worker.queues import ALL_QUEUES
 from worker.transport.envelope import NoMessageError, unwrapped
+from worker.transport.refusal import REDIS_ERRORS, check_writes
 from worker.transport.set_aside import SetAside, set_aside
 
 logger = logging.getLogger(__name__)
@@ -57,6 +59,25 @@ class Channel(kombu_redis.Channel):
 
 
 class Transport(kombu_redis.Transport):
-    """kombu's Redis with the gate."""
+    """kombu's Redis with the gate; one that refuses is waited for like one that is away.
+
+    Celery ends a worker over an answer that kombu does not count as a lost connection, and
+    publishing gives up. So all of Redis' errors count, and there is no connection before Redis
+    takes writes: a message that is taken from a full one could not even be noted as held.
+    """
 
     Channel = Channel
+    connection_errors = (*kombu_redis.Transport.connection_errors, redis.ResponseError)
+    recoverable_connection_errors = connection_errors
+
+    def establish_connection(self) -> Any:
+        """Connect, once Redis takes writes; otherwise what it says is raised."""
+        connection = super().establish_connection()  # type: ignore[no-untyped-call]
+        channel = self._avail_channels[-1]
+        try:
+            with channel.conn_or_acquire() as client:
+                check_writes(client)
+        except REDIS_ERRORS:
+            self.close_connection(connection)  # type: ignore[no-untyped-call]
+            raise
+        return connection
