@@ -9,11 +9,12 @@ import numpy as np
 import typer
 from rich.table import Table
 
-from producer.commands.options import ResultsTable, ResultsTag, ResultsWeights, configured_database
+from producer.commands.options import ResultsTable, ResultsTag, ResultsWeights
 from producer.commands.screen import console, progress_bar, say, telling_interruption
 from worker.atomic_file import replacing
 from worker.errors import UsageError
 from worker.labels import LABELS
+from worker.settings import get_settings
 from worker.text import counted
 from worker.version import __version__
 
@@ -89,11 +90,11 @@ def _read(
         read_results_table,
         result_sets,
     )
-    from worker.database.session import opened
+    from worker.database.session import existing
 
     if table is not None:
         return read_results_table(table, weights, tag, seed)
-    with opened(configured_database()) as database:
+    with existing(get_settings().database_url) as database:
         chosen = choose_set(result_sets(database), weights, tag)
         return chosen, read_database(database, chosen, seed)
 
