@@ -12,6 +12,7 @@ from astropy.io import fits
 from numpy.typing import NDArray
 
 from worker.array_types import Floats
+from worker.file_names import name_on_disk
 from worker.identity import COADD, Place
 from worker.spectra.oracle import astronn_apogee
 from worker.spectra.pixels import cut_gaps
@@ -23,7 +24,7 @@ def row_by_row(folder: Path, spectra: Sequence[Place], coadd_mask: str) -> NDArr
     """The plain way: for every spectrum its file is opened. Gives ``(n, 7514)``."""
     rows = []
     for spectrum in spectra:
-        with fits.open(folder / spectrum.path, memmap=False) as hdus:
+        with fits.open(folder / name_on_disk(spectrum.path), memmap=False) as hdus:
             rows.append(_normalised(hdus, spectrum.member, coadd_mask))
     return np.stack(rows).astype(np.float32)
 
@@ -32,7 +33,7 @@ def file_by_file(folder: Path, spectra: Sequence[Place], coadd_mask: str) -> NDA
     """A kinder plain way: every file is opened once. Gives ``(n, 7514)``."""
     rows = []
     for path, members in groupby(spectra, key=lambda spectrum: spectrum.path):
-        with fits.open(folder / path, memmap=False) as hdus:
+        with fits.open(folder / name_on_disk(path), memmap=False) as hdus:
             rows += [_normalised(hdus, each.member, coadd_mask) for each in members]
     return np.stack(rows).astype(np.float32)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal
@@ -14,6 +15,7 @@ from producer.simulation.observation import Layout
 from producer.simulation.survey import Survey, write_survey
 from producer.simulation.truth import Truth
 from producer.sources.files import find_files, spectra_of
+from worker.file_names import name_on_disk
 from worker.identity import Place
 from worker.spectra.pixels import N_APSTAR, N_PIXELS
 
@@ -59,14 +61,14 @@ def places(root: Path) -> list[Place]:
 
 def files_of(root: Path, spectra: Sequence[Place]) -> list[Path]:
     """The files that hold spectra, each once."""
-    return [root / path for path in dict.fromkeys(each.path for each in spectra)]
+    return [root / name_on_disk(path) for path in dict.fromkeys(each.path for each in spectra)]
 
 
 def bytes_per_spectrum(root: Path, spectra: Sequence[Place]) -> float:
     """Of the rows of flux, error and mask in the files."""
-    sizes: dict[str, int] = {}
-    for file in files_of(root, spectra):
-        with fits.open(file, memmap=False) as hdus:
-            bits = sum(abs(hdus[number].header["BITPIX"]) for number in (1, 2, 3))
-        sizes[str(file.relative_to(root))] = N_APSTAR * bits // 8
-    return sum(sizes[each.path] for each in spectra) / len(spectra)
+    size = 0
+    for path, number in Counter(each.path for each in spectra).items():
+        with fits.open(root / name_on_disk(path), memmap=False) as hdus:
+            bits = sum(abs(hdus[image].header["BITPIX"]) for image in (1, 2, 3))
+        size += number * N_APSTAR * bits // 8
+    return size / len(spectra)

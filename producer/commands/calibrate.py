@@ -9,11 +9,12 @@ import numpy as np
 import typer
 from rich.table import Table
 
-from producer.commands.options import ResultsTable, ResultsTag, ResultsWeights, configured_database
+from producer.commands.options import ResultsTable, ResultsTag, ResultsWeights
 from producer.commands.screen import console, progress_bar, say, telling_interruption
-from worker.atomic_file import replacing
+from worker.atomic_file import check_folder, check_place, replacing
 from worker.errors import UsageError
 from worker.labels import LABELS
+from worker.settings import get_settings
 from worker.text import counted
 from worker.version import __version__
 
@@ -57,7 +58,7 @@ def calibrate(
     scale and an offset are fitted with which the differences are as large as the uncertainties
     say. The file is for `--corrections`, and for `recalibrate`.
     """
-    _check_outputs(out, pickle)
+    _check_outputs(out, pickle, report)
     with telling_interruption("nothing was written"):
         chosen, visits = _read(table, weights, tag, seed)
         about, labels, pulls = _calibrate(chosen, visits, times=bootstrap, seed=seed, by_snr=by_snr)
@@ -70,14 +71,15 @@ def calibrate(
     _tell_outputs(out, pickle, page, by_snr=by_snr)
 
 
-def _check_outputs(out: Path, pickle: Path | None) -> None:
+def _check_outputs(out: Path, pickle: Path | None, report: Path | None) -> None:
     for option, path, ending in (("--out", out, ".json"), ("--pickle", pickle, ".pkl")):
         if path is None:
             continue
         if path.suffix != ending:
             raise UsageError(f"{option} {path}: it is written as a {ending} file.")
-        if path.is_dir() or not path.absolute().parent.is_dir():
-            raise UsageError(f"{option} {path}: it is a folder, or its folder is missing.")
+        check_place(path)
+    if report is not None:
+        check_folder(report)
 
 
 def _read(
@@ -89,11 +91,11 @@ def _read(
         read_results_table,
         result_sets,
     )
-    from worker.database.session import opened
+    from worker.database.session import existing
 
     if table is not None:
         return read_results_table(table, weights, tag, seed)
-    with opened(configured_database()) as database:
+    with existing(get_settings().database_url) as database:
         chosen = choose_set(result_sets(database), weights, tag)
         return chosen, read_database(database, chosen, seed)
 

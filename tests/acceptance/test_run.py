@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import signal
@@ -243,7 +244,8 @@ def real_good_and_bad(place: Workplace) -> Path:
 def fill(folder: Path, spectra: Path, visit: Path) -> Path:
     folder.mkdir()
     good, other = sorted(spectra.iterdir())[:2]
-    shutil.copy(good, folder)
+    # The name of the good one is no UTF-8.
+    shutil.copy(good, folder / os.fsdecode(b"apStar-dr17-2M\xff\xfe.fits"))
     shutil.copy(visit, folder)
     (folder / other.name).write_bytes(other.read_bytes()[:150_000])
     (folder / "text.fits").write_text("not FITS at all\n")
@@ -269,7 +271,7 @@ def test_bad_files_get_one_reason_each_and_the_good_one_its_labels(
 ) -> None:
     folder = request.getfixturevalue(files)
     output = place.run("run", folder, "--model", own_weights, *mode)
-    good, short = sorted(folder.glob("apStar-*"))
+    short, good = sorted(folder.glob("apStar-*"), key=lambda file: file.stat().st_size)
     assert f"{1 + fits.getheader(good)['NVISITS']} with labels, 4 without" in output
     table = place.table()
     failed = table[table["flag_no_result"]]
@@ -281,7 +283,9 @@ def test_bad_files_get_one_reason_each_and_the_good_one_its_labels(
         assert output.count(reason) == 1
     assert failed["teff"].mask.all()  # astropy reads NaN as masked
     assert (failed["result_flags"] == 2**11).all()
-    assert np.isfinite(table[~table["flag_no_result"]]["teff"]).all()
+    labelled = table[~table["flag_no_result"]]
+    assert np.isfinite(labelled["teff"]).all()
+    assert all(path.endswith(r"/apStar-dr17-2M\udcff\udcfe.fits") for path in labelled["path"])
 
 
 @pytest.mark.parametrize(

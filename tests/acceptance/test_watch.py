@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import signal
 import time
@@ -31,6 +32,7 @@ def test_what_arrives_comes_out_as_rows(tmp_path: Path, starter_weights: Path) -
         for n in (1, 2)
     }
     (data / "apStar-1.3-apo25m-before.fits").write_bytes(whole[1])
+    no_utf8 = os.fsdecode(b"apStar-1.3-apo25m-2M\xff\xfe.fits")
     log = place.temporary / "watch.log"
     watch = place.start("watch", data, log=log)  # it waits for the stack
     wait_for(lambda: place.count("SELECT count(*) FROM job") == 2, "the file of before")
@@ -40,7 +42,7 @@ def test_what_arrives_comes_out_as_rows(tmp_path: Path, starter_weights: Path) -
         write_slowly(data / "apStar-1.3-apo25m-slow.fits", whole[2])
         hidden = data / ".apStar-1.3-apo25m-renamed.fits.Ab12Cd"
         hidden.write_bytes(whole[1])
-        hidden.rename(data / "apStar-1.3-apo25m-renamed.fits")
+        hidden.rename(data / no_utf8)
         (data / "apStar-1.3-apo25m-part.fits.part").write_bytes(whole[1][:5000])
         moved = tmp_path / "12345"
         moved.mkdir()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from sqlalchemy.exc import (
 )
 from sqlalchemy.orm import Session
 
+from worker.database.frozen import frozen_url, is_frozen, staying_frozen
 from worker.errors import FatalError, TransientError, UsageError
 from worker.outage import Outage
 
@@ -122,7 +123,8 @@ def upgrade(database: Engine) -> None:
         away = database.dialect.name != "sqlite" or "locked" in reason
         if away and isinstance(error, OperationalError):
             raise TransientError(f"The database does not answer: {reason}.") from error
-        raise FatalError(f"The database cannot be opened: {reason}.") from error
+        file = f" {_file_of(database)}" if database.dialect.name == "sqlite" else ""
+        raise FatalError(f"The database{file} cannot be opened: {reason}.") from error
 
 
 def downgrade(database: Engine) -> None:
@@ -174,9 +176,45 @@ def _migrate(database: Engine, revision: str = "head") -> None:
 
 
 def exists(url: str) -> bool:
-    """Whether there is a database to read; asking must not make a SQLite file."""
+    """Whether there is a database to read; asking must not make a SQLite file.
+
+    Raises
+    ------
+    FatalError
+        The folder of a SQLite file cannot be entered.
+    """
     database = open_database(url)
-    return database.dialect.name != "sqlite" or Path(database.url.database or "").exists()
+    try:
+        return database.dialect.name != "sqlite" or _file_of(database).exists()
+    except PermissionError as error:
+        raise FatalError(f"The database cannot be opened: {error.strerror}.") from error
+
+
+def _file_of(database: Engine) -> Path:
+    return Path(database.url.database or "")
+
+
+@contextmanager
+def opened_to_read(url: str) -> Iterator[Engine]:
+    """A database as it is, its connections closed at the end.
+
+    Of SQLite also one beside which nothing can be written.
+
+    Raises
+    ------
+    FatalError
+        As :func:`open_database`; or such a file cannot be read there, or was written meanwhile.
+    """
+    database = open_database(url)
+    file = _file_of(database)
+    frozen = database.dialect.name == "sqlite" and is_frozen(file)
+    if frozen:
+        database = create_engine(frozen_url(file))
+    try:
+        with staying_frozen(file) if frozen else nullcontext():
+            yield database
+    finally:
+        database.dispose()
 
 
 def check_exists(url: str) -> None:
@@ -200,18 +238,16 @@ def existing(url: str) -> Iterator[Engine]:
     UsageError
         There is none.
     FatalError
-        The file is no database, or is damaged.
+        The file is no database, is damaged, or cannot be read where it lies.
     """
     check_exists(url)
-    database = open_database(url)
-    try:
-        yield database
-    except DatabaseError as error:
-        if type(error) is not DatabaseError:  # its kinds, such as refused values, are others'
-            raise
-        raise FatalError(f"The database cannot be read: {error.orig}.") from error
-    finally:
-        database.dispose()
+    with opened_to_read(url) as database:
+        try:
+            yield database
+        except DatabaseError as error:
+            if type(error) is not DatabaseError:  # its kinds, such as refused values, are others'
+                raise
+            raise FatalError(f"The database cannot be read: {error.orig}.") from error
 
 
 @contextmanager

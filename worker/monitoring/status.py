@@ -18,10 +18,10 @@ from pydantic import BaseModel, ValidationError
 from sqlalchemy import Connection, func, select, text
 from sqlalchemy.exc import DBAPIError
 
-from worker.database.session import exists, open_database, why_not
+from worker.database.session import exists, opened_to_read, why_not
 from worker.database.tables import OPEN, UNLABELLED, AstroNN, Job, JobState, now
 from worker.database.tally import Count, read_tally
-from worker.errors import TransientError
+from worker.errors import FatalError, TransientError
 from worker.messages import WIRE
 from worker.queues import ALL_QUEUES, LANES, QUEUES, STAGES, Lane, lane_queue
 from worker.settings import PREFIX, Settings
@@ -229,18 +229,17 @@ def _look_at_database(settings: Settings, status: Status) -> Iterator[str]:
     if not exists(settings.database_url):
         yield "There is no database yet; `astronn-stream enqueue` makes one."
         return
-    database = open_database(settings.database_url)
     try:
-        with database.connect() as connection:
+        with opened_to_read(settings.database_url) as database, database.connect() as connection:
             if database.dialect.name == "postgresql":
                 _ask_postgresql_for_little(connection)
             _look_at_jobs(connection, status)
     except DBAPIError as error:
         yield why_not(error)
+    except FatalError as error:
+        yield str(error)
     else:
         status.database = True
-    finally:
-        database.dispose()
 
 
 def _ask_postgresql_for_little(connection: Connection) -> None:

@@ -22,15 +22,16 @@ from rich.console import Console
 from benchmarks.rig.waiting import wait_for
 from producer.bench import floors
 from producer.bench.engines import precision_of
-from producer.bench.loading import PLAIN, check_agreement
+from producer.bench.loading import PLAIN, check_agreement, ways
 from producer.bench.machine import Machine, sentence
 from producer.bench.measured import Measured, alternate, compare, ratio
 from producer.bench.memory import MemoryWatch, available, family, peak_memory
 from producer.bench.picture import draw
 from producer.bench.report import PARTS, as_json, number, screen
-from producer.bench.spectra import bytes_per_spectrum, simulate_files
+from producer.bench.spectra import bytes_per_spectrum, files_of, places, simulate_files
 from producer.bench.stream import steady_seconds
 from producer.commands.bench import bench
+from tests.inputs.apstar_files import write_apstar
 from worker.errors import FatalError, UsageError
 from worker.network.checkpoint import read_checkpoint
 
@@ -185,6 +186,15 @@ def test_the_bytes_of_a_spectrum_are_those_of_its_rows(
 ) -> None:
     spectra = simulate_files(tmp_path, 2, 2, layout)
     assert bytes_per_spectrum(tmp_path, spectra) == 8575 * pixel
+
+
+def test_files_whose_names_are_no_utf8_are_measured_too(tmp_path: Path) -> None:
+    write_apstar(tmp_path / os.fsdecode(b"apStar-dr17-2M\xff\xfe.fits"), n_visits=2)
+    spectra = places(tmp_path)
+    loaded = {way: load(tmp_path, spectra, "and") for way, load in ways().items()}
+    assert {len(flux) for flux in loaded.values()} == {3}
+    assert [file.exists() for file in files_of(tmp_path, spectra)] == [True]
+    assert bytes_per_spectrum(tmp_path, spectra) > 0
 
 
 def test_ways_of_loading_that_differ_are_told() -> None:
