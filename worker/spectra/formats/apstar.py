@@ -16,13 +16,21 @@ from pathlib import Path
 from typing import BinaryIO, TypeVar
 
 import numpy as np
-from astropy.io import fits
 
 from worker.errors import SpectrumError
 from worker.identity import COADD
-from worker.spectra.formats.apstar_readers import ERROR, FLUX, MASK, ApStarReader, Header, read_with
+from worker.spectra.formats.apstar_readers import (
+    ERROR,
+    FLUX,
+    IMAGES,
+    MASK,
+    ApStarReader,
+    Header,
+    read_with,
+)
 from worker.spectra.formats.format import Format, SpectrumArrays, StarHeader
 from worker.spectra.formats.gzip_stream import MAGIC, GzipStream
+from worker.spectra.formats.wavelength_grid import other_grid
 
 _VISITS_FROM_ROW = 2
 #: A thousand visits need less; what astropy makes of a longer file takes minutes and gigabytes.
@@ -128,9 +136,22 @@ def _visit_row(index: int, n_rows: int) -> int:
 
 
 def _read(path: Path, read: Callable[[ApStarReader], T]) -> T:
+    def read_checked(file: ApStarReader) -> T:
+        _check_grid(path, file)
+        return read(file)
+
     source, size = _source(path)
     with source:
-        return read_with(read, path, source, size)
+        return read_with(read_checked, path, source, size)
+
+
+def _check_grid(path: Path, file: ApStarReader) -> None:
+    """Make sure that the pixels are where the network expects them: it answers all the same."""
+    for header in (file.header, *map(file.header_of, IMAGES)):
+        if other := other_grid(header):
+            raise SpectrumError(
+                f"{path.name} has another wavelength grid than apStar files: {other}."
+            )
 
 
 def _source(path: Path) -> tuple[BinaryIO, int]:
@@ -202,7 +223,7 @@ def _visits(path: Path, file: ApStarReader) -> tuple[str, ...]:
 
 def _text(header: Header, key: str) -> str | None:
     value = header.get(key)
-    return None if value is None or isinstance(value, fits.card.Undefined) else str(value).strip()
+    return None if value is None else str(value).strip()
 
 
 def _number(header: Header, key: str) -> float | None:

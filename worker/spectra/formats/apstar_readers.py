@@ -23,7 +23,7 @@ from worker.spectra.formats.header_blocks import ABSURD_SIZES, BLOCK, MOST_HDUS,
 from worker.spectra.formats.plain_fits import PlainFits, Unusual
 from worker.spectra.pixels import N_APSTAR
 
-_IMAGES = FLUX, ERROR, MASK = 1, 2, 3
+IMAGES = FLUX, ERROR, MASK = 1, 2, 3
 _LEAST_HDUS = 10
 
 T = TypeVar("T")
@@ -51,6 +51,9 @@ class ApStarReader(Protocol):
     def n_rows(self) -> int:
         """How many rows its images have."""
 
+    def header_of(self, number: int, /) -> Header:
+        """The header of one of the three images."""
+
     def row(self, number: int, row: int, /) -> NDArray[Any]:
         """A row of one of the three images, ``(8575,)``, in the file's own type."""
 
@@ -60,8 +63,8 @@ class PlainApStar(PlainFits):
 
     def __init__(self, source: BinaryIO, size: int) -> None:
         super().__init__(source, size)
-        shapes = [self.shape(number) for number in _IMAGES]
-        kinds = "".join(self.type(number).kind for number in _IMAGES)
+        shapes = [self.shape(number) for number in IMAGES]
+        kinds = "".join(self.type(number).kind for number in IMAGES)
         if len(self) < _LEAST_HDUS or _misfit(shapes) is not None or kinds != "ffi":
             raise Unusual
         self.n_rows = prod(shapes[0][:-1])
@@ -79,7 +82,8 @@ class AstropyHeader:
     def get(self, key: str) -> Any:
         """As :meth:`Header.get` says."""
         try:
-            return self._header.get(key)
+            value = self._header.get(key)
+            return None if isinstance(value, fits.card.Undefined) else value
         except Exception:  # noqa: BLE001 - astropy raises anything on a damaged card
             self.lost.append(key)
             return None
@@ -92,6 +96,10 @@ class AstropyApStar:
         self._path, self._hdus = path, hdus
         self.header = AstropyHeader(hdus[0].header)
         self.n_rows = prod(hdus[FLUX].shape[:-1])
+
+    def header_of(self, number: int) -> AstropyHeader:
+        """As :meth:`ApStarReader.header_of` says."""
+        return AstropyHeader(self._hdus[number].header)
 
     def row(self, number: int, row: int) -> NDArray[Any]:
         """As :meth:`ApStarReader.row` says; the whole image is read."""
@@ -159,10 +167,10 @@ def _check(path: Path, hdus: fits.HDUList, size: int) -> None:
             f"{path.name} has {len(hdus)} of at least {_LEAST_HDUS} HDUs: it is no apStar file, "
             "or an incomplete one."
         )
-    shapes = [_shape(hdus[number]) for number in _IMAGES]
+    shapes = [_shape(hdus[number]) for number in IMAGES]
     if (misfit := _misfit(shapes)) is not None:
         raise SpectrumError(
-            f"{path.name} is no apStar file: HDU {_IMAGES[misfit]} has shape {shapes[misfit]}, "
+            f"{path.name} is no apStar file: HDU {IMAGES[misfit]} has shape {shapes[misfit]}, "
             f"not rows of {N_APSTAR} pixels."
         )
 
