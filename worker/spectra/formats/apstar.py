@@ -31,6 +31,7 @@ from worker.spectra.formats.apstar_readers import (
 from worker.spectra.formats.format import Format, SpectrumArrays, StarHeader
 from worker.spectra.formats.gzip_stream import MAGIC, GzipStream
 from worker.spectra.formats.wavelength_grid import other_grid
+from worker.spectra.formats.wrong_kinds import LONGEST_START, wrong_kind
 
 _VISITS_FROM_ROW = 2
 #: A thousand visits need less; what astropy makes of a longer file takes minutes and gigabytes.
@@ -173,13 +174,15 @@ def _source(path: Path) -> tuple[BinaryIO, int]:
 
 
 def _looked_into(path: Path, source: BinaryIO) -> tuple[BinaryIO, int]:
-    size, start = _size(path, source), source.read(len(_SIMPLE))
+    size, start = _size(path, source), source.read(LONGEST_START)
     if start.startswith(MAGIC):
         with source as packed:
             source = _unpacked(packed)
-        size, start = _size(path, source), source.read(len(_SIMPLE))
+        size, start = _size(path, source), source.read(LONGEST_START)
     source.seek(0)
-    if start != _SIMPLE:
+    if other := wrong_kind(path.name, start):
+        raise SpectrumError(f"{path.name} {other}.")
+    if not start.startswith(_SIMPLE):
         raise SpectrumError(f"{path.name} {'is not a FITS file' if start else 'is empty'}.")
     return source, size
 

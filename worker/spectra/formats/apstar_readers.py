@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from worker.errors import SpectrumError, StreamError
 from worker.spectra.formats.header_blocks import ABSURD_SIZES, BLOCK, MOST_HDUS, HeaderBlocks
 from worker.spectra.formats.plain_fits import PlainFits, Unusual
+from worker.spectra.formats.wrong_kinds import APVISIT, PACKED_IMAGES
 from worker.spectra.pixels import N_APSTAR
 
 IMAGES = FLUX, ERROR, MASK = 1, 2, 3
@@ -153,10 +154,9 @@ def _check(path: Path, hdus: fits.HDUList, size: int) -> None:
     end = _end_of_data(path, hdus)
     shape = _shape(hdus[FLUX]) if len(hdus) > FLUX else ()
     if shape[-1:] == (4096,):
-        raise SpectrumError(
-            f"{path.name} is an apVisit file; the network reads apStar files, which hold the "
-            "same visit resampled to the rest frame."
-        )
+        raise SpectrumError(f"{path.name} {APVISIT}.")
+    if any(map(_is_packed, hdus[FLUX : MASK + 1])):
+        raise SpectrumError(f"{path.name} {PACKED_IMAGES}.")
     if size < end or size % BLOCK:
         raise SpectrumError(
             f"{path.name} is incomplete: it has {size} bytes of at least {end}; "
@@ -180,6 +180,10 @@ def _misfit(shapes: Sequence[tuple[int, ...]]) -> int | None:
     first = shapes[0]
     fits_in = first[-1:] == (N_APSTAR,) and len(first) <= 2
     return next((n for n, own in enumerate(shapes) if not fits_in or own != first), None)
+
+
+def _is_packed(hdu: Any) -> bool:
+    return isinstance(hdu, fits.BinTableHDU) and "ZIMAGE" in hdu.header
 
 
 def _shape(hdu: Any) -> tuple[int, ...]:
