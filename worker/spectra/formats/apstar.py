@@ -30,6 +30,7 @@ from worker.spectra.formats.apstar_readers import (
 )
 from worker.spectra.formats.format import Format, SpectrumArrays, StarHeader
 from worker.spectra.formats.gzip_stream import MAGIC, GzipStream
+from worker.spectra.formats.header_blocks import MANY_HDUS, MOST_HDUS
 from worker.spectra.formats.wavelength_grid import other_grid
 from worker.spectra.formats.wrong_kinds import LONGEST_START, wrong_kind
 
@@ -177,7 +178,7 @@ def _looked_into(path: Path, source: BinaryIO) -> tuple[BinaryIO, int]:
     size, start = _size(path, source), source.read(LONGEST_START)
     if start.startswith(MAGIC):
         with source as packed:
-            source = _unpacked(packed)
+            source = _unpacked(path, packed)
         size, start = _size(path, source), source.read(LONGEST_START)
     source.seek(0)
     if other := wrong_kind(path.name, start):
@@ -196,11 +197,17 @@ def _size(path: Path, source: BinaryIO) -> int:
     return size
 
 
-def _unpacked(packed: BinaryIO) -> BinaryIO:
-    """What a .gz holds, or so much of it that it is too large."""
-    content, stream = io.BytesIO(), GzipStream(packed)
+def _unpacked(path: Path, packed: BinaryIO) -> BinaryIO:
+    """What a .gz holds, or so much of it that it is too large.
+
+    HDUs are counted on the way: a few bytes for each unpack to the largest file that is read.
+    """
+    content, stream, extensions = io.BytesIO(), GzipStream(packed), 0
     while content.tell() <= _LARGEST_FILE and (piece := stream.read(_PIECE)):
         content.write(piece)
+        extensions += piece.count(b"XTENSION= ")
+        if extensions >= MOST_HDUS:
+            raise SpectrumError(f"{path.name} {MANY_HDUS}.")
     return content
 
 

@@ -19,7 +19,13 @@ from astropy.io import fits
 from numpy.typing import NDArray
 
 from worker.errors import SpectrumError, StreamError
-from worker.spectra.formats.header_blocks import ABSURD_SIZES, BLOCK, MOST_HDUS, HeaderBlocks
+from worker.spectra.formats.header_blocks import (
+    ABSURD_SIZES,
+    BLOCK,
+    MANY_HDUS,
+    MOST_HDUS,
+    HeaderBlocks,
+)
 from worker.spectra.formats.plain_fits import PlainFits, Unusual
 from worker.spectra.formats.wrong_kinds import APVISIT, PACKED_IMAGES
 from worker.spectra.pixels import N_APSTAR
@@ -200,9 +206,7 @@ def _end_of_data(path: Path, hdus: fits.HDUList) -> int:
     end = 0
     for number, hdu in enumerate(hdus):
         if number >= MOST_HDUS:
-            raise SpectrumError(
-                f"{path.name} has more than {MOST_HDUS} HDUs: it is no apStar file."
-            )
+            raise SpectrumError(f"{path.name} {MANY_HDUS}.")
         info = hdu.fileinfo()
         if info["hdrLoc"] < end or info["datSpan"] < 0:
             raise SpectrumError(f"{path.name} has a damaged header: {ABSURD_SIZES}.")
