@@ -170,16 +170,16 @@ def lost_in_continuum(flux: Floats, e_flux: Floats) -> list[tuple[str, ...]]:
     """As :func:`lost_chips`, from the ``(n, 532)`` pixels that :func:`in_continuum` gives."""
     usable = np.isfinite(flux) & (flux > 0) & np.isfinite(e_flux)
     count = np.add.reduceat(usable, _bases().starts, axis=1, dtype=np.intp)
-    return _chips_where(count <= _DEGREE)
+    return chips_where(count <= _DEGREE)
 
 
 def blank_chips(normalised: Floats) -> list[tuple[str, ...]]:
     """Which chips of each ``(n, 7514)`` normalised spectrum are 1.0 throughout (all masked)."""
     starts = [chip.start for chip in CUT_CHIPS.values()]
-    return _chips_where(np.logical_and.reduceat(normalised == 1.0, starts, axis=1))
+    return chips_where(np.logical_and.reduceat(normalised == 1.0, starts, axis=1))
 
 
-def _chips_where(hit: NDArray[np.bool_]) -> list[tuple[str, ...]]:
+def chips_where(hit: NDArray[np.bool_]) -> list[tuple[str, ...]]:
     """The names of the chips that ``(n, 3)`` says."""
     return [tuple(compress(CUT_CHIPS, row)) for row in hit.tolist()]
 

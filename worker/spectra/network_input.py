@@ -7,6 +7,13 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from worker.spectra.chip_content import (
+    MOST_EMPTY,
+    MOST_ZEROS,
+    empty_chips,
+    flat_chips,
+    zero_chips,
+)
 from worker.spectra.continuum import (
     blank_chips,
     divide,
@@ -16,6 +23,14 @@ from worker.spectra.continuum import (
     uncertainties,
 )
 from worker.spectra.pixels import cut_rows
+
+_LACKS = (
+    "no usable flux in the continuum of",
+    "every pixel masked in",
+    f"zeros in more than {MOST_ZEROS:.0%} of",
+    f"no data in more than {MOST_EMPTY:.0%} of",
+    "neither lines nor noise in",
+)
 
 
 def network_input(
@@ -39,18 +54,20 @@ def network_input(
         unusable. A spectrum's flux is the same to the last bit whatever its neighbours are.
     """
     fitted, e_fitted = in_continuum(flux), uncertainties(in_continuum(error))
-    normalised = divide(cut_rows(flux), cut_rows(mask), fit_continuum(fitted, e_fitted))
+    cut, cut_mask = cut_rows(flux), cut_rows(mask)
+    zeros, empty = zero_chips(cut, cut_mask), empty_chips(cut)
+    normalised = divide(cut, cut_mask, fit_continuum(fitted, e_fitted))
     lost, blank = lost_in_continuum(fitted, e_fitted), blank_chips(normalised)
+    reasons = map(_lack, lost, blank, zeros, empty, flat_chips(normalised))
     return [
-        _lack(*chips) or row
-        for row, *chips in zip(normalised.astype(np.float32), lost, blank, strict=True)
+        reason or row for row, reason in zip(normalised.astype(np.float32), reasons, strict=True)
     ]
 
 
-def _lack(lost: tuple[str, ...], blank: tuple[str, ...]) -> str:
-    if lost:
-        return f"no usable flux in the continuum of {_chips(lost)}"
-    return f"every pixel masked in {_chips(blank)}" if blank else ""
+def _lack(*chips: tuple[str, ...]) -> str:
+    """The first thing that chips have or lack, in the order of ``_LACKS``."""
+    found = zip(_LACKS, chips, strict=True)
+    return next((f"{lack} {_chips(names)}" for lack, names in found if names), "")
 
 
 def _chips(names: tuple[str, ...]) -> str:

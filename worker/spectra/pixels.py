@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 
 #: Pixels of an apStar row: log10(wavelength / Angstrom) = 4.179 + 6e-6 i, vacuum, rest frame.
 N_APSTAR = 8575
+FIRST_WAVELENGTH = 4.179
+WAVELENGTH_STEP = 6e-6
 
 #: The three detectors' windows, 0-based and half-open.
 CHIPS: dict[str, slice] = {
@@ -46,4 +48,6 @@ def cut_rows(rows: Iterable[NDArray[Any]]) -> NDArray[Any]:
 
 def wavelength() -> NDArray[np.float64]:
     """Vacuum wavelength in Angstrom of the 7514 pixels that the network reads."""
-    return np.asarray(cut_gaps(10 ** (4.179 + 6e-6 * np.arange(N_APSTAR))), dtype=np.float64)
+    return np.asarray(
+        cut_gaps(10 ** (FIRST_WAVELENGTH + WAVELENGTH_STEP * np.arange(N_APSTAR))), dtype=np.float64
+    )

@@ -16,13 +16,23 @@ from pathlib import Path
 from typing import BinaryIO, TypeVar
 
 import numpy as np
-from astropy.io import fits
 
 from worker.errors import SpectrumError
 from worker.identity import COADD
-from worker.spectra.formats.apstar_readers import ERROR, FLUX, MASK, ApStarReader, Header, read_with
+from worker.spectra.formats.apstar_readers import (
+    ERROR,
+    FLUX,
+    IMAGES,
+    MASK,
+    ApStarReader,
+    Header,
+    read_with,
+)
 from worker.spectra.formats.format import Format, SpectrumArrays, StarHeader
 from worker.spectra.formats.gzip_stream import MAGIC, GzipStream
+from worker.spectra.formats.header_blocks import MANY_HDUS, MOST_HDUS
+from worker.spectra.formats.wavelength_grid import other_grid
+from worker.spectra.formats.wrong_kinds import LONGEST_START, wrong_kind
 
 _VISITS_FROM_ROW = 2
 #: A thousand visits need less; what astropy makes of a longer file takes minutes and gigabytes.
@@ -128,9 +138,22 @@ def _visit_row(index: int, n_rows: int) -> int:
 
 
 def _read(path: Path, read: Callable[[ApStarReader], T]) -> T:
+    def read_checked(file: ApStarReader) -> T:
+        _check_grid(path, file)
+        return read(file)
+
     source, size = _source(path)
     with source:
-        return read_with(read, path, source, size)
+        return read_with(read_checked, path, source, size)
+
+
+def _check_grid(path: Path, file: ApStarReader) -> None:
+    """Make sure that the pixels are where the network expects them: it answers all the same."""
+    for header in (file.header, *map(file.header_of, IMAGES)):
+        if other := other_grid(header):
+            raise SpectrumError(
+                f"{path.name} has another wavelength grid than apStar files: {other}."
+            )
 
 
 def _source(path: Path) -> tuple[BinaryIO, int]:
@@ -152,13 +175,15 @@ def _source(path: Path) -> tuple[BinaryIO, int]:
 
 
 def _looked_into(path: Path, source: BinaryIO) -> tuple[BinaryIO, int]:
-    size, start = _size(path, source), source.read(len(_SIMPLE))
+    size, start = _size(path, source), source.read(LONGEST_START)
     if start.startswith(MAGIC):
         with source as packed:
-            source = _unpacked(packed)
-        size, start = _size(path, source), source.read(len(_SIMPLE))
+            source = _unpacked(path, packed)
+        size, start = _size(path, source), source.read(LONGEST_START)
     source.seek(0)
-    if start != _SIMPLE:
+    if other := wrong_kind(path.name, start):
+        raise SpectrumError(f"{path.name} {other}.")
+    if not start.startswith(_SIMPLE):
         raise SpectrumError(f"{path.name} {'is not a FITS file' if start else 'is empty'}.")
     return source, size
 
@@ -172,11 +197,17 @@ def _size(path: Path, source: BinaryIO) -> int:
     return size
 
 
-def _unpacked(packed: BinaryIO) -> BinaryIO:
-    """What a .gz holds, or so much of it that it is too large."""
-    content, stream = io.BytesIO(), GzipStream(packed)
+def _unpacked(path: Path, packed: BinaryIO) -> BinaryIO:
+    """What a .gz holds, or so much of it that it is too large.
+
+    HDUs are counted on the way: a few bytes for each unpack to the largest file that is read.
+    """
+    content, stream, extensions = io.BytesIO(), GzipStream(packed), 0
     while content.tell() <= _LARGEST_FILE and (piece := stream.read(_PIECE)):
         content.write(piece)
+        extensions += piece.count(b"XTENSION= ")
+        if extensions >= MOST_HDUS:
+            raise SpectrumError(f"{path.name} {MANY_HDUS}.")
     return content
 
 
@@ -202,7 +233,7 @@ def _visits(path: Path, file: ApStarReader) -> tuple[str, ...]:
 
 def _text(header: Header, key: str) -> str | None:
     value = header.get(key)
-    return None if value is None or isinstance(value, fits.card.Undefined) else str(value).strip()
+    return None if value is None else str(value).strip()
 
 
 def _number(header: Header, key: str) -> float | None:

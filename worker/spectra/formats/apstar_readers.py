@@ -19,11 +19,18 @@ from astropy.io import fits
 from numpy.typing import NDArray
 
 from worker.errors import SpectrumError, StreamError
-from worker.spectra.formats.header_blocks import ABSURD_SIZES, BLOCK, MOST_HDUS, HeaderBlocks
+from worker.spectra.formats.header_blocks import (
+    ABSURD_SIZES,
+    BLOCK,
+    MANY_HDUS,
+    MOST_HDUS,
+    HeaderBlocks,
+)
 from worker.spectra.formats.plain_fits import PlainFits, Unusual
+from worker.spectra.formats.wrong_kinds import APVISIT, PACKED_IMAGES
 from worker.spectra.pixels import N_APSTAR
 
-_IMAGES = FLUX, ERROR, MASK = 1, 2, 3
+IMAGES = FLUX, ERROR, MASK = 1, 2, 3
 _LEAST_HDUS = 10
 
 T = TypeVar("T")
@@ -51,6 +58,9 @@ class ApStarReader(Protocol):
     def n_rows(self) -> int:
         """How many rows its images have."""
 
+    def header_of(self, number: int, /) -> Header:
+        """The header of one of the three images."""
+
     def row(self, number: int, row: int, /) -> NDArray[Any]:
         """A row of one of the three images, ``(8575,)``, in the file's own type."""
 
@@ -60,8 +70,8 @@ class PlainApStar(PlainFits):
 
     def __init__(self, source: BinaryIO, size: int) -> None:
         super().__init__(source, size)
-        shapes = [self.shape(number) for number in _IMAGES]
-        kinds = "".join(self.type(number).kind for number in _IMAGES)
+        shapes = [self.shape(number) for number in IMAGES]
+        kinds = "".join(self.type(number).kind for number in IMAGES)
         if len(self) < _LEAST_HDUS or _misfit(shapes) is not None or kinds != "ffi":
             raise Unusual
         self.n_rows = prod(shapes[0][:-1])
@@ -79,7 +89,8 @@ class AstropyHeader:
     def get(self, key: str) -> Any:
         """As :meth:`Header.get` says."""
         try:
-            return self._header.get(key)
+            value = self._header.get(key)
+            return None if isinstance(value, fits.card.Undefined) else value
         except Exception:  # noqa: BLE001 - astropy raises anything on a damaged card
             self.lost.append(key)
             return None
@@ -92,6 +103,10 @@ class AstropyApStar:
         self._path, self._hdus = path, hdus
         self.header = AstropyHeader(hdus[0].header)
         self.n_rows = prod(hdus[FLUX].shape[:-1])
+
+    def header_of(self, number: int) -> AstropyHeader:
+        """As :meth:`ApStarReader.header_of` says."""
+        return AstropyHeader(self._hdus[number].header)
 
     def row(self, number: int, row: int) -> NDArray[Any]:
         """As :meth:`ApStarReader.row` says; the whole image is read."""
@@ -145,10 +160,9 @@ def _check(path: Path, hdus: fits.HDUList, size: int) -> None:
     end = _end_of_data(path, hdus)
     shape = _shape(hdus[FLUX]) if len(hdus) > FLUX else ()
     if shape[-1:] == (4096,):
-        raise SpectrumError(
-            f"{path.name} is an apVisit file; the network reads apStar files, which hold the "
-            "same visit resampled to the rest frame."
-        )
+        raise SpectrumError(f"{path.name} {APVISIT}.")
+    if any(map(_is_packed, hdus[FLUX : MASK + 1])):
+        raise SpectrumError(f"{path.name} {PACKED_IMAGES}.")
     if size < end or size % BLOCK:
         raise SpectrumError(
             f"{path.name} is incomplete: it has {size} bytes of at least {end}; "
@@ -159,10 +173,10 @@ def _check(path: Path, hdus: fits.HDUList, size: int) -> None:
             f"{path.name} has {len(hdus)} of at least {_LEAST_HDUS} HDUs: it is no apStar file, "
             "or an incomplete one."
         )
-    shapes = [_shape(hdus[number]) for number in _IMAGES]
+    shapes = [_shape(hdus[number]) for number in IMAGES]
     if (misfit := _misfit(shapes)) is not None:
         raise SpectrumError(
-            f"{path.name} is no apStar file: HDU {_IMAGES[misfit]} has shape {shapes[misfit]}, "
+            f"{path.name} is no apStar file: HDU {IMAGES[misfit]} has shape {shapes[misfit]}, "
             f"not rows of {N_APSTAR} pixels."
         )
 
@@ -172,6 +186,10 @@ def _misfit(shapes: Sequence[tuple[int, ...]]) -> int | None:
     first = shapes[0]
     fits_in = first[-1:] == (N_APSTAR,) and len(first) <= 2
     return next((n for n, own in enumerate(shapes) if not fits_in or own != first), None)
+
+
+def _is_packed(hdu: Any) -> bool:
+    return isinstance(hdu, fits.BinTableHDU) and "ZIMAGE" in hdu.header
 
 
 def _shape(hdu: Any) -> tuple[int, ...]:
@@ -188,9 +206,7 @@ def _end_of_data(path: Path, hdus: fits.HDUList) -> int:
     end = 0
     for number, hdu in enumerate(hdus):
         if number >= MOST_HDUS:
-            raise SpectrumError(
-                f"{path.name} has more than {MOST_HDUS} HDUs: it is no apStar file."
-            )
+            raise SpectrumError(f"{path.name} {MANY_HDUS}.")
         info = hdu.fileinfo()
         if info["hdrLoc"] < end or info["datSpan"] < 0:
             raise SpectrumError(f"{path.name} has a damaged header: {ABSURD_SIZES}.")

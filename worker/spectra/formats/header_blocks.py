@@ -8,6 +8,7 @@ from typing import BinaryIO
 
 BLOCK = 2880
 MOST_HDUS = 100
+MANY_HDUS = f"has more than {MOST_HDUS} HDUs: it is no apStar file"
 #: Of all HDUs together; the lean reader takes fewer. They cost astropy a second at most.
 _MOST_BLOCKS = 4000
 ABSURD_SIZES = "HDU sizes make no sense"

@@ -120,6 +120,7 @@ class PlainHeader:
 class _Extension(NamedTuple):
     """What the header of an extension says of its data; ``span`` is padded to whole blocks."""
 
+    header: PlainHeader
     is_image: bool
     type: str
     shape: tuple[int, ...]
@@ -159,6 +160,10 @@ class PlainFits:
     def __len__(self) -> int:
         """The number of HDUs."""
         return 1 + len(self._extensions)
+
+    def header_of(self, number: int) -> PlainHeader:
+        """The header of an image."""
+        return self._image(number)[1].header
 
     def type(self, number: int) -> np.dtype[Any]:
         """The type of the numbers in an image."""
@@ -229,4 +234,4 @@ def _extension(block: bytes) -> _Extension:
     if not plain or header.integer("GCOUNT") != 1 or bits not in _TYPES:
         raise Unusual
     size = (prod(shape) + parameters) * abs(bits) // 8 if shape else 0
-    return _Extension(kind != "BINTABLE", _TYPES[bits], shape, -(-size // BLOCK) * BLOCK)
+    return _Extension(header, kind != "BINTABLE", _TYPES[bits], shape, -(-size // BLOCK) * BLOCK)

@@ -126,7 +126,7 @@ ODD: dict[str, tuple[Callable[[Path], object], str]] = {
         lambda path: grown(path, (path.parent / GOOD).read_bytes()[:2880]),
         "larger than 256 MiB",
     ),
-    "packed images": (packed, "HDU 1 has shape ()"),
+    "packed images": (packed, "packed in tables, as fpack does it"),
 }
 
 
