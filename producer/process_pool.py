@@ -10,12 +10,31 @@ from collections.abc import Callable, Generator, Sequence
 from multiprocessing.connection import Connection
 from typing import Any, TypeVar
 
+from worker.errors import FatalError
+
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
 
 
 class LostProcessError(Exception):
     """A process that shared the work was killed."""
+
+
+def check_semaphores() -> None:
+    """Make sure that processes can share semaphores, which on Linux lie in /dev/shm.
+
+    Raises
+    ------
+    FatalError
+        They cannot.
+    """
+    try:
+        multiprocessing.Lock()
+    except (OSError, ImportError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise FatalError(
+            f"Processes cannot share the work here, as /dev/shm cannot be written: {reason}."
+        ) from error
 
 
 def shared_out(

@@ -13,6 +13,7 @@ import typer
 
 from producer.commands.options import DeviceOption, Model, settings_with
 from producer.commands.screen import console, progress_console, say, telling_interruption
+from worker.atomic_file import check_folder
 from worker.errors import UsageError
 from worker.settings import Settings
 from worker.spectra.oracle import require_astronn
@@ -140,7 +141,5 @@ def _batch_sizes(text: str) -> tuple[int, ...]:
 def _make_folders(out: Path, files: Path | None) -> None:
     if files is not None and not files.is_dir():
         raise UsageError(f"--files {files}: there is no such folder.")
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UsageError(f"--out {out}: the folder cannot be made: {error.strerror}.") from error
+    check_folder(out)
+    out.mkdir(parents=True, exist_ok=True)

@@ -11,7 +11,7 @@ from rich.table import Table
 
 from producer.commands.options import ResultsTable, ResultsTag, ResultsWeights
 from producer.commands.screen import console, progress_bar, say, telling_interruption
-from worker.atomic_file import replacing
+from worker.atomic_file import check_folder, check_place, replacing
 from worker.errors import UsageError
 from worker.labels import LABELS
 from worker.settings import get_settings
@@ -58,7 +58,7 @@ def calibrate(
     scale and an offset are fitted with which the differences are as large as the uncertainties
     say. The file is for `--corrections`, and for `recalibrate`.
     """
-    _check_outputs(out, pickle)
+    _check_outputs(out, pickle, report)
     with telling_interruption("nothing was written"):
         chosen, visits = _read(table, weights, tag, seed)
         about, labels, pulls = _calibrate(chosen, visits, times=bootstrap, seed=seed, by_snr=by_snr)
@@ -71,14 +71,15 @@ def calibrate(
     _tell_outputs(out, pickle, page, by_snr=by_snr)
 
 
-def _check_outputs(out: Path, pickle: Path | None) -> None:
+def _check_outputs(out: Path, pickle: Path | None, report: Path | None) -> None:
     for option, path, ending in (("--out", out, ".json"), ("--pickle", pickle, ".pkl")):
         if path is None:
             continue
         if path.suffix != ending:
             raise UsageError(f"{option} {path}: it is written as a {ending} file.")
-        if path.is_dir() or not path.absolute().parent.is_dir():
-            raise UsageError(f"{option} {path}: it is a folder, or its folder is missing.")
+        check_place(path)
+    if report is not None:
+        check_folder(report)
 
 
 def _read(

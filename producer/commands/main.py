@@ -9,6 +9,7 @@ import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -70,6 +71,7 @@ def main() -> None:
     """
     os.environ["PYTHONSAFEPATH"] = "1"
     try:
+        _check_current_folder()
         command_line(sys.argv[1:])()
     except UsageError as error:
         _fail(error, 2)
@@ -79,6 +81,15 @@ def main() -> None:
         if error.name not in LEFT_OUT:
             raise
         _fail(f"This needs {error.name}, which this installation leaves out; see docs/farm.md.", 1)
+
+
+def _check_current_folder() -> None:
+    try:
+        Path.cwd()
+    except OSError as error:
+        raise UsageError(
+            f"The current folder cannot be used ({error.strerror}); go to another one."
+        ) from error
 
 
 def _fail(error: object, status: int) -> None:

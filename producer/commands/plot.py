@@ -11,6 +11,7 @@ import typer
 from producer.commands.options import ResultsTable, ResultsTag, ResultsWhere
 from producer.commands.screen import progress_bar, say, telling_interruption
 from producer.sources.paths import catalogue_path, check_inside, place_of
+from worker.atomic_file import check_folder
 from worker.errors import FatalError, SpectrumError, UsageError
 from worker.identity import COADD
 from worker.settings import Settings, get_settings
@@ -61,6 +62,7 @@ def plot(
         )
     if spectrum is not None and where is not None:
         raise UsageError("--where chooses rows for pictures of many; --spectrum is one.")
+    check_folder(out)
     with telling_interruption("pictures that were written are whole"):
         if spectrum is not None:
             _draw_spectrum(spectrum, table, tag, out, kinds, theme)

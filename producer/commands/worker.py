@@ -11,6 +11,7 @@ import typer
 
 from producer.commands.options import tell_starter
 from producer.commands.screen import tell_error
+from producer.process_pool import check_semaphores
 from worker.errors import FatalError, UsageError
 from worker.local.stack import EXIT_MISCONFIGURED
 from worker.queues import Lane, Stage
@@ -67,6 +68,8 @@ def _prepare(stage: Stage) -> None:
     from worker.stages.process import this_process
 
     match stage:
+        case "load":
+            check_semaphores()  # its processes take turns
         case "infer":
             tell_starter(this_process().inference.weights)
         case "record":

@@ -13,7 +13,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
-from producer.process_pool import depend_on_parent
+from producer.process_pool import check_semaphores, depend_on_parent
 from producer.simulation.apstar_file import StarWriter
 from producer.simulation.headers import median_snr
 from producer.simulation.layouts import encode
@@ -210,6 +210,7 @@ def _share(
     survey: Survey, folder: Path, chunks: list[list[int]], processes: int, record: Told
 ) -> None:
     """Let processes write chunks of stars; record what they finish, also when interrupted."""
+    check_semaphores()
     pool = ProcessPoolExecutor(
         processes,
         mp_context=multiprocessing.get_context("spawn"),

@@ -123,7 +123,8 @@ def upgrade(database: Engine) -> None:
         away = database.dialect.name != "sqlite" or "locked" in reason
         if away and isinstance(error, OperationalError):
             raise TransientError(f"The database does not answer: {reason}.") from error
-        raise FatalError(f"The database cannot be opened: {reason}.") from error
+        file = f" {_file_of(database)}" if database.dialect.name == "sqlite" else ""
+        raise FatalError(f"The database{file} cannot be opened: {reason}.") from error
 
 
 def _is_current(database: Engine) -> bool:

@@ -7,7 +7,6 @@ of texts, which FITS has to know first, are known.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from importlib import import_module
@@ -19,7 +18,7 @@ import pyarrow as pa
 from pyarrow.parquet import ParquetFile, ParquetWriter
 from sqlalchemy import Engine
 
-from worker.atomic_file import replacing
+from worker.atomic_file import check_place, replacing
 from worker.errors import UsageError
 from worker.results.arrow import arrow_numbers, arrow_texts
 from worker.results.read import RowSelection, read_batches, table_meta, table_schema
@@ -59,19 +58,6 @@ def check_output(path: Path) -> None:
     if path.suffix not in _WRITERS:
         raise UsageError(f"{path.name} must end in one of {', '.join(_WRITERS)}.")
     check_place(path)
-
-
-def check_place(path: Path) -> None:
-    """Make sure that a file can be written here.
-
-    Raises
-    ------
-    UsageError
-        The folder is not there or cannot be written.
-    """
-    folder = path.absolute().parent
-    if path.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
-        raise UsageError(f"{path} cannot be written: its folder is missing or read-only.")
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,7 @@ from producer.commands.model.spectra import (
 from producer.commands.screen import say, telling_interruption
 from producer.sources.files import Wanted
 from producer.sources.spectra_cache import match
+from worker.atomic_file import check_folder, check_place
 from worker.errors import UsageError
 from worker.settings import get_settings
 from worker.training.label_table import read_label_table
@@ -84,12 +85,19 @@ def evaluate(
 
 
 def _outputs(out: Path, cache: Path | None, report: Path | None) -> tuple[Path, Path]:
-    """The cache and the report, which lie beside the noise model if nothing else is said."""
+    """The cache and the report, which lie beside the noise model if nothing else is said.
+
+    Raises
+    ------
+    UsageError
+        One of them cannot be written.
+    """
     if out.suffix != ".json":
         raise UsageError(f"--out {out}: it is written as a .json file.")
-    if out.is_dir() or not out.absolute().parent.is_dir():
-        raise UsageError(f"--out {out}: it is a folder, or its folder is missing.")
-    return cache_of(out, cache), report or out.with_name(f"{out.stem}_report")
+    check_place(out)
+    report = report or out.with_name(f"{out.stem}_report")
+    check_folder(report)
+    return cache_of(out, cache), report
 
 
 def _account(about: dict[str, str | int]) -> Account:

@@ -10,6 +10,7 @@ import typer
 from producer.commands.screen import progress_bar, say
 from producer.sources.files import Wanted
 from producer.sources.spectra_cache import Matched, SpectraCache, cached_spectra
+from worker.atomic_file import check_place
 from worker.errors import UsageError
 from worker.settings import Device, get_settings
 from worker.training.data import Indices, TrainingSet
@@ -44,11 +45,13 @@ def cache_of(out: Path, cache: Path | None) -> Path:
     Raises
     ------
     UsageError
-        It would be no .npy file.
+        It would be no .npy file, or cannot be written.
     """
     if cache is not None and cache.suffix != ".npy":
         raise UsageError(f"--cache {cache}: the cache is a .npy file.")
-    return cache or out.with_name(f"{out.name.removesuffix(out.suffix)}.spectra.npy")
+    cache = cache or out.with_name(f"{out.name.removesuffix(out.suffix)}.spectra.npy")
+    check_place(cache)
+    return cache
 
 
 def read_spectra(paths: list[Path], cache: Path, kind: Wanted) -> SpectraCache:

@@ -29,6 +29,7 @@ from producer.commands.model.spectra import (
 from producer.commands.screen import progress_console, say, telling_interruption
 from producer.sources.files import Wanted
 from producer.sources.spectra_cache import Matched, match
+from worker.atomic_file import check_folder, check_place
 from worker.errors import UsageError
 from worker.settings import get_settings
 from worker.training.data import split_by_star
@@ -60,18 +61,19 @@ class Outputs:
         Raises
         ------
         UsageError
-            The weights cannot be written there.
+            One of them cannot be written.
         """
         if out.suffix != ".pt":
             raise UsageError(f"--out {out}: weights are written as a .pt file.")
-        if not out.parent.is_dir():
-            raise UsageError(f"--out {out}: there is no such folder.")
+        check_place(out)
+        report = report or out.with_name(f"{out.stem}_report")
+        check_folder(report)
         return cls(
             weights=out,
             cache=cache_of(out, cache),
             state=out.with_suffix(".training.pt"),
             corrections=out.with_suffix(".corrections.json"),
-            report=report or out.with_name(f"{out.stem}_report"),
+            report=report,
         )
 
 

@@ -13,6 +13,7 @@ from rich.text import Text
 
 from producer.commands.options import DeviceOption
 from producer.commands.screen import console, say
+from worker.atomic_file import check_place
 from worker.errors import UsageError
 from worker.network.checkpoint import write_checkpoint
 from worker.settings import get_settings
@@ -96,8 +97,7 @@ def verify(
 
 
 def _check_out(out: Path, *, force: bool) -> None:
-    if out.is_dir() or not out.absolute().parent.is_dir():
-        raise UsageError(f"{out} cannot be written: it is a folder, or its folder is missing.")
+    check_place(out)
     if out.exists() and not force:
         raise UsageError(f"{out} exists already; --force replaces it.")
 

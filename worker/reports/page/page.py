@@ -10,7 +10,7 @@ from pathlib import Path
 from string import Template
 from typing import TYPE_CHECKING
 
-from worker.atomic_file import replacing
+from worker.atomic_file import check_place, replacing
 from worker.errors import UsageError
 from worker.reports.page.html import Heading, Row, definitions, table, text
 from worker.reports.page.rows import (
@@ -24,7 +24,6 @@ from worker.reports.page.rows import (
     result_rows,
 )
 from worker.results.summary import Summary, summarise
-from worker.tables.export import check_place
 from worker.version import __version__
 
 if TYPE_CHECKING:

@@ -137,5 +137,5 @@ def test_a_spectrum_needs_no_database(tmp_path: Path, monkeypatch: pytest.Monkey
 @pytest.mark.usefixtures("database")
 def test_a_folder_that_cannot_be_written_is_a_clear_end() -> None:
     Path("taken").write_text("mine")
-    with pytest.raises(FatalError, match=r"pictures in taken cannot be written: File exists\."):
+    with pytest.raises(UsageError, match=r"taken cannot be made or written: .*taken is no folder"):
         plot("--out", "taken")

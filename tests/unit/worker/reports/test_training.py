@@ -210,7 +210,8 @@ def test_the_command_leaves_weights_noise_model_report_and_cache(survey: Path) -
     ("options", "text"),
     [
         (["--out", "w.weights"], r"weights are written as a \.pt file"),
-        (["--out", "nowhere/w.pt"], "there is no such folder"),
+        (["--out", "nowhere/w.pt"], "its folder is missing"),
+        (["--report", "/dev/null/r"], "/dev/null/r cannot be made or written"),
         (["--cache", "x.dat"], r"the cache is a \.npy file"),
         (["--labels", "none.fits"], "none.fits does not exist"),
     ],
