@@ -25,7 +25,7 @@ LEFT_OUT = ("torch", "numba", "matplotlib", "h5py")
 
 #: The commands, each of the module of its name in this package; `--help` follows this order.
 COMMANDS = (
-    *("run", "enqueue", "requeue", "dispatcher", "watch", "up", "worker", "export", "db"),
+    *("run", "enqueue", "requeue", "forget", "dispatcher", "watch", "up", "worker", "export", "db"),
     *("status", "metrics", "calibrate", "recalibrate", "plot", "report", "model", "simulate"),
     *("demo", "bench"),
 )
