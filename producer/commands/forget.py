@@ -23,8 +23,8 @@ def forget(
         list[str] | None,
         typer.Argument(
             metavar="NAME",
-            help="Files and folders, there or gone; or a spectrum_pk, natural_key, path or obj of "
-            "the table of results.",
+            help="Files and folders (by absolute paths if they are gone), or a spectrum_pk, "
+            "natural_key, path or obj of the table of results.",
         ),
     ] = None,
     ids: Annotated[
