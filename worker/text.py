@@ -8,6 +8,11 @@ def printable(text: str) -> str:
     return "".join(each if each.isprintable() else "?" for each in text)
 
 
+def set_back(text: str) -> str:
+    """Lines of such text, indented so that none of them passes for one that others begin."""
+    return "\n".join(f"    {printable(line)}" for line in text.splitlines())
+
+
 def counted(number: int, one: str, many: str | None = None) -> str:
     """A number with its noun."""
     return f"{number} {one if number == 1 else many or one + 's'}"

@@ -16,6 +16,7 @@ import typer
 
 from producer.commands.screen import say, tell_error
 from worker.errors import StreamError, UsageError
+from worker.log_records import escape_what_is_logged
 from worker.version import software_version
 
 #: What an installation may lack that neither infers, trains, converts weights nor draws: the
@@ -24,7 +25,7 @@ LEFT_OUT = ("torch", "numba", "matplotlib", "h5py")
 
 #: The commands, each of the module of its name in this package; `--help` follows this order.
 COMMANDS = (
-    *("run", "enqueue", "requeue", "dispatcher", "watch", "up", "worker", "export", "db"),
+    *("run", "enqueue", "requeue", "forget", "dispatcher", "watch", "up", "worker", "export", "db"),
     *("status", "metrics", "calibrate", "recalibrate", "plot", "report", "model", "simulate"),
     *("demo", "bench"),
 )
@@ -70,6 +71,7 @@ def main() -> None:
     Exit codes: 0 done, 1 failed, 2 wrong use, 130 interrupted.
     """
     os.environ["PYTHONSAFEPATH"] = "1"
+    escape_what_is_logged()
     try:
         _check_current_folder()
         command_line(sys.argv[1:])()

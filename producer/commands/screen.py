@@ -34,9 +34,11 @@ def say(text: str, *, to: Console = console, style: str | None = None) -> None:
 
 
 def tell_error(error: object) -> None:
-    """Say on stderr why a command ends; an error may have several lines."""
-    for number, line in enumerate(str(error).expandtabs().split("\n")):
-        say(line if number else f"Error: {line}", to=progress_console)
+    """Say on stderr why a command ends; further lines are set back, as one may be a file's name."""
+    first, *others = str(error).expandtabs().split("\n")
+    say(f"Error: {first}", to=progress_console)
+    for line in others:
+        say(f"    {line}", to=progress_console)
 
 
 @contextmanager

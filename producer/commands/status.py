@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import time
 from contextlib import closing, suppress
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -14,6 +15,9 @@ from producer.commands.screen import say
 from worker.errors import UsageError
 from worker.settings import Settings, get_settings
 from worker.text import counted
+
+if TYPE_CHECKING:
+    from worker.monitoring.status import Status
 
 console = Console(emoji=False)
 _REFRESH_SECONDS = 2.0
@@ -40,7 +44,7 @@ def status(
     if set_aside or forget:
         _tell_set_aside(settings, forget=forget)
     elif as_json:
-        typer.echo(read_status(settings).model_dump_json(indent=2))
+        typer.echo(_as_json(read_status(settings)))
     elif not watch:
         console.print(draw(read_status(settings)))
     else:
@@ -51,6 +55,11 @@ def status(
             while True:
                 time.sleep(_REFRESH_SECONDS)
                 screen.update(draw(read_status(settings)), refresh=True)
+
+
+def _as_json(status: Status) -> str:
+    """In ASCII, as JSON itself lets control characters beyond it pass."""
+    return json.dumps(json.loads(status.model_dump_json()), indent=2)
 
 
 def _tell_set_aside(settings: Settings, *, forget: bool) -> None:

@@ -26,9 +26,11 @@ def test_a_hostile_name_is_shown_as_it_is_without_what_would_steer_the_terminal(
     assert capsys.readouterr().out == f"{HARMLESS}\n"
 
 
-def test_an_error_has_its_lines_and_nothing_else(capsys: pytest.CaptureFixture[str]) -> None:
+def test_further_lines_of_an_error_are_set_back(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     tell_error("a\x1bb:\n  [c]\td")
-    assert capsys.readouterr().err == "Error: a?b:\n  [c]   d\n"
+    assert capsys.readouterr().err == "Error: a?b:\n      [c]   d\n"
 
 
 def test_files_that_are_missing_and_reasons_are_harmless(
