@@ -78,8 +78,8 @@ class Status(BaseModel):
     ----------
     problems
         What is down or stands still, a sentence each; empty when all is well.
-    redis
-        Redis answers and takes writes; without that nobody can say that he lives.
+    redis, redis_writes
+        Redis answers, and it takes writes: without that no worker can say that it lives.
     queues, marks
         Messages in each queue, and at how many loaders pause.
     taken
@@ -118,6 +118,7 @@ class Status(BaseModel):
     version: int = 1
     problems: list[str] = []
     redis: bool = False
+    redis_writes: bool = False
     database: bool = False
     dispatcher: bool = False
     weights: str | None = None
@@ -176,11 +177,9 @@ def read_status(settings: Settings) -> Status:
 def _look_at_redis(settings: Settings, status: Status) -> Iterator[str]:
     with closing(broker_client(settings)) as client:
         try:
-            served = served_weights(client)
             status.queues = {name: client.llen(name) for name in ALL_QUEUES}
             status.taken = client.hlen(UNACKED)
             status.set_aside = number_set_aside(client)
-            check_writes(client)  # or nobody could have said that they live
             status.dispatcher = dispatcher_answers(client)
             status.workers = {
                 name: Worker.model_validate(vitals)
@@ -189,13 +188,15 @@ def _look_at_redis(settings: Settings, status: Status) -> Iterator[str]:
             status.strangers = strangers_counted(client)
             status.spectra = dict.fromkeys(TASKS, 0) | served_spectra(client)
             status.spectra_per_second = {task: rate(client, task) for task in TASKS}
+            status.weights = served_weights(client)
+            status.redis = True
+            check_writes(client)
+            status.redis_writes = True
         except (*REDIS_ERRORS, TransientError) as error:
             yield _why_not_redis(client, error.__cause__ or error)
-            return
-    status.redis = True
-    status.weights = served
-    if served is not None:
-        status.weights_name = STARTER_NAME if is_starter(served) else served[:12]
+    if status.weights is not None:
+        starter = is_starter(status.weights)
+        status.weights_name = STARTER_NAME if starter else status.weights[:12]
 
 
 def _why_not_redis(client: redis.Redis, error: BaseException) -> str:
@@ -298,7 +299,7 @@ def _by_reason(found: list[tuple[str, datetime]]) -> list[Reason]:
 
 def _problems(status: Status, settings: Settings) -> Iterator[str]:
     """What is wrong, as far as what answers tells."""
-    if status.redis:
+    if status.redis_writes:
         if not status.dispatcher:
             yield "No dispatcher answers: what waits is not sent (`astronn-stream dispatcher`)."
         for stage in STAGES:
