@@ -235,7 +235,7 @@ def test_a_connection_that_is_lost_is_one_line(stream: Stream) -> None:
     wait_for(lambda: len(look(stream).workers) == 4, "the workers")
     names = ("load", "load-live", "infer", "record")
     stream.redis.kill()
-    lost = "Connection to broker lost"
+    lost = "action=worker: waiting: Redis does not answer"
     logs = {name: stream.log(name) for name in names}
     wait_for(lambda: all(lost in log.read_text() for log in logs.values()), "the workers to see it")
     stream.redis.start()

@@ -44,23 +44,30 @@ def has_failed() -> bool:
     return bool(_PAGE[_FAILED])
 
 
-def wait_or_give_up(error: Exception, _interval: float) -> None:
-    """Called by kombu each time that Redis did not take a message, before it waits.
-
-    Raises
-    ------
-    TransientError
-        This worker is to stop.
-    """
-    away = TransientError(why_away("Redis", error))
-    _outage.begin(away)
-    if is_stopping():
-        raise away from error
-
-
 def sent() -> None:
     """Redis took a message."""
     _outage.end()
+
+
+class WaitOrGiveUp:
+    """What kombu calls each time that Redis did not take a message, before it waits."""
+
+    def __call__(self, error: Exception, _interval: float) -> None:
+        """Say why; to give up is to raise.
+
+        Raises
+        ------
+        TransientError
+            This worker is to stop.
+        """
+        away = TransientError(why_away("Redis", error))
+        _outage.begin(away)
+        if is_stopping():
+            raise away from error
+
+    def __json__(self) -> str:
+        """Its name, for Flower and others who ask for the settings."""
+        return type(self).__name__
 
 
 #: How kombu tries again to send, in seconds from one try to the next.
@@ -69,7 +76,7 @@ TRIES: dict[str, Any] = {
     "interval_start": 0.1,
     "interval_step": 0.5,
     "interval_max": 3.0,
-    "errback": wait_or_give_up,
+    "errback": WaitOrGiveUp(),
 }
 #: Also where a message finds no connection, for which kombu otherwise has four seconds.
 CONNECTING = {**TRIES, "connect_retries_timeout": None}
