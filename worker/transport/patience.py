@@ -9,6 +9,7 @@ from __future__ import annotations
 import mmap
 import os
 import signal
+import threading
 from typing import Any
 
 from worker.errors import TransientError
@@ -20,12 +21,25 @@ _PAGE = mmap.mmap(-1, mmap.PAGESIZE)
 _STOPPING, _FAILED = 0, 1
 #: The worker itself: it imports this before it has children.
 _WORKER = os.getpid()
+#: Below the minute that supervisors give.
+_LONGEST_STOP_SECONDS = 50.0
 _outage = Outage("publish")
 
 
-def stop_waiting(**_: Any) -> None:
+def stop_waiting() -> None:
     """Let nobody in this worker and its child processes wait for Redis any more."""
     _PAGE[_STOPPING] = 1
+
+
+def end_within_the_grace(**_: Any) -> None:
+    """Stop waiting; and end anyhow before a supervisor would kill this worker.
+
+    A Redis that is silent keeps Celery from ending for half a minute at each of its commands.
+    """
+    stop_waiting()
+    end = threading.Timer(_LONGEST_STOP_SECONDS, os._exit, (1,))
+    end.daemon = True
+    end.start()
 
 
 def is_stopping() -> bool:
