@@ -18,7 +18,7 @@ from typing import Any, cast
 
 import redis
 
-from benchmarks.rig.servers import PostgresServer
+from benchmarks.rig.servers import PostgresServer, RedisServer
 from benchmarks.rig.stream import Stream
 from benchmarks.rig.waiting import wait_for
 from worker.identity import weights_sha256
@@ -66,10 +66,76 @@ def kill_redis(stream: Stream, tag: str, count: int) -> None:
     """Kill -9 of the redis-server in the middle; it comes back after two seconds."""
     stream.enqueue(stream.files, tag=tag)
     stream.wait(tag, count // 3)
-    stream.redis.kill()
-    time.sleep(2)
-    stream.redis.start()
+    with killed(stream.redis):
+        time.sleep(2)
     stream.wait(tag, count)
+
+
+@contextlib.contextmanager
+def killed(server: RedisServer) -> Iterator[None]:
+    """A redis-server that is dead meanwhile."""
+    server.kill()
+    yield
+    server.start()
+
+
+def refuse(
+    stream: Stream, tag: str, count: int, refusal: str, meanwhile: Callable[[], None]
+) -> None:
+    """A Redis that refuses in the middle, until something is done."""
+    stream.enqueue(stream.files, tag=tag)
+    stream.wait(tag, count // 3)
+    with REFUSALS[refusal](stream.redis):
+        meanwhile()
+    stream.wait(tag, count)
+
+
+@contextlib.contextmanager
+def read_only(server: RedisServer) -> Iterator[None]:
+    """A master that was demoted."""
+    server.client.execute_command("REPLICAOF", "127.0.0.1", "1")
+    yield
+    server.client.execute_command("REPLICAOF", "NO", "ONE")
+
+
+@contextlib.contextmanager
+def memory_full(server: RedisServer) -> Iterator[None]:
+    """A Redis at its maxmemory that evicts nothing."""
+    server.client.config_set("maxmemory", "1")
+    yield
+    server.client.config_set("maxmemory", "0")
+
+
+@contextlib.contextmanager
+def unsaved(server: RedisServer) -> Iterator[None]:
+    """A Redis whose last snapshot failed, since a folder is where its file belongs."""
+    taken = server.folder / server.client.config_get("dbfilename")["dbfilename"]
+    taken.mkdir()
+    server.client.config_set("save", "3600 1000")
+    server.client.bgsave()
+    wait_for(lambda: server.client.info()["rdb_last_bgsave_status"] == "err", "a failure", 10)
+    yield
+    server.client.config_set("save", "")
+    taken.rmdir()
+
+
+@contextlib.contextmanager
+def other_password(server: RedisServer) -> Iterator[None]:
+    """A Redis that wants a password which nobody was told."""
+    server.client.config_set("requirepass", "changed")
+    server.client.execute_command("CLIENT", "KILL", "TYPE", "normal")
+    yield
+    with redis.Redis(unix_socket_path=str(server.socket), password="changed") as client:  # noqa: S106
+        client.config_set("requirepass", "")
+
+
+#: What a Redis that answers may refuse, by what the log says of it.
+REFUSALS: dict[str, Callable[[RedisServer], contextlib.AbstractContextManager[None]]] = {
+    "refuses writes: it is a read-only replica.": read_only,
+    "refuses writes: its memory is full (maxmemory).": memory_full,
+    "refuses writes: it cannot save its data to its disk (MISCONF).": unsaved,
+    "refuses us: Authentication required.": other_password,
+}
 
 
 def flush_redis(stream: Stream, tag: str, count: int) -> None:

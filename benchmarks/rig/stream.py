@@ -77,7 +77,8 @@ class Stream:
         self._lock = threading.RLock()
         self._closed = threading.Event()
         self._supervisor = threading.Thread(target=self._supervise, daemon=True)
-        self.restarts = 0
+        #: With which statuses workers ended that nobody had stopped; each was started again.
+        self.ends: list[int] = []
 
     def __enter__(self) -> Self:
         upgrade(self.engine)
@@ -150,14 +151,17 @@ class Stream:
         while not self._closed.wait(0.2):
             with self._lock:
                 dead = [name for name, each in self._processes.items() if each.poll() is not None]
-                self.restarts += len(dead)
+                self.ends += [self._processes[name].returncode for name in dead]
                 self.start(*dead)
 
     def enqueue(self, *arguments: object, tag: str) -> str:
         """`astronn-stream enqueue`; what it printed."""
-        command = [Path(sys.executable).parent / "astronn-stream", "enqueue", *arguments]
+        return self.command("enqueue", *arguments, "--tag", tag)
+
+    def command(self, *arguments: object) -> str:
+        """A command of `astronn-stream`; what it printed."""
         done = subprocess.run(
-            [str(part) for part in [*command, "--tag", tag]],
+            [str(part) for part in (Path(sys.executable).parent / "astronn-stream", *arguments)],
             env=self.environment,
             cwd=self.folder,
             capture_output=True,

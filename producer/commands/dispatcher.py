@@ -11,7 +11,7 @@ from worker.database.session import open_database
 from worker.identity import weights_sha256
 from worker.settings import get_settings
 from worker.signals import stopping_on_signals
-from worker.transport.client import broker_client
+from worker.transport.client import waiting_client
 
 
 def dispatcher() -> None:
@@ -28,6 +28,6 @@ def dispatcher() -> None:
     with (
         suppress(KeyboardInterrupt),
         stopping_on_signals(),
-        closing(broker_client(settings)) as client,
+        closing(waiting_client(settings)) as client,
     ):
         Dispatcher(open_database(settings.database_url), client, settings).run()

@@ -55,7 +55,7 @@ def _serve(stage: Stage, arguments: list[str]) -> int:
 
     from worker.app import app, task_module
     from worker.stages.celery_log import tell_once
-    from worker.transport.patience import CONNECTING, has_failed, stop_waiting
+    from worker.transport.patience import CONNECTING, end_within_the_grace, has_failed
 
     # No other stage's, which would only cost time; and not by Celery, which would look for
     # whatever that module imports in the current folder first.
@@ -63,7 +63,7 @@ def _serve(stage: Stage, arguments: list[str]) -> int:
     app.conf.include = ()
     app.conf.broker_transport_options |= CONNECTING
     tell_once()
-    worker_shutting_down.connect(stop_waiting)
+    worker_shutting_down.connect(end_within_the_grace)
     celery.params[0].default = app  # app.worker_main does the same, and loses the status
     status = celery.main(args=arguments, standalone_mode=False)
     return status or int(has_failed())

@@ -5,8 +5,11 @@
 
 from __future__ import annotations
 
+import re
 import signal
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -16,6 +19,7 @@ from astropy.table import Table
 
 from benchmarks.rig.faults import (
     DYING_DEVICE,
+    REFUSALS,
     Fault,
     change_weights,
     deliver_twice_in_reverse,
@@ -25,13 +29,17 @@ from benchmarks.rig.faults import (
     hooked,
     kill_redis,
     kill_workers,
+    killed,
     poison,
+    read_only,
+    refuse,
     stop_database,
 )
 from benchmarks.rig.rows import assert_undisturbed, undisturbed
 from benchmarks.rig.servers import PostgresServer, RedisServer, SqliteFile, short_folder
 from benchmarks.rig.stream import WORKERS, Stream, copies
 from benchmarks.rig.waiting import wait_for
+from worker.monitoring.status import Status
 
 SPECTRA = 88
 
@@ -135,11 +143,11 @@ def test_a_file_that_kills_its_reader_is_one_row_and_harms_no_other(
 
 @ON_POSTGRES
 def test_a_dead_device_ends_its_worker_which_comes_back(stream: Stream, night: Night) -> None:
-    restarts = stream.restarts
+    ends = len(stream.ends)
     with hooked(stream, "infer", DYING_DEVICE):
         stream.enqueue(stream.files, tag="dead device")
         stream.wait("dead device", night.count)
-    assert stream.restarts == restarts + 1
+    assert stream.ends[ends:] == [1]
     assert "this worker stops" in stream.log("infer").read_text()
     assert_undisturbed(stream.table("dead device"), night.rows)
 
@@ -166,6 +174,48 @@ def test_a_worker_that_is_stopped_gives_back_what_it_holds(
         assert stream.attempts(tag) == 1
     finally:
         stream.start("dispatcher")
+
+
+@ON_POSTGRES
+@pytest.mark.parametrize("refusal", REFUSALS)
+def test_a_redis_that_refuses_is_waited_for(stream: Stream, night: Night, refusal: str) -> None:
+    """Nobody ends, each says why once, and all go on; ``status`` says that and nothing else."""
+    ends, logs = len(stream.ends), {name: len(stream.log(name).read_text()) for name in WORKERS}
+    told: list[str] = []
+
+    def waits(name: str) -> list[tuple[str, str]]:
+        """Who in a process waited for what."""
+        said = stream.log(name).read_text()[logs[name] :]
+        return re.findall(r"action=(\w+): waiting: (.*)", said)
+
+    def meanwhile() -> None:
+        wait_for(lambda: ("dispatch", f"Redis {refusal}") in waits("dispatcher"), "the reason")
+        time.sleep(3)  # some tries of everyone
+        if "writes" in refusal:  # or `status` does not get in either
+            told.extend(Status.model_validate_json(stream.command("status", "--json")).problems)
+
+    refuse(stream, refusal, night.count, refusal, meanwhile)
+    assert_undisturbed(stream.table(refusal), night.rows)
+    assert stream.attempts(refusal) == 1
+    assert stream.ends[ends:] == []
+    assert all(len(found) == len(set(found)) for found in map(waits, WORKERS))
+    assert told == [f"Redis at {stream.redis.socket} {refusal}"] * ("writes" in refusal)
+
+
+@ON_POSTGRES
+@pytest.mark.parametrize("fault", [killed, read_only])
+def test_workers_end_when_told_to_while_redis_is_away(
+    stream: Stream, night: Night, fault: Callable[[RedisServer], AbstractContextManager[None]]
+) -> None:
+    tag = f"stopped while {fault.__name__}"
+    stream.enqueue(stream.files, tag=tag)
+    stream.wait(tag, night.count // 3)
+    with fault(stream.redis):
+        wait_for(lambda: "waiting:" in stream.log("record").read_text(), "the recorder to wait")
+        assert [stream.stop(name, seconds=60) for name in WORKERS] == [0] * len(WORKERS)
+    stream.start(*WORKERS)
+    stream.wait(tag, night.count)
+    assert_undisturbed(stream.table(tag), night.rows)
 
 
 @ON_POSTGRES

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import signal
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -10,13 +12,13 @@ from typing import Any
 import pytest
 from celery.exceptions import Reject, Retry
 
-import worker.stages.adapter as adapter
 from tests.integration.conftest import Stream
 from worker.database.session import transaction
 from worker.database.tables import Job, JobState
 from worker.errors import BusyError, FatalError, TransientError, YieldError
 from worker.settings import get_settings
 from worker.stages import load as load_stage
+from worker.transport import patience
 from worker.transport.broker import Broker
 from worker.transport.envelope import unwrapped
 
@@ -131,28 +133,42 @@ def test_what_befalls_a_live_message_is_recorded_ahead_of_the_bulk(
     assert {each["headers"]["task"] for each in stream.queued(queue)} == {"setback", "no_result"}
 
 
-def test_a_message_that_redis_does_not_take_again_goes_back(
+def test_a_message_that_redis_does_not_take_again_goes_back_once_its_worker_stops(
     stream: Stream,
     taken: dict[str, Any],
     fails_with: LoadError,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     fails_with(TransientError("away"))
-    monkeypatch.setattr(adapter, "_REFUSED_SECONDS", 0.0)
+    monkeypatch.setattr(patience, "_PAGE", bytearray(2))
+    told = threading.Timer(1.0, patience.stop_waiting)
     stream.client.config_set("maxmemory", "1")
     try:
+        told.start()
         with served(taken) as task, pytest.raises(Reject) as refused:
             task.run(taken)
     finally:
         stream.client.config_set("maxmemory", "0")
+        told.join()
+    assert patience.is_stopping()
     assert refused.value.requeue
 
 
 @pytest.mark.parametrize("error", [FatalError("no device"), YieldError("live first")], ids=repr)
 def test_a_worker_that_cannot_serve_a_message_gives_it_back(
-    taken: dict[str, Any], fails_with: LoadError, error: Exception
+    taken: dict[str, Any],
+    fails_with: LoadError,
+    monkeypatch: pytest.MonkeyPatch,
+    error: Exception,
 ) -> None:
     fails_with(error)
-    with served(taken) as task, pytest.raises(Reject) as back:
-        task.run(taken)
+    stopped: list[int] = []
+    monkeypatch.setattr(patience, "_PAGE", bytearray(2))
+    before = signal.signal(signal.SIGTERM, lambda number, _: stopped.append(number))
+    try:
+        with served(taken) as task, pytest.raises(Reject) as back:
+            task.run(taken)
+    finally:
+        signal.signal(signal.SIGTERM, before)
     assert back.value.requeue
+    assert bool(stopped) == patience.has_failed() == isinstance(error, FatalError)

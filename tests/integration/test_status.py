@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Iterator
 from datetime import timedelta
@@ -132,6 +133,11 @@ def test_a_redis_that_cannot_write_is_looked_at(full: redis.Redis) -> None:
     assert broker_answers(get_settings())
     status = look()
     assert status.redis
+    assert not status.redis_writes
+    assert re.fullmatch(
+        r"Redis at /.*\.sock refuses writes: it cannot save its data to its disk \(MISCONF\)\.",
+        *status.problems,
+    )
     assert status.queues["load.bulk"] == 0
     assert status.database
 
@@ -316,9 +322,9 @@ def test_a_look_goes_through_no_table(postgres_url: str) -> None:
 @pytest.mark.usefixtures("stream")
 def test_the_form_for_machines_does_not_change_unnoticed() -> None:
     keys = """
-        version problems redis database dispatcher dispatcher_version weights weights_name
-        open_by_weights queues
-        marks taken set_aside jobs other_weights without_labels strangers spectra spectra_per_second
+        version problems redis redis_writes database dispatcher dispatcher_version weights
+        weights_name open_by_weights queues marks
+        taken set_aside jobs other_weights without_labels strangers spectra spectra_per_second
         eta_seconds oldest_live_seconds oldest_queued_seconds workers failures setbacks
     """
     found = json.loads(look().model_dump_json())

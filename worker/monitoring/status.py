@@ -93,8 +93,8 @@ class Status(BaseModel):
     ----------
     problems
         What is down or stands still, a sentence each; empty when all is well.
-    redis
-        Redis answers and takes writes; without that nobody can say that he lives.
+    redis, redis_writes
+        Redis answers, and it takes writes: without that no worker can say that it lives.
     queues, marks
         Messages in each queue, and at how many loaders pause.
     taken
@@ -135,6 +135,7 @@ class Status(BaseModel):
     version: int = 1
     problems: list[str] = []
     redis: bool = False
+    redis_writes: bool = False
     database: bool = False
     dispatcher: bool = False
     dispatcher_version: str | None = None
@@ -195,11 +196,9 @@ def read_status(settings: Settings) -> Status:
 def _look_at_redis(settings: Settings, status: Status) -> Iterator[str]:
     with closing(broker_client(settings)) as client:
         try:
-            served = served_weights(client)
             status.queues = {name: client.llen(name) for name in ALL_QUEUES}
             status.taken = client.hlen(UNACKED)
             status.set_aside = number_set_aside(client)
-            check_writes(client)  # or nobody could have said that they live
             status.dispatcher_version = dispatcher_version(client)
             status.dispatcher = status.dispatcher_version is not None
             status.workers = {
@@ -208,14 +207,16 @@ def _look_at_redis(settings: Settings, status: Status) -> Iterator[str]:
             status.strangers = strangers_counted(client)
             status.spectra = dict.fromkeys(TASKS, 0) | served_spectra(client)
             status.spectra_per_second = {task: rate(client, task) for task in TASKS}
+            status.open_by_weights = dict.fromkeys(served_weights(client), 0)
+            status.redis = True
+            check_writes(client)
+            status.redis_writes = True
         except (*REDIS_ERRORS, TransientError) as error:
             yield _why_not_redis(client, error.__cause__ or error)
-            return
-    status.redis = True
-    status.open_by_weights = dict.fromkeys(served, 0)
-    if served:
-        status.weights = served[0]
-        status.weights_name = STARTER_NAME if is_starter(served[0]) else served[0][:12]
+    status.weights = next(iter(status.open_by_weights), None)
+    if status.weights is not None:
+        starter = is_starter(status.weights)
+        status.weights_name = STARTER_NAME if starter else status.weights[:12]
 
 
 def _why_not_redis(client: redis.Redis, error: BaseException) -> str:
@@ -319,7 +320,7 @@ def _by_reason(found: list[tuple[str, datetime]]) -> list[Reason]:
 
 def _problems(status: Status, settings: Settings) -> Iterator[str]:
     """What is wrong, as far as what answers tells."""
-    if status.redis:
+    if status.redis_writes:
         if not status.dispatcher:
             yield "No dispatcher answers: what waits is not sent (`astronn-stream dispatcher`)."
         for stage in STAGES:

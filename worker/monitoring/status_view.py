@@ -61,7 +61,7 @@ def _stages(status: Status) -> Table:
             str(status.queues.get(bulk, "?")),
             str(status.marks.get(bulk, "")),
             f"{pace:.1f}",
-            str(status.serving(live, bulk)),
+            str(status.serving(live, bulk)) if status.redis_writes else "?",
         )
     table.caption = f"messages; {status.taken} more are in workers' hands"
     return table

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import random
 import sys
-import time
 from collections.abc import Callable
 from functools import wraps
 from typing import Any, TypeVar
@@ -42,8 +41,6 @@ _Said = str | None
 #: Well below the visibility timeout: a longer countdown would be delivered again meanwhile.
 _LONGEST_COUNTDOWN = 30.0
 _WITHOUT_END = sys.maxsize
-#: How long a message is held back that Redis does not take again, as when its memory is full.
-_REFUSED_SECONDS = 2.0
 #: A message whose worker process died this often is dropped; the ledger will miss its jobs.
 _LOST_WORKERS = 10
 _LOST_WORKER_COUNTDOWN = 1
@@ -138,7 +135,7 @@ def _attempt(name: str, function: Callable[[_M, Process], _Said], message: _M) -
 
 
 def _try_again(task: Any, message: Message, error: TransientError) -> None:
-    """Send the message once more, to be served in a while; or give it back where Redis refuses."""
+    """Send the message once more, to be served in a while; or give it back, to stop."""
     if is_stopping():
         raise Reject(str(error), requeue=True) from error
     try:
@@ -150,8 +147,6 @@ def _try_again(task: Any, message: Message, error: TransientError) -> None:
             argsrepr=task.request.argsrepr,
         )
     except (TransientError, Reject) as refusal:
-        if not is_stopping():
-            time.sleep(_REFUSED_SECONDS)
         raise Reject(str(refusal), requeue=True) from error
 
 

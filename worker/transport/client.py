@@ -9,6 +9,7 @@ import redis
 from worker.errors import FatalError
 from worker.settings import Settings, redis_py_url
 from worker.transport.private_folder import check_private
+from worker.transport.refusal import said
 
 
 def broker_client(settings: Settings) -> redis.Redis:
@@ -20,14 +21,25 @@ def broker_client(settings: Settings) -> redis.Redis:
         The folder of the local stack is not this user's own, or the redis-server is there but
         does not let us in.
     """
+    client = waiting_client(settings)
+    _check_welcome(client)
+    return client
+
+
+def waiting_client(settings: Settings) -> redis.Redis:
+    """The same for who waits for a redis-server, also until that lets us in.
+
+    Raises
+    ------
+    FatalError
+        The folder of the local stack is not this user's own.
+    """
     if settings.broker_url is None and settings.stack_directory.exists():
         check_private(settings.stack_directory)
     # A server that does not speak TLS would let us wait for ever.
-    client = redis.Redis.from_url(
+    return redis.Redis.from_url(
         redis_py_url(settings.broker), socket_connect_timeout=3, socket_timeout=10
     )
-    _check_welcome(client)
-    return client
 
 
 def _check_welcome(client: redis.Redis) -> None:
@@ -37,7 +49,7 @@ def _check_welcome(client: redis.Redis) -> None:
     except (redis.AuthenticationError, redis.ResponseError) as error:
         if _cannot_write(error):
             return  # it can be looked at, and that passes
-        raise _refused(f"Redis refuses us: {str(error).partition(',')[0]}") from error
+        raise _refused(f"Redis refuses us: {said(error)}") from error
     except (redis.ConnectionError, redis.TimeoutError) as error:
         cause = error.__context__
         tls = issubclass(client.connection_pool.connection_class, redis.SSLConnection)

@@ -25,12 +25,20 @@ def why_away(what: str, error: BaseException) -> str:
     what
         Which Redis; the sentence begins with it.
     """
-    said = str(error).rstrip(".")
     if reason := _why_no_writes(error):
         return f"{what} refuses writes: {reason}."
     if isinstance(error, redis.BusyLoadingError):
         return f"{what} is still loading its data."
-    return f"{what} {'does not answer' if is_away(error) else 'refuses us'}: {said}."
+    return f"{what} {'does not answer' if is_away(error) else 'refuses us'}: {said(error)}."
+
+
+def said(error: BaseException) -> str:
+    """What Redis or the network said, without a full stop.
+
+    Where it wants a password, it says so in other words when another protocol is spoken first.
+    """
+    text = str(error).rstrip(".")
+    return "Authentication required" if text.startswith("HELLO must be called") else text
 
 
 def is_away(error: BaseException) -> bool:

@@ -13,6 +13,7 @@ from worker.monitoring.status_view import draw
 
 BUSY: dict[str, Any] = {
     "redis": True,
+    "redis_writes": True,
     "database": True,
     "dispatcher": True,
     "weights": "ab" * 32,
