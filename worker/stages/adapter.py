@@ -28,6 +28,7 @@ from worker.messages import (
 from worker.outage import Outage
 from worker.stages.heartbeat import count
 from worker.stages.process import Process, this_process
+from worker.stages.remote_control import stop_own_worker
 from worker.transport.envelope import serve
 
 logger = logging.getLogger(__name__)
@@ -75,7 +76,7 @@ def task(
             except FatalError as error:
                 logger.critical("action=%s: this worker stops: %s", name, error)
                 with suppress(OperationalError):
-                    self.app.control.shutdown(destination=[self.request.hostname])
+                    stop_own_worker(self.app, self.request.hostname)
                 raise Reject(str(error), requeue=True) from error
             except YieldError as error:
                 raise Reject(str(error), requeue=True) from error
