@@ -26,10 +26,19 @@ def metrics(
             help="Where Flower answers, as http://127.0.0.1:5555; its metrics are served too.",
         ),
     ] = None,
+    host: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--host",
+            metavar="NAME",
+            help="A name to answer to, beside addresses, localhost and this host's; repeatable.",
+        ),
+    ] = None,
 ) -> None:
     """Serve the stream's metrics for Prometheus, until Ctrl-C."""
-    from prometheus_client import start_http_server
+    from prometheus_client import make_wsgi_app, start_http_server
 
+    from worker.monitoring.hosts import answering_to
     from worker.monitoring.metrics import stream_registry
 
     if flower is not None and not flower.startswith(("http://", "https://")):
@@ -39,6 +48,7 @@ def metrics(
         server, thread = start_http_server(port, address, registry)
     except OSError as error:
         raise UsageError(f"--address {address} --port {port}: {error.strerror}.") from error
+    server.set_app(answering_to(make_wsgi_app(registry), host or ()))
     with suppress(KeyboardInterrupt), stopping_on_signals():
         say(f"Metrics: http://{address}:{server.server_port}/metrics")
         thread.join()

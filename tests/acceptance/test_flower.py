@@ -99,12 +99,6 @@ def let_all_happen(watched: Watched, arrays: RedisServer) -> None:
     celery.send_task("load", args=[{"version": 99}], queue="load.bulk")  # none of ours
     watched.keep("failed", "FAILURE", "load")
 
-    revoked = "11111111-2222-3333-4444-555555555555"
-    celery.control.revoke(revoked, reply=True)  # when the workers know
-    empty = {"version": 3, "weights": "w", "failures": [], "waiting": False}
-    celery.send_task("setback", args=[empty], queue="record", task_id=revoked)
-    watched.keep("revoked", "REVOKED", "setback")
-
     arrays.kill()
     stream.enqueue(stream.files / "stars", tag="away")
     watched.keep("tried again", "RECEIVED", "load", retried=True)
@@ -145,7 +139,7 @@ def test_flower_changes_nothing(watched: Watched) -> None:
 
 def test_every_task_says_which_spectra_it_is_about(watched: Watched) -> None:
     for task in watched.flower.api("tasks").values():
-        if task["uuid"] not in (watched.tasks["failed"], watched.tasks["revoked"]):
+        if task["uuid"] != watched.tasks["failed"]:
             assert re.match(r"\(\d+ spectr(um|a): apStar-.*: (coadd|\d visit).*\[\d+", task["args"])
             assert "{" not in task["args"]
 
@@ -166,7 +160,6 @@ def test_each_state_is_the_true_one(watched: Watched) -> None:
         "record done": "SUCCESS",
         "no_result done": "SUCCESS",
         "failed": "FAILURE",
-        "revoked": "REVOKED",
         "tried again": "SUCCESS",  # once the array store was back
         "not taken yet": "SUCCESS",
         "of a killed worker": "STARTED",  # for ever: the dispatcher sent its spectra anew
@@ -207,7 +200,6 @@ def test_one_endpoint_serves_flowers_metrics_and_ours(watched: Watched) -> None:
         "record done": ["SUCCESS", "jobs done"],
         "no_result done": ["SUCCESS", "apStar-damaged-2M0: coadd", "is not a FITS file"],
         "failed": ["FAILURE", "validation errors for LoadSpectra"],
-        "revoked": ["REVOKED", "setback"],
         "tried again": ["The array store does not answer", "Retries"],
         "not taken yet": ["PENDING", "6 spectra: apStar-"],
         "of a killed worker": ["STARTED", "record@"],

@@ -10,6 +10,7 @@ from functools import wraps
 from typing import Any, TypeVar
 
 from celery.exceptions import Reject
+from celery.signals import worker_init
 
 from worker.app import app, publish
 from worker.errors import BusyError, FatalError, StreamError, TransientError, YieldError
@@ -29,10 +30,13 @@ from worker.messages import (
 from worker.outage import Outage
 from worker.stages.heartbeat import count
 from worker.stages.process import Process, this_process
+from worker.stages.remote_control import refuse_commands
 from worker.transport.envelope import serve
 from worker.transport.patience import end_worker, is_stopping
 
 logger = logging.getLogger(__name__)
+
+worker_init.connect(refuse_commands)
 
 _M = TypeVar("_M", bound=Message)
 #: A few words on what was done.
