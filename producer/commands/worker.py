@@ -14,6 +14,8 @@ from producer.commands.screen import tell_error
 from worker.errors import FatalError, UsageError
 from worker.local.stack import EXIT_MISCONFIGURED
 from worker.queues import Lane, Stage
+from worker.settings import get_settings
+from worker.transport.connection import check_broker
 
 
 def worker(
@@ -66,6 +68,7 @@ def _prepare(stage: Stage) -> None:
     """Open what the stage needs, so that a mistake stops the worker before it takes messages."""
     from worker.stages.process import this_process
 
+    check_broker(get_settings().broker)
     match stage:
         case "infer":
             tell_starter(this_process().inference.weights)

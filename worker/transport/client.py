@@ -8,7 +8,7 @@ import redis
 
 from worker.errors import FatalError
 from worker.settings import Settings, redis_py_url
-from worker.transport.private_folder import check_private
+from worker.transport.connection import check_broker, client_of
 
 
 def broker_client(settings: Settings) -> redis.Redis:
@@ -20,12 +20,9 @@ def broker_client(settings: Settings) -> redis.Redis:
         The folder of the local stack is not this user's own, or the redis-server is there but
         does not let us in.
     """
-    if settings.broker_url is None and settings.stack_directory.exists():
-        check_private(settings.stack_directory)
+    check_broker(settings.broker)
     # A server that does not speak TLS would let us wait for ever.
-    client = redis.Redis.from_url(
-        redis_py_url(settings.broker), socket_connect_timeout=3, socket_timeout=10
-    )
+    client = client_of(redis_py_url(settings.broker), socket_connect_timeout=3, socket_timeout=10)
     _check_welcome(client)
     return client
 
