@@ -245,7 +245,7 @@ def test_a_row_whose_uncertainty_the_noise_model_spoils_has_no_labels(engine: En
     good, spoilt = registered(engine, 2).jobs
     model = NoiseModel(np.ones(N_LABELS), np.zeros(N_LABELS), "abc")
     model.offset[3] = -0.03
-    message = labels_of([good, spoilt])
+    message = labels_of(engine, [good, spoilt])
     results = tuple(
         each.model_copy(update={"raw_e_labels": (raw_e,) * N_LABELS})
         for each, raw_e in zip(message.results, (0.04, 0.03), strict=True)
