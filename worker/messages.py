@@ -137,8 +137,8 @@ class RecordLabels(Message):
     version: Literal[4] = 4
     software: Name
     weights: Name
-    mc_samples: Number
-    seed: Number
+    mc_samples: Annotated[int, Field(ge=2, lt=2**63)]
+    seed: Annotated[int, Field(ge=0, lt=2**63)]
     results: Annotated[tuple[SpectrumLabels, ...], Field(max_length=_MOST_SPECTRA)]
 
 

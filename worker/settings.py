@@ -114,7 +114,7 @@ class Settings(BaseSettings):
         another terminal find it.
         """
         database = hashlib.blake2b(self.database_url.encode(), digest_size=6).hexdigest()
-        return socket_folder() / f"astronn-stream-{os.getuid()}-{database}"
+        return socket_folder() / f"{_stack_prefix()}{database}"
 
     @property
     def weights_file(self) -> Path:
@@ -186,6 +186,18 @@ def socket_folder() -> Path:
     """The folder for temporary files, or /tmp where its path is too long for a unix socket's."""
     folder = Path(tempfile.gettempdir())
     return folder if len(str(folder)) <= _LONGEST_SOCKET_FOLDER else Path("/tmp")  # noqa: S108
+
+
+def _stack_prefix() -> str:
+    return f"astronn-stream-{os.getuid()}-"
+
+
+def is_stack_directory(folder: Path) -> bool:
+    """Whether a folder has the name of a :attr:`Settings.stack_directory` of this user.
+
+    The name can be foretold, so that anybody may have made the folder before.
+    """
+    return folder.name.startswith(_stack_prefix())
 
 
 def socket_broker_url(directory: Path) -> str:

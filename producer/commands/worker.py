@@ -14,6 +14,7 @@ from producer.process_pool import check_semaphores
 from worker.errors import FatalError, UsageError
 from worker.local.stack import EXIT_MISCONFIGURED
 from worker.queues import Lane, Stage
+from worker.transport.connection import check_broker
 
 
 def worker(
@@ -74,6 +75,7 @@ def _prepare(stage: Stage) -> None:
     from worker.stages.process import this_process
 
     process = this_process()
+    check_broker(process.settings.broker)
     match stage:
         case "load":
             check_semaphores()  # its processes take turns

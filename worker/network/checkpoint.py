@@ -1,8 +1,7 @@
 """Weights files: Astra's PyTorch layout, ``{"model_state_dict": {...}}``, and our metadata.
 
-The file is read with ``weights_only=True``, which admits tensors and plain containers alone.
 Widths come from the weights; every key and shape is checked, and the error says which differ.
-A small file may claim to be huge, so sizes are bounded before anything is made of them.
+A small file may claim to be huge, so all that is done before any weight is read.
 What we write has ``"metadata"`` beside the weights, which others need not know.
 """
 
@@ -12,13 +11,14 @@ import io
 import json
 import math
 import re
-import zipfile
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from worker.atomic_file import replacing
 from worker.errors import FatalError
+from worker.network.checkpoint_file import CheckpointFile, StoredTensor, opened
+from worker.network.normalisation import nonsense
 from worker.spectra.pixels import N_PIXELS
 
 if TYPE_CHECKING:
@@ -32,10 +32,12 @@ _WINDOW_KEY = re.compile(r"window_(\d+)")
 _SCALES = ("input_mean", "labels_mean", "labels_std")
 #: Far more than the units of any layer of the network.
 MOST_UNITS = 1024
-_MOST_NUMBERS = MOST_UNITS * N_PIXELS
-_MOST_BYTES = 2**30
+#: The published networks have 14 MB.
+_MOST_BYTES = 2**26
 _MOST_METADATA = 10_000
 _DEEPEST_METADATA = 20
+#: Python cannot even write numbers of any length.
+_LARGEST_METADATUM = 2**63
 #: Problems that an error names; a file of another kind has hundreds.
 _MOST_PROBLEMS = 10
 
@@ -53,10 +55,15 @@ def read_checkpoint(path: Path) -> ApogeeBCNNCensored:
     """
     from worker.network.model import ApogeeBCNNCensored
 
-    state = _read_state(path)
-    model = ApogeeBCNNCensored(_architecture(path, state))
-    _check(path, state, model.state_dict())
-    model.load_state_dict(state)  # half precision becomes float32 here
+    with opened(path) as file:
+        stored = _stored_state(path, file)
+        state = {key: file.tensor(stored[key]) for key in stored if _MASK_KEY.fullmatch(key)}
+        model = ApogeeBCNNCensored(_architecture(path, stored, state))
+        _check_form(path, stored, model.state_dict())
+        state |= {key: file.tensor(stored[key]) for key in stored.keys() - state.keys()}
+    ours = _ours(state)
+    _check_values(path, ours, model.state_dict())
+    model.load_state_dict(ours)  # half precision becomes float32 here
     return model.eval().requires_grad_(False)
 
 
@@ -68,7 +75,8 @@ def read_metadata(path: Path) -> Metadata:
     FatalError
         The file cannot be read, or its metadata are not plain values.
     """
-    content = _load(path)
+    with opened(path) as file:
+        content = file.content
     metadata = content.get("metadata", {}) if isinstance(content, dict) else {}
     if not isinstance(metadata, dict) or not _is_plain(metadata):
         raise FatalError(f"The metadata of {path.name} are not plain values; it was not made here.")
@@ -83,10 +91,12 @@ def stored_type(path: Path) -> str:
     FatalError
         The file cannot be read or holds no weights.
     """
+    with opened(path) as file:
+        stored = _stored_state(path, file)
     types = {
-        str(value.dtype).removeprefix("torch.")
-        for key, value in _read_state(path).items()
-        if value.is_floating_point() and key not in _SCALES
+        each.storage.dtype
+        for key, each in stored.items()
+        if "float" in each.storage.dtype and key not in _SCALES
     }
     return ", ".join(sorted(types))
 
@@ -156,7 +166,10 @@ def _is_plain(value: object) -> bool:
         elif isinstance(item, float):
             if not math.isfinite(item):
                 return False
-        elif not (item is None or isinstance(item, str | int)):
+        elif isinstance(item, int):
+            if abs(item) >= _LARGEST_METADATUM:
+                return False
+        elif not (item is None or isinstance(item, str)):
             return False
         waiting.extend((each, depth + 1) for each in inside)
         if depth > _DEEPEST_METADATA or seen + len(waiting) > _MOST_METADATA:
@@ -164,105 +177,63 @@ def _is_plain(value: object) -> bool:
     return True
 
 
-def _load(path: Path) -> object:
-    import torch
-
-    try:
-        _check_unpacked_size(path)
-        content: object = torch.load(path, map_location="cpu", weights_only=True)
-    except FatalError:
-        raise
-    except OSError as error:
-        raise FatalError(f"The weights {path} cannot be read: {error.strerror}.") from error
-    except Exception as error:
-        # Damaged files raise nearly anything. torch's own text advises to lower the guard.
-        raise FatalError(
-            f"{path.name} is not a PyTorch checkpoint of plain tensors; it was not loaded."
-        ) from error
-    return content
-
-
-def _check_unpacked_size(path: Path) -> None:
-    """Refuse an archive that unpacks to more than any network has; torch would unpack it."""
-    if not zipfile.is_zipfile(path):
-        return
-    with zipfile.ZipFile(path) as archive:
-        size = sum(entry.file_size for entry in archive.infolist())
-    if size > _MOST_BYTES:
-        raise FatalError(
-            f"{path.name} unpacks to {size / 2**30:.1f} GiB, which is no ApogeeBCNNCensored; it "
-            "was not loaded."
-        )
-
-
-def _read_state(path: Path) -> dict[str, Tensor]:
-    """The tensors of a file under our names: ASPCAP masks become windows of pixel indices."""
-    import torch
-
-    content = _load(path)
+def _stored_state(path: Path, file: CheckpointFile) -> dict[str, StoredTensor]:
+    """The tensors of a file by its names for them, all plain and together of a sensible size."""
+    content = file.content
     state = content.get("model_state_dict") if isinstance(content, dict) else None
     if not isinstance(state, dict) or not all(
-        isinstance(key, str) and torch.is_tensor(value) for key, value in state.items()
+        isinstance(key, str) and isinstance(value, StoredTensor) for key, value in state.items()
     ):
         raise FatalError(f'{path.name} holds no named tensors under "model_state_dict".')
     for key, value in state.items():
-        if not _is_plain_tensor(value):
-            raise FatalError(
-                f"{path.name} does not fit ApogeeBCNNCensored: {key} is no plain tensor of numbers."
-            )
-        if _WINDOW_KEY.fullmatch(key):  # ours alone: a file has masks
-            raise FatalError(f"{path.name} does not fit ApogeeBCNNCensored: {key} is unknown.")
+        if not value.plain:
+            raise _unfit(path, f"{key} is no plain tensor of numbers")
         if _MASK_KEY.fullmatch(key) and value.shape != (N_PIXELS,):
-            raise FatalError(
-                f"{path.name} does not fit ApogeeBCNNCensored: {key} has shape "
-                f"{tuple(value.shape)}, not ({N_PIXELS},)."
-            )
-    return {
-        _MASK_KEY.sub(r"window_\1", key): (
-            torch.nonzero(value.bool()).flatten() if _MASK_KEY.fullmatch(key) else value
+            raise _unfit(path, f"{key} has shape {value.shape}, not ({N_PIXELS},)")
+    storages = {value.storage for value in state.values()}
+    size = max(sum(each.bytes for each in some) for some in (storages, state.values()))
+    if size > _MOST_BYTES:
+        raise FatalError(
+            f"{path.name} unpacks to {size / 2**20:.0f} MiB, which is no ApogeeBCNNCensored; it "
+            "was not loaded."
         )
-        for key, value in state.items()
-    }
+    return state
 
 
-def _is_plain_tensor(value: Tensor) -> bool:
-    """Whether numbers lie in memory, of a known type, and not more than any layer has.
-
-    A tensor may claim more than the file holds, when each number stands for many.
-    """
-    import torch
-
-    integers = (torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
-    floats = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
-    return (
-        value.layout == torch.strided
-        and value.device.type == "cpu"
-        and value.dtype in integers + floats
-        and value.numel() <= _MOST_NUMBERS
-    )
+def _unfit(path: Path, what: str) -> FatalError:
+    return FatalError(f"{path.name} does not fit ApogeeBCNNCensored: {what}.")
 
 
-def _architecture(path: Path, state: dict[str, Tensor]) -> Architecture:
+def _architecture(
+    path: Path, stored: dict[str, StoredTensor], masks: dict[str, Tensor]
+) -> Architecture:
     from worker.network.model import N_ELEMENTS, Architecture
 
-    def length(key: str) -> int:
-        if key not in state or state[key].ndim == 0:
-            raise FatalError(f"{path.name} is no ApogeeBCNNCensored: it lacks {_file_key(key)}.")
-        return int(state[key].shape[0])
+    def named(key: str) -> StoredTensor:
+        if key not in stored or not stored[key].shape:
+            raise FatalError(f"{path.name} is no ApogeeBCNNCensored: it lacks {key}.")
+        return stored[key]
 
     def width(layer: str) -> int:
-        units = length(f"{layer}.weight")
+        units = named(f"{layer}.weight").shape[0]
         if not 0 < units <= MOST_UNITS:
             raise FatalError(f"{path.name} is no ApogeeBCNNCensored: {layer} has {units} units.")
         return units
 
+    def window(key: str) -> int:
+        named(key)
+        return int(masks[key].count_nonzero())
+
     elements = range(N_ELEMENTS)
-    return Architecture(
+    architecture = Architecture(
         dense=(width("dense_1"), width("dense_2")),
-        windows=tuple(length(f"window_{i}") for i in elements),
+        windows=tuple(window(f"aspcap_masks.{i}") for i in elements),
         element1=tuple(width(f"elem_dense1.{i}") for i in elements),
         element2=tuple(width(f"elem_dense2.{i}") for i in elements),
     )
+    if architecture.weights > _MOST_BYTES // 4:  # of float32
+        raise _unfit(path, f"its layers would have {architecture.weights} weights")
+    return architecture
 
 
 def _file_key(key: str) -> str:
@@ -270,24 +241,46 @@ def _file_key(key: str) -> str:
     return _WINDOW_KEY.sub(r"aspcap_masks.\1", key)
 
 
-def _check(path: Path, state: dict[str, Tensor], wanted: dict[str, Tensor]) -> None:
-    problems = [f"{_file_key(key)} is missing" for key in wanted.keys() - state.keys()]
-    problems += [f"{_file_key(key)} is unknown" for key in state.keys() - wanted.keys()]
-    common = wanted.keys() & state.keys()
-    problems += [
-        f"{key} has shape {tuple(state[key].shape)}, not {tuple(wanted[key].shape)}"
-        for key in common
-        if state[key].shape != wanted[key].shape
-    ]
-    problems += [
-        f"{key} has values that are not finite"
-        for key in common
-        if not bool(state[key].to(wanted[key].dtype).isfinite().all())
-    ]
+def _ours(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors of a file under our names: ASPCAP masks become windows of pixel indices."""
+    return {
+        _MASK_KEY.sub(r"window_\1", key): (
+            value.nonzero().flatten() if _MASK_KEY.fullmatch(key) else value
+        )
+        for key, value in state.items()
+    }
+
+
+def _check_form(path: Path, stored: dict[str, StoredTensor], ours: dict[str, Tensor]) -> None:
+    """Refuse names and shapes that are not those of the network; masks are known to fit."""
+    wanted = {_file_key(key): tuple(value.shape) for key, value in ours.items()}
+    problems = [f"{key} is missing" for key in wanted.keys() - stored.keys()]
+    problems += [f"{key} is unknown" for key in stored.keys() - wanted.keys()]
+    _refuse(
+        path,
+        problems
+        + [
+            f"{key} has shape {stored[key].shape}, not {wanted[key]}"
+            for key in wanted.keys() & stored.keys()
+            if stored[key].shape != wanted[key] and not _MASK_KEY.fullmatch(key)
+        ],
+    )
+
+
+def _check_values(path: Path, state: dict[str, Tensor], wanted: dict[str, Tensor]) -> None:
+    _refuse(
+        path,
+        [
+            f"{_file_key(key)} has values that are not finite"
+            for key, value in state.items()
+            if not bool(value.to(wanted[key].dtype).isfinite().all())
+        ],
+    )
+    _refuse(path, nonsense(*(state[key].double().numpy() for key in _SCALES)))
+
+
+def _refuse(path: Path, problems: list[str]) -> None:
     if problems:
         named = "; ".join(sorted(problems)[:_MOST_PROBLEMS])
         more = len(problems) - _MOST_PROBLEMS
-        raise FatalError(
-            f"{path.name} does not fit ApogeeBCNNCensored: {named}"
-            f"{f'; and {more} more' if more > 0 else ''}."
-        )
+        raise _unfit(path, named + (f"; and {more} more" if more > 0 else ""))

@@ -55,6 +55,14 @@ class Architecture:
     element2: tuple[int, ...]
 
     @property
+    def weights(self) -> int:
+        """Number of weights in the layers whose widths these are."""
+        layers = [(N_POOLED, self.dense[0]), self.dense]
+        layers += [*zip(self.windows, self.element1, strict=True)]
+        layers += [*zip(self.element1, self.element2, strict=True)]
+        return sum(inputs * outputs for inputs, outputs in layers)
+
+    @property
     def dropout_sites(self) -> dict[str, int]:
         """Each dropout site and its number of units, in the order of the random stream."""
         sites = {

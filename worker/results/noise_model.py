@@ -6,8 +6,7 @@ by which that is multiplied: linear in S/N between those places, constant beyond
 The factors come from the peers' pickle ``(corrections, meta)``, or from JSON or TOML of the
 form ``{label: {"scale": ..., "offset": ...}}``. A pickle can run code, so it is read by an
 unpickler that knows the numpy names that such a file needs and refuses all others; and since
-numpy itself crashes on forged arrays and types, it gets stand-ins of ours in numpy's place. A
-hundred bytes can also make a key whose hash takes for ever (tuples of tuples), so keys are texts.
+numpy itself crashes on forged arrays and types, it gets stand-ins of ours in numpy's place.
 """
 
 from __future__ import annotations
@@ -27,7 +26,8 @@ from numpy.typing import NDArray
 
 from worker.errors import FatalError, UsageError
 from worker.labels import LABELS
-from worker.results.peer_pickle import RefusedError, read_pickle
+from worker.plain_pickle import RefusedError
+from worker.results.peer_pickle import read_pickle
 from worker.text import printable
 
 logger = logging.getLogger(__name__)

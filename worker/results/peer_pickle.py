@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import io
-import pickle
-from collections.abc import Callable, Sequence
-from typing import Any, ClassVar
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
-
-class RefusedError(Exception):
-    """The pickle asks for a name that is not on the list."""
+from worker.plain_pickle import PlainUnpickler, RefusedError
 
 
 class _Number(float):
@@ -63,49 +59,12 @@ _STAND_INS: dict[tuple[str, str], type] = {
 }
 
 
-def _refusing(what: str) -> Callable[[Any], None]:
-    def step(_unpickler: Any) -> None:
-        raise RefusedError(what)
-
-    return step
-
-
-def _with_text_keys(
-    step: Callable[[Any], None], keys: slice = slice(None, None, 2)
-) -> Callable[[Any], None]:
-    """A step of the unpickler that makes entries of a dict of what lies on its stack."""
-
-    def checked(unpickler: Any) -> None:
-        if any(type(key) is not str for key in unpickler.stack[keys]):
-            raise RefusedError("a key that is no text")
-        step(unpickler)
-
-    return checked
-
-
-# The unpickler that is written in Python, for its steps can be replaced one by one.
-_STEPS: dict[int, Callable[[Any], None]] = pickle._Unpickler.dispatch
-
-
-class _Unpickler(pickle._Unpickler):
-    dispatch: ClassVar[dict[int, Callable[[Any], None]]] = {
-        **_STEPS,
-        pickle.DICT[0]: _with_text_keys(_STEPS[pickle.DICT[0]]),
-        pickle.SETITEMS[0]: _with_text_keys(_STEPS[pickle.SETITEMS[0]]),
-        pickle.SETITEM[0]: _with_text_keys(_STEPS[pickle.SETITEM[0]], slice(-2, None, 2)),
-        pickle.ADDITEMS[0]: _refusing("a set"),  # its members are hashed too
-        pickle.FROZENSET[0]: _refusing("a set"),
-        pickle.BYTEARRAY8[0]: _refusing("a bytearray"),  # made in the size that the file claims
-    }
-
+class _Unpickler(PlainUnpickler):
     def find_class(self, module: str, name: str) -> Any:
         try:
             return _STAND_INS[module, name]
         except KeyError:
-            raise RefusedError(f"{module}.{name}") from None
-
-    def persistent_load(self, pid: Any) -> Any:  # noqa: ARG002 - even its repr may have no end
-        raise RefusedError("a persistent object")
+            return super().find_class(module, name)
 
 
 def read_pickle(content: bytes) -> Any:
@@ -116,5 +75,5 @@ def read_pickle(content: bytes) -> Any:
     RefusedError
         It holds what no such file needs.
     """
-    corrections, _meta = _Unpickler(io.BytesIO(content)).load()
+    corrections, _meta = _Unpickler(content).load()
     return corrections

@@ -13,9 +13,37 @@ from sqlalchemy.orm import Session
 from worker.database.tables import AstroNN, Job, JobState, Spectrum, label_columns, now
 from worker.database.upsert import upsert
 from worker.flags import ResultFlag, flag_uncertain
-from worker.messages import Failure, RecordLabels, Result, Setback, Unread
+from worker.messages import (
+    Failure,
+    RecordLabels,
+    Result,
+    Setback,
+    SpectrumLabels,
+    Unread,
+)
 from worker.results.noise_model import NoiseModel
 from worker.version import software_version
+
+#: Far beyond what any network gives that is not refused as it is read.
+_LARGEST = 1e9
+
+
+def doubt(result: SpectrumLabels) -> str | None:
+    """What of a result no network of ours can have given; None where all is well.
+
+    The infer stage refuses labels that are not finite, and an uncertainty is a root. So such a
+    result was damaged, or forged by somebody with access to Redis.
+    """
+    limits = (
+        ("a label", result.raw_labels, -_LARGEST),
+        ("an uncertainty", result.raw_e_labels, 0.0),
+        ("a time", (result.t_elapsed, result.t_overhead), 0.0),
+    )
+    for what, values, lowest in limits:
+        for value in values:
+            if not lowest <= value <= _LARGEST:  # NaN is not either
+                return f"{what} of {value:g}"
+    return None
 
 
 def label_values(

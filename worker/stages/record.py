@@ -24,6 +24,7 @@ from worker.messages import (
     failure_of,
 )
 from worker.results.record import (
+    doubt,
     note_setbacks,
     record_failures,
     record_labels,
@@ -51,10 +52,28 @@ def record(message: RecordLabels, process: Process) -> str:
         part = message.model_copy(update={"results": tuple(results)})
         return record_labels(session, part, noise_model)
 
-    finished = _write(process.database, message.results, write)
-    _tell_strangers(process, message.results, finished, message.weights)
+    doubts = {each: why for each in message.results if (why := doubt(each)) is not None}
+    results = [each for each in message.results if each not in doubts]
+    finished = _write(process.database, results, write) if results else 0
+    if doubts:
+        _leave_open(process, doubts, message.weights)
+    _tell_strangers(process, results, finished, message.weights)
     logger.info("action=record jobs=%d of %d", finished, len(message.results))
     return f"{finished} of {len(message.results)} jobs done"
+
+
+def _leave_open(process: Process, doubts: dict[SpectrumLabels, str], weights: str) -> None:
+    """Let the jobs of results that cannot be be sent again; in the end they get a row anyway.
+
+    A row now would let whoever forged the result end the job before its labels come.
+    """
+    failures = tuple(
+        failure_of(each, f"A result came with {why}, which no network gives.")
+        for each, why in doubts.items()
+    )
+    for each in failures:
+        logger.error("action=record job=%d: %s", each.job, each.reason)
+    setback(Setback(weights=weights, failures=failures, waiting=False), process)
 
 
 def no_result(message: NoResult, process: Process) -> str:

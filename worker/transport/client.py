@@ -8,7 +8,7 @@ import redis
 
 from worker.errors import FatalError
 from worker.settings import Settings, redis_py_url
-from worker.transport.private_folder import check_private
+from worker.transport.connection import check_broker, client_of
 from worker.transport.refusal import said
 
 
@@ -34,12 +34,9 @@ def waiting_client(settings: Settings) -> redis.Redis:
     FatalError
         The folder of the local stack is not this user's own.
     """
-    if settings.broker_url is None and settings.stack_directory.exists():
-        check_private(settings.stack_directory)
+    check_broker(settings.broker)
     # A server that does not speak TLS would let us wait for ever.
-    return redis.Redis.from_url(
-        redis_py_url(settings.broker), socket_connect_timeout=3, socket_timeout=10
-    )
+    return client_of(redis_py_url(settings.broker), socket_connect_timeout=3, socket_timeout=10)
 
 
 def _check_welcome(client: redis.Redis) -> None:

@@ -14,6 +14,7 @@ from kombu.transport import redis as kombu_redis
 
 from worker.errors import TransientError
 from worker.queues import ALL_QUEUES
+from worker.transport.connection import OwnSocket
 from worker.transport.envelope import NoMessageError, unwrapped
 from worker.transport.refusal import REDIS_ERRORS, check_writes
 from worker.transport.set_aside import SetAside, set_aside
@@ -26,6 +27,16 @@ _LOGGED_CHARACTERS = 100
 
 class Channel(kombu_redis.Channel):
     """kombu's, but what is no message is set aside, as if nothing had come."""
+
+    def _connparams(self, asynchronous: bool = False) -> dict[str, Any]:
+        parameters: dict[str, Any] = super()._connparams(  # type: ignore[no-untyped-call]
+            asynchronous=asynchronous
+        )
+        if "path" in parameters:  # kombu has no place to name a class of connections by sockets
+            kombus = parameters["connection_class"]
+            checked = (kombus, OwnSocket) if asynchronous else (OwnSocket,)
+            parameters["connection_class"] = type("Connection", checked, {})
+        return parameters
 
     def _create_client(self, asynchronous: bool = False) -> Any:
         client = super()._create_client(asynchronous=asynchronous)  # type: ignore[no-untyped-call]

@@ -7,6 +7,7 @@ import stat
 from pathlib import Path
 
 from worker.errors import FatalError
+from worker.settings import is_stack_directory
 
 
 def make_private(directory: Path) -> None:
@@ -35,3 +36,17 @@ def check_private(directory: Path) -> None:
     status = directory.lstat()
     if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid() or status.st_mode & 0o077:
         raise FatalError(f"{directory} is not a private directory of this user; remove it.")
+
+
+def check_socket(socket: Path) -> None:
+    """Make sure that a socket in the folder of a local stack is none that others put there.
+
+    Sockets elsewhere were named by the user, and belong to whoever runs that server.
+
+    Raises
+    ------
+    FatalError
+        The folder belongs to someone else, or others may enter it.
+    """
+    if is_stack_directory(socket.parent) and os.path.lexists(socket.parent):
+        check_private(socket.parent)

@@ -28,6 +28,9 @@ _LAYERS = "model_weights"
 _NO_LAYER = "top_level_model_weights"
 _DEEPEST = 4
 _LONGEST_TEXT = 4 * 2**20
+#: Ten times what there is, with what an optimiser keeps; the network has a hundred layers.
+_LARGEST_FILE = 2**28
+_MOST_MEMBERS = 1000
 
 #: ``kernel`` and ``bias`` of a layer.
 Weights = dict[str, NDArray[np.float32]]
@@ -85,6 +88,8 @@ def weight_shapes(graph: Graph, name: str) -> dict[str, Shape]:
 @contextmanager
 def _opened(path: Path) -> Iterator[h5py.File]:
     try:
+        if path.stat().st_size > _LARGEST_FILE:
+            raise FatalError(f"{path.parent.name}/{path.name} is too large for a network.")
         with h5py.File(path, "r") as file:
             yield file
     except (OSError, RuntimeError, KeyError, ValueError, TypeError) as error:  # h5py's
@@ -107,6 +112,8 @@ def _members(group: Any) -> dict[str, Any]:
     """What a group holds. Hard links only: others may lead out of the file."""
     if not isinstance(group, h5py.Group):
         raise LayerError(f"it holds no layers in {_LAYERS}, as a whole Keras model does")
+    if len(group) > _MOST_MEMBERS:
+        raise LayerError(f"it holds {len(group)} entries in one place")
     for name in group:
         info = group.id.links.get_info(name.encode(errors="surrogateescape"))
         if info.type != h5l.TYPE_HARD:
@@ -143,6 +150,8 @@ def _array(name: str, key: str, dataset: h5py.Dataset, shape: Shape) -> NDArray[
         raise LayerError(f"layer {name} has a {key} of shape {dataset.shape}, not {shape}")
     if dataset.chunks is not None:
         raise LayerError(f"layer {name} keeps its {key} in pieces, which Keras never does")
+    if dataset.id.get_storage_size() != dataset.nbytes:
+        raise LayerError(f"layer {name} has a {key} without its numbers")
     if dataset.dtype.kind != "f":
         raise LayerError(f"layer {name} has a {key} of {dataset.dtype}, not of float32")
     with np.errstate(over="ignore"):  # of float64, to infinity

@@ -20,6 +20,7 @@ from worker.errors import FatalError
 from worker.labels import LABELS
 from worker.network.keras.graph import label_position
 from worker.network.masks import RATE
+from worker.network.normalisation import nonsense
 from worker.spectra.pixels import N_PIXELS
 
 PARAMETERS = "astroNN_model_parameter.json"
@@ -61,12 +62,17 @@ def read_parameters(folder: Path) -> Parameters:
         content = _read_json(path)
         _check_network(content)
         positions = _positions(content.get("targetname"))
-        return Parameters(
+        parameters = Parameters(
             input_mean=_vector(content, "input_mean", "input", N_PIXELS),
             labels_mean=_vector(content, "labels_mean", "output", len(LABELS))[list(positions)],
             labels_std=_vector(content, "labels_std", "output", len(LABELS))[list(positions)],
             positions=positions,
         )
+        for problem in nonsense(
+            parameters.input_mean, parameters.labels_mean, parameters.labels_std
+        ):
+            raise ValueError(problem)
+        return parameters
     except OSError as error:
         raise FatalError(f"{path} cannot be read: {error.strerror}.") from error
     except ValueError as error:

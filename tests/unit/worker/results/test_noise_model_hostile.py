@@ -381,6 +381,11 @@ BOMBS = {
     "frozen set without end": b"\x80\x04(" + DOUBLED + b"\x91.",
     "name without end": b"\x80\x04" + DOUBLED + b"Q.",
     "type without end": b"\x80\x04cnumpy\ndtype\n" + DOUBLED + b"\x85R.",
+    "calls with many arguments": b"\x80\x04cnumpy\nndarray\n\x94("
+    + b"N" * 500_000
+    + b"t\x94"
+    + b"h\x00h\x01R0" * 90_000
+    + b".",
     "deep key": b"\x80\x04}" + NESTED + b"Ns.",
     "deep tuple": b"\x80\x04" + NESTED + b"N\x86.",
     "marks": b"\x80\x04" + b"(" * 1_000_000 + b".",

@@ -119,7 +119,7 @@ def test_what_a_file_tells_cannot_steer_the_terminal_or_pass_for_ours(
 def test_a_failed_check_ends_with_exit_code_1(tmp_path: Path, weights: Path) -> None:
     path = tmp_path / "weights.pt"
     network = read_checkpoint(weights)
-    network.labels_std[3] = 0
+    network.elem_dense_var[1].bias.fill_(1e4)
     write_checkpoint(path, network, {"folder": PUBLISHED[0].folder})
     result = model("verify", path)
     assert result.exit_code == 1

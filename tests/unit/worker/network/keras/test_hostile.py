@@ -72,6 +72,27 @@ def test_an_array_that_unpacks_to_more_than_its_shape_is_not_unpacked(folder: Ke
     assert "layer dense_3 keeps its kernel in pieces" in folder.refusal()
 
 
+def test_an_array_without_its_numbers_is_not_filled_up(folder: KerasFolder) -> None:
+    with folder.h5 as file:
+        group = file["model_weights/dense_3/dense_3"]
+        del group["kernel:0"]
+        group.create_dataset("kernel:0", (96, 1), "f4")
+    assert "layer dense_3 has a kernel without its numbers" in folder.refusal()
+
+
+def test_a_group_of_very_many_is_not_listed(folder: KerasFolder) -> None:
+    with folder.h5 as file:
+        for number in range(1001):
+            file.create_group(f"model_weights/{number}")
+    assert "entries in one place" in folder.refusal()
+
+
+def test_a_file_that_is_too_large_is_not_opened(folder: KerasFolder) -> None:
+    with (folder.path / "model_weights.h5").open("r+b") as file:
+        file.truncate(2**28 + 1)
+    assert "is too large" in folder.refusal()
+
+
 def test_a_group_that_holds_itself_is_refused(folder: KerasFolder) -> None:
     with folder.h5 as file:
         file["model_weights/conv1d/again"] = file["model_weights/conv1d"]

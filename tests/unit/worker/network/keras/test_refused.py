@@ -297,6 +297,7 @@ def test_weights_that_cannot_be_are_named(
         ("labels_mean", None, "labels_mean does not have 22 finite numbers"),
         ("labels_mean", [10**400] * 22, "labels_mean is not a list of numbers"),
         ("labels_std", [float("nan")] * 22, "labels_std does not have 22 finite numbers"),
+        ("labels_std", [0.0] * 22, "labels_std has values that are not 1e-06 to 100000"),
         ("targetname", ["teff"] * 22, "targetname has the label teff 22 times"),
         ("targetname", ["teff", "M"], "'M' in targetname is an unknown label"),
         ("targetname", "teff", "targetname is not a list of names"),
