@@ -96,7 +96,8 @@ def let_all_happen(watched: Watched, arrays: RedisServer) -> None:
 
     celery = Celery(broker=stream.redis.url)
     celery.conf.task_send_sent_event = True  # as ours does
-    celery.send_task("load", args=[{"version": 99}], queue="load.bulk")  # none of ours
+    unreadable = {"version": 99, "spectra": [0]}
+    celery.send_task("load", args=[unreadable], queue="load.bulk")
     watched.keep("failed", "FAILURE", "load")
 
     arrays.kill()
@@ -164,7 +165,7 @@ def test_each_state_is_the_true_one(watched: Watched) -> None:
         "not taken yet": "SUCCESS",
         "of a killed worker": "STARTED",  # for ever: the dispatcher sent its spectra anew
     }
-    assert "validation errors for LoadSpectra" in found["failed"]["exception"]
+    assert "not subscriptable" in found["failed"]["exception"]
     assert found["tried again"]["retries"] > 0
     assert "The array store does not answer" in found["tried again"]["exception"]
     assert "is not a FITS file" in found["no_result done"]["args"]
