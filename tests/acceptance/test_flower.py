@@ -200,7 +200,7 @@ def test_one_endpoint_serves_flowers_metrics_and_ours(watched: Watched) -> None:
         "infer done": ["SUCCESS", "labelled, 0 without labels"],
         "record done": ["SUCCESS", "jobs done"],
         "no_result done": ["SUCCESS", "apStar-damaged-2M0: coadd", "is not a FITS file"],
-        "failed": ["FAILURE", "validation errors for LoadSpectra"],
+        "failed": ["FAILURE", "not subscriptable"],
         "tried again": ["The array store does not answer", "Retries"],
         "not taken yet": ["PENDING", "6 spectra: apStar-"],
         "of a killed worker": ["STARTED", "record@"],
