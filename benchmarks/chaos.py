@@ -28,6 +28,7 @@ from astropy.table import Table
 from sqlalchemy import select
 
 from benchmarks.rig.faults import (
+    REFUSALS,
     Fault,
     change_weights,
     deliver_twice_in_reverse,
@@ -36,6 +37,7 @@ from benchmarks.rig.faults import (
     kill_redis,
     kill_workers,
     poison,
+    refuse,
     stop_database,
 )
 from benchmarks.rig.rows import assert_undisturbed, undisturbed
@@ -77,6 +79,13 @@ def disturbances() -> dict[str, tuple[bool, Fault]]:
         "kill -9 of redis, data lost": (False, kill_redis),
         "FLUSHALL": (True, flush_redis),
         "PostgreSQL stopped for 20 s": (True, partial(stop_database, seconds=20)),
+        **{
+            f"Redis {refusal.rstrip('.')}, for 20 s": (
+                True,
+                partial(refuse, refusal=refusal, meanwhile=partial(time.sleep, 20)),
+            )
+            for refusal in REFUSALS
+        },
         "every message twice, reversed": (True, deliver_twice_in_reverse),
         "array keys expired": (True, expire_arrays),
     }
