@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import urllib.error
 import urllib.request
@@ -88,6 +89,21 @@ def test_no_command_line_tells_a_password(composed: Composed) -> None:
     assert len(lines) >= len(SERVING)
     for secret in (*PASSWORDS.values(), FLOWER):
         assert not any(secret in line for line in lines)
+
+
+def test_those_who_watch_find_all_well(composed: Composed) -> None:
+    told = json.loads(composed.execute("metrics", "astronn-stream", "status", "--json"))
+    assert told["problems"] == []
+    assert told["redis_writes"]
+
+
+def test_redis_refuses_nobody_what_it_needs(composed: Composed) -> None:
+    refused = set()
+    for server in ("redis", "arrays"):
+        with composed.admin(server) as client:
+            refused |= {(each["username"], each["object"]) for each in client.acl_log()}
+    # kombu lets Flower look for what dead workers held, and bears that it may not.
+    assert refused <= {("watcher", "set")}
 
 
 def test_sigterm_ends_each_in_time_and_checks_notice(composed: Composed) -> None:
