@@ -16,8 +16,8 @@ set -eu
 umask 077
 
 connect='+ping +select +multi +exec +discard +unwatch +client|setinfo +client|setname +script|load +script|exists'
-# Celery's questions to workers, their answers (lists that expire) and their events.
-ask='(%RW~*celery.pidbox* %RW~_kombu.binding_deadlines
+# Celery's questions to workers and the answers; whoever asks also clears away what others left.
+ask='(%RW~*celery.pidbox* %RW~_kombu.binding*.celeryev %RW~_kombu.binding_deadlines
  +lpush +brpop +llen +sadd +srem +smembers +zadd +zrem +zrangebyscore +exists +pexpire +del +time
  +evalsha) (&/0.celery.pidbox +publish +psubscribe +punsubscribe)'
 # What a worker holds lies with that of all others, and any of them gives back a dead one's.
@@ -58,8 +58,7 @@ user() {
         '(%W~astronn-stream:dispatcher %W~astronn-stream:weights +set)' \
         '(%W~astronn-stream:set-aside +del)'
     user watcher "${REDIS_WATCHER_PASSWORD:?}" "$ask $look" \
-        '(%RW~*celeryev* %RW~_kombu.binding_deadlines
-          +llen +sadd +srem +smembers +exists +pexpire +del +evalsha)' \
+        '(%RW~celeryev.* +llen +exists +pexpire +del)' \
         '(&/0.celeryev/* +psubscribe +punsubscribe)'
 } > "${TMPDIR:-/tmp}/redis.conf"
 exec redis-server "${TMPDIR:-/tmp}/redis.conf" "$@"

@@ -124,6 +124,18 @@ def test_each_can_do_its_work(
     assert admin.acl_log() == []
 
 
+def test_who_watches_sees_that_redis_refuses_writes(
+    admin: redis.Redis, settings_of: Callable[[str], Settings]
+) -> None:
+    admin.config_set("maxmemory", 1)
+    try:
+        status = read_status(settings_of("watcher"))
+    finally:
+        admin.config_set("maxmemory", 0)
+    assert status.redis
+    assert not status.redis_writes
+
+
 @pytest.mark.parametrize("queue", ALL_QUEUES)
 @pytest.mark.parametrize("role", WORKERS)
 def test_each_worker_gives_back_what_a_dead_one_held(
@@ -139,6 +151,19 @@ def test_each_worker_gives_back_what_a_dead_one_held(
         channel.qos.restore_visible()
     assert admin.llen(queue) == 1
     assert admin.exists(UNACKED, f"{UNACKED}_index", f"{UNACKED}_mutex") == 0
+    assert admin.acl_log() == []
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_each_clears_away_the_bindings_of_who_is_gone(
+    admin: redis.Redis, settings_of: Callable[[str], Settings], role: str
+) -> None:
+    for exchange in ("celeryev", "celery.pidbox", "reply.celery.pidbox"):
+        admin.sadd(f"_kombu.binding.{exchange}", "anybody")
+        admin.zadd("_kombu.binding_deadlines", {exchange: 1})
+    with Connection(settings_of(role).broker) as connection:
+        assert connection.channel().sweep_bindings() == 3
+    assert admin.dbsize() == 0
     assert admin.acl_log() == []
 
 
@@ -196,13 +221,16 @@ def test_nobody_can_do_what_is_the_business_of_others(
 
 
 @pytest.mark.parametrize("role", ROLES)
-def test_a_script_may_do_no_more_than_who_calls_it(
-    settings_of: Callable[[str], Settings], role: str
+def test_a_script_may_do_no_more_than_who_runs_it(
+    admin: redis.Redis, settings_of: Callable[[str], Settings], role: str
 ) -> None:
+    admin.lpush("record", "a result")
     with closing(broker_client(settings_of(role))) as client:
-        script = client.script_load("return redis.call('DEL', 'record')")
-        with pytest.raises(redis.exceptions.ResponseError, match=r"permission|NOPERM|ACL"):
-            client.evalsha(script, 1, "a.reply.celery.pidbox")
+        harmless, harmful = map(client.script_load, ("return 1", "redis.call('DEL', 'record')"))
+        assert client.evalsha(harmless, 1, "a.reply.celery.pidbox") == 1
+        with pytest.raises(redis.ResponseError):
+            client.evalsha(harmful, 1, "a.reply.celery.pidbox")
+    assert admin.llen("record") == 1
 
 
 def test_workers_and_watchers_have_other_passwords(port: int) -> None:
