@@ -14,17 +14,8 @@ import redis
 
 from benchmarks.rig.servers import free_port
 from benchmarks.rig.waiting import wait_for
-from tests.compose import ROOT
+from tests.compose import PASSWORD_OF, ROOT
 from worker.local.redis_server import redis_server
-
-#: The variables with the passwords that docs/farm/redis.sh takes; each is its own password here.
-VARIABLES = {
-    "default": "REDISCLI_AUTH",
-    "loader": "REDIS_WORKER_PASSWORD",
-    "inference": "REDIS_WORKER_PASSWORD",
-    "ledger": "REDIS_LEDGER_PASSWORD",
-    "watcher": "REDIS_WATCHER_PASSWORD",
-}
 
 
 @contextmanager
@@ -41,10 +32,10 @@ def secured_redis(folder: Path, user: str, password: str) -> Iterator[int]:
 def redis_with_roles(folder: Path) -> Iterator[int]:
     """The port of a server with the users of docs/farm/redis.sh."""
     (folder / "redis-server").symlink_to(redis_server())
-    passwords = {name: name for name in VARIABLES.values()}
+    passwords = {name: name for name in PASSWORD_OF.values()}
     environment = {"PATH": f"{folder}:/usr/bin:/bin", "TMPDIR": str(folder), **passwords}
     command = ["sh", str(ROOT / "docs" / "farm" / "redis.sh")]
-    with _served(folder, command, passwords[VARIABLES["default"]], environment) as (port, _):
+    with _served(folder, command, passwords[PASSWORD_OF["default"]], environment) as (port, _):
         yield port
 
 

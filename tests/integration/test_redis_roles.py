@@ -18,8 +18,8 @@ from kombu import Connection, Exchange, Queue
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from tests.compose import ROOT
-from tests.integration.secured_redis import VARIABLES, redis_with_roles
+from tests.compose import PASSWORD_OF, ROOT
+from tests.integration.secured_redis import redis_with_roles
 from worker.app import app
 from worker.messages import LoadSpectra, SpectrumReference
 from worker.monitoring.status import read_status
@@ -50,7 +50,7 @@ def port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
 
 @pytest.fixture
 def admin(port: int) -> Iterator[redis.Redis]:
-    with redis.Redis(port=port, password=VARIABLES["default"]) as client:
+    with redis.Redis(port=port, password=PASSWORD_OF["default"]) as client:
         client.flushall()
         client.acl_log_reset()
         yield client
@@ -59,7 +59,7 @@ def admin(port: int) -> Iterator[redis.Redis]:
 @pytest.fixture
 def settings_of(port: int) -> Callable[[str], Settings]:
     def settings(role: str) -> Settings:
-        return Settings(broker_url=f"redis://{role}:{VARIABLES[role]}@127.0.0.1:{port}/0")
+        return Settings(broker_url=f"redis://{role}:{PASSWORD_OF[role]}@127.0.0.1:{port}/0")
 
     return settings
 
@@ -234,8 +234,8 @@ def test_a_script_may_do_no_more_than_who_runs_it(
 
 
 def test_workers_and_watchers_have_other_passwords(port: int) -> None:
-    for role, variable in VARIABLES.items():
-        for password in {*VARIABLES.values()} - {variable}:
+    for role, variable in PASSWORD_OF.items():
+        for password in {*PASSWORD_OF.values()} - {variable}:
             once = Retry(NoBackoff(), 0)
             with (
                 redis.Redis(port=port, username=role, password=password, retry=once) as client,
@@ -244,9 +244,9 @@ def test_workers_and_watchers_have_other_passwords(port: int) -> None:
                 client.ping()
 
 
-@pytest.mark.parametrize("missing", sorted(set(VARIABLES.values())))
+@pytest.mark.parametrize("missing", sorted(set(PASSWORD_OF.values())))
 def test_without_a_password_nothing_is_started(tmp_path: Path, missing: str) -> None:
-    given = {name: name for name in VARIABLES.values() if name != missing}
+    given = {name: name for name in PASSWORD_OF.values() if name != missing}
     done = subprocess.run(
         ["/bin/sh", ROOT / "docs" / "farm" / "redis.sh"],
         env={"PATH": "/usr/bin:/bin", "TMPDIR": str(tmp_path), **given},

@@ -15,8 +15,17 @@ from jsonschema import Draft202012Validator
 
 import producer.commands.main
 from tests.commands import parsed
-from tests.compose import DOCKERFILE, LEFT_OUT, ROOT, SERVICES, TEXT, filled, seconds, variables
-from tests.integration.secured_redis import VARIABLES
+from tests.compose import (
+    DOCKERFILE,
+    LEFT_OUT,
+    PASSWORD_OF,
+    ROOT,
+    SERVICES,
+    TEXT,
+    filled,
+    seconds,
+    variables,
+)
 from worker.local.stack import COMMANDS, DISPATCHER, FLOWER, LIVE_LOADER
 from worker.settings import PREFIX, Settings
 
@@ -202,14 +211,14 @@ def test_a_producer_reads_the_settings_that_are_meant(monkeypatch: pytest.Monkey
 @pytest.mark.parametrize("service", USERS)
 def test_each_logs_in_to_redis_as_who_it_is(monkeypatch: pytest.MonkeyPatch, service: str) -> None:
     settings = settings_of(service, monkeypatch, **PASSWORDS)
-    user = f"{USERS[service]}:of-{VARIABLES[USERS[service]]}"
+    user = f"{USERS[service]}:of-{PASSWORD_OF[USERS[service]]}"
     assert settings.broker == f"redis://{user}@redis:6379/0"
     assert settings.arrays == f"redis://{user}@arrays:6379/0"
 
 
 @pytest.mark.parametrize("server", ["redis", "arrays"])
 def test_redis_is_given_all_that_its_script_asks_for(server: str) -> None:
-    assert set(environment(server)) == set(VARIABLES.values())
+    assert set(environment(server)) == set(PASSWORD_OF.values())
     script = mounts(server)["/farm/redis.sh"]
     assert (ROOT / script["source"]).is_file()
     assert script["read_only"]
