@@ -14,6 +14,14 @@ TEXT = (ROOT / "docker-compose.yml").read_text()
 DOCKERFILE = (ROOT / "Dockerfile").read_text()
 #: The services as they are written.
 SERVICES: dict[str, dict[str, Any]] = yaml.safe_load(TEXT)["services"]
+#: Which variable has the password of each user of docs/farm/redis.sh.
+PASSWORD_OF = {
+    "default": "REDISCLI_AUTH",
+    "loader": "REDIS_WORKER_PASSWORD",
+    "inference": "REDIS_WORKER_PASSWORD",
+    "ledger": "REDIS_LEDGER_PASSWORD",
+    "watcher": "REDIS_WATCHER_PASSWORD",
+}
 
 _VARIABLE = re.compile(
     r"\$(?:(?P<escaped>\$)|\{(?P<name>\w+)(?:(?P<kind>:[-?])(?P<other>[^}]*))?\})"

@@ -17,14 +17,19 @@ import time
 from pathlib import Path
 
 import psutil
+import redis
 from sqlalchemy import create_engine, make_url, text
 
 from benchmarks.rig.servers import PostgresServer
 from benchmarks.rig.waiting import wait_for
-from tests.compose import LEFT_OUT, SERVICES, filled, seconds
+from tests.compose import LEFT_OUT, ROOT, SERVICES, TEXT, filled, seconds, variables
 from worker.local.redis_server import redis_server
 
-PASSWORDS = {"REDIS_PASSWORD": "of0redis", "POSTGRES_PASSWORD": "of0postgres"}
+PASSWORDS = {
+    name: f"of0{name.lower().removesuffix('_password').replace('_', '0')}"
+    for name in sorted(variables(TEXT))
+    if name.endswith("_PASSWORD")
+}
 
 #: ``redis-cli -p PORT ping``, which tells an error too.
 _REDIS_CLI = """
@@ -115,6 +120,7 @@ class Composed:
             "@arrays:6379": f"@127.0.0.1:{self._ports['arrays']}",
             "@postgres/astronn": f"@/astronn?host={self._socket}",
             "redis-cli ping": f"redis-cli -p {self._ports.get(name)} ping",
+            "/farm": str(ROOT / "docs" / "farm"),
             "/data": str(self.data),
             "/model": str(self.model),
             "/tmp": str(self._temporary(name)),  # noqa: S108 - the container's own
@@ -228,6 +234,10 @@ class Composed:
 
     def _grace(self, name: str) -> float:
         return seconds(self._services[name]["stop_grace_period"])
+
+    def admin(self, server: str) -> redis.Redis:
+        """A client of a Redis that may do everything."""
+        return redis.Redis(port=self._ports[server], password=PASSWORDS["REDIS_PASSWORD"])
 
     def number(self, query: str) -> int:
         """A number out of the database."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import urllib.error
 import urllib.request
@@ -54,6 +55,15 @@ def enqueued(composed: Composed) -> int:
     return count
 
 
+def refused(composed: Composed) -> set[tuple[str, str]]:
+    """Which users were refused what by both Redis, ever since they run."""
+    found = set()
+    for server in ("redis", "arrays"):
+        with composed.admin(server) as client:
+            found |= {(each["username"], each["object"]) for each in client.acl_log()}
+    return found
+
+
 def test_spectra_become_rows_in_postgresql(composed: Composed, enqueued: int) -> None:
     wait_for(lambda: composed.number(DONE) == enqueued, "all jobs")
     with_labels = "SELECT count(teff) FROM astronn WHERE no_result_reason IS NULL"
@@ -90,10 +100,18 @@ def test_no_command_line_tells_a_password(composed: Composed) -> None:
         assert not any(secret in line for line in lines)
 
 
+def test_those_who_watch_find_all_well(composed: Composed) -> None:
+    told = json.loads(composed.execute("metrics", "astronn-stream", "status", "--json"))
+    assert told["problems"] == []
+    assert told["redis_writes"]
+
+
 def test_sigterm_ends_each_in_time_and_checks_notice(composed: Composed) -> None:
     servers = {"redis", "arrays"}
     assert composed.stop(*set(SERVING) - servers) == dict.fromkeys(set(SERVING) - servers, 0)
     for name in ("load", "flower"):
         assert composed.check(name, patience=1) != 0
+    # kombu lets Flower look for what dead workers held, and bears that it may not.
+    assert refused(composed) <= {("watcher", "set")}
     assert composed.stop(*servers) == dict.fromkeys(servers, 0)
     assert composed.check("redis") != 0

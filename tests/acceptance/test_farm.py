@@ -19,7 +19,9 @@ from tests.acceptance.command import DONE
 from tests.acceptance.composed import Composed
 from tests.compose import ROOT
 
-SETTINGS = "astronn-stream.env"
+#: The settings of each script, and which service of docker-compose.yml has the same.
+SETTINGS = {"load": "astronn-loader.env", "infer": "astronn-inference.env"}
+SERVICES = {"load": "load", "infer": "infer-cpu"}
 #: The array tasks of the two jobs.
 TASKS = [("load", 1), ("load", 2), ("infer", 1)]
 
@@ -58,16 +60,17 @@ def submit(home: Path, stage: str, task: int) -> subprocess.Popen[str]:
 
 
 def write_settings(composed: Composed, home: Path) -> None:
-    """The file that the page describes, and where astronn-stream is."""
-    values = composed.environment("infer-cpu") | {"PATH": f"{Path(sys.executable).parent}:$PATH"}
-    kept = [
-        name
-        for name in values
-        if name.startswith("ASTRONN_STREAM_") or name in ("PATH", "XDG_CACHE_HOME")
-    ]
-    file = home / SETTINGS
-    file.write_text("".join(f'{name}="{values[name]}"\n' for name in kept))
-    file.chmod(0o600)
+    """The files that the page describes, and where astronn-stream is."""
+    for stage, service in SERVICES.items():
+        values = composed.environment(service) | {"PATH": f"{Path(sys.executable).parent}:$PATH"}
+        kept = [
+            name
+            for name in values
+            if name.startswith("ASTRONN_STREAM_") or name in ("PATH", "XDG_CACHE_HOME")
+        ]
+        file = home / SETTINGS[stage]
+        file.write_text("".join(f'{name}="{values[name]}"\n' for name in kept))
+        file.chmod(0o600)
 
 
 def workers(composed: Composed) -> dict[str, str]:
@@ -98,7 +101,7 @@ def test_two_loaders_of_a_host_and_inference_serve_what_waits(
 
 @pytest.mark.parametrize("stage", ["load", "infer"])
 def test_settings_that_others_may_read_are_refused(tmp_path: Path, stage: str) -> None:
-    file = tmp_path / SETTINGS
+    file = tmp_path / SETTINGS[stage]
     file.write_text("exit 0\n")
     file.chmod(0o640)
     job = submit(tmp_path, stage, 1)

@@ -1,4 +1,4 @@
-"""A redis-server with passwords, and TLS before it: the server of the wheel has none."""
+"""A redis-server with users, and TLS before it: the server of the wheel has none."""
 
 from __future__ import annotations
 
@@ -14,23 +14,47 @@ import redis
 
 from benchmarks.rig.servers import free_port
 from benchmarks.rig.waiting import wait_for
+from tests.compose import PASSWORD_OF, ROOT
 from worker.local.redis_server import redis_server
 
 
 @contextmanager
 def secured_redis(folder: Path, user: str, password: str) -> Iterator[int]:
     """The port of a server whose default user and ``user`` have this password."""
+    command = [str(redis_server()), "--requirepass", password]
+    with _served(folder, command, password) as (port, client):
+        rights = ["on", f">{password}", "~*", "&*", "+@all"]
+        client.execute_command("ACL", "SETUSER", user, *rights)
+        yield port
+
+
+@contextmanager
+def redis_with_roles(folder: Path) -> Iterator[int]:
+    """The port of a server with the users of docs/farm/redis.sh."""
+    (folder / "redis-server").symlink_to(redis_server())
+    passwords = {name: name for name in PASSWORD_OF.values()}
+    environment = {"PATH": f"{folder}:/usr/bin:/bin", "TMPDIR": str(folder), **passwords}
+    command = ["sh", str(ROOT / "docs" / "farm" / "redis.sh")]
+    with _served(folder, command, passwords[PASSWORD_OF["default"]], environment) as (port, _):
+        yield port
+
+
+@contextmanager
+def _served(
+    folder: Path, command: list[str], password: str, environment: dict[str, str] | None = None
+) -> Iterator[tuple[int, redis.Redis]]:
+    """A server's port, and a client of its default user."""
     port = free_port()
-    command = [str(redis_server()), "--bind", "127.0.0.1", "--port", str(port), "--save", ""]
     process = subprocess.Popen(
-        [*command, "--requirepass", password], cwd=folder, stdout=subprocess.DEVNULL
+        [*command, "--bind", "127.0.0.1", "--port", str(port), "--save", ""],
+        cwd=folder,
+        env=environment,
+        stdout=subprocess.DEVNULL,
     )
     try:
         with redis.Redis(port=port, password=password) as client:
             wait_for(lambda: _answers(client), "redis-server")
-            rights = ["on", f">{password}", "~*", "&*", "+@all"]
-            client.execute_command("ACL", "SETUSER", user, *rights)
-        yield port
+            yield port, client
     finally:
         process.terminate()
         process.wait(timeout=30)

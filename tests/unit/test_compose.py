@@ -15,7 +15,17 @@ from jsonschema import Draft202012Validator
 
 import producer.commands.main
 from tests.commands import parsed
-from tests.compose import DOCKERFILE, LEFT_OUT, ROOT, SERVICES, TEXT, filled, seconds, variables
+from tests.compose import (
+    DOCKERFILE,
+    LEFT_OUT,
+    PASSWORD_OF,
+    ROOT,
+    SERVICES,
+    TEXT,
+    filled,
+    seconds,
+    variables,
+)
 from worker.local.stack import COMMANDS, DISPATCHER, FLOWER, LIVE_LOADER
 from worker.settings import PREFIX, Settings
 
@@ -25,9 +35,19 @@ WORKERS = ["load", LIVE_LOADER, *INFERENCE, "record"]
 PRODUCERS = [DISPATCHER, "watch"]
 OURS = [*WORKERS, *PRODUCERS, "migrate", "metrics", FLOWER]
 
+#: Who each service is for both Redis; docs/farm/redis.sh says what that may do.
+USERS = {
+    **dict.fromkeys(("load", LIVE_LOADER), "loader"),
+    **dict.fromkeys(INFERENCE, "inference"),
+    **dict.fromkeys(("record", *PRODUCERS), "ledger"),
+    **dict.fromkeys(("metrics", FLOWER), "watcher"),
+}
 #: Which services hold a secret; no other may.
 HOLDERS = {
-    "REDIS_PASSWORD": {"redis", "arrays", *OURS} - {"migrate"},
+    "REDIS_PASSWORD": {"redis", "arrays"},
+    "REDIS_WORKER_PASSWORD": {"redis", "arrays", "load", LIVE_LOADER, *INFERENCE},
+    "REDIS_LEDGER_PASSWORD": {"redis", "arrays", "record", *PRODUCERS},
+    "REDIS_WATCHER_PASSWORD": {"redis", "arrays", "metrics", FLOWER},
     "POSTGRES_PASSWORD": {"postgres", "migrate", "record", "metrics", *PRODUCERS},
     "FLOWER_BASIC_AUTH": {FLOWER},
 }
@@ -37,7 +57,7 @@ MOUNTED = {
     **{name: {"/model"} for name in (*INFERENCE, "record")},
     **{name: {"/data", "/model"} for name in PRODUCERS},
 }
-PASSWORDS = {"REDIS_PASSWORD": "of-redis", "POSTGRES_PASSWORD": "of-postgres"}
+PASSWORDS = {name: f"of-{name}" for name in HOLDERS}
 #: Variables that Compose reads by itself.
 OF_COMPOSE = {"COMPOSE_PROFILES"}
 
@@ -183,11 +203,26 @@ def test_every_setting_exists(service: str) -> None:
 
 def test_a_producer_reads_the_settings_that_are_meant(monkeypatch: pytest.MonkeyPatch) -> None:
     settings = settings_of(DISPATCHER, monkeypatch, **PASSWORDS)
-    assert settings.broker == "redis://:of-redis@redis:6379/0"
-    assert settings.arrays == "redis://:of-redis@arrays:6379/0"
-    assert settings.database_url == "postgresql://astronn:of-postgres@postgres/astronn"
+    assert settings.database_url == "postgresql://astronn:of-POSTGRES_PASSWORD@postgres/astronn"
     assert settings.data_root == Path("/data")
     assert settings.model == Path("/model/weights.pt")
+
+
+@pytest.mark.parametrize("service", USERS)
+def test_each_logs_in_to_redis_as_who_it_is(monkeypatch: pytest.MonkeyPatch, service: str) -> None:
+    settings = settings_of(service, monkeypatch, **PASSWORDS)
+    user = f"{USERS[service]}:of-{PASSWORD_OF[USERS[service]]}"
+    assert settings.broker == f"redis://{user}@redis:6379/0"
+    assert settings.arrays == f"redis://{user}@arrays:6379/0"
+
+
+@pytest.mark.parametrize("server", ["redis", "arrays"])
+def test_redis_is_given_all_that_its_script_asks_for(server: str) -> None:
+    assert set(environment(server)) == set(PASSWORD_OF.values())
+    script = mounts(server)["/farm/redis.sh"]
+    assert (ROOT / script["source"]).is_file()
+    assert script["read_only"]
+    assert not script["bind"]["create_host_path"]
 
 
 @pytest.mark.parametrize("service", [DISPATCHER, "metrics"])
@@ -296,7 +331,8 @@ def test_what_serves_is_asked_whether_it_does(service: str) -> None:
 )
 def test_redis_keeps_messages_and_lets_flux_go(server: str, options: dict[str, str]) -> None:
     command = SERVICES[server]["command"]
-    own = command[command.index("redis-server") + 1 :]
+    assert command[:2] == ["sh", "/farm/redis.sh"]
+    own = command[2:]
     assert dict(zip(own[::2], own[1::2], strict=True)) == options
     assert ("redis:/data" in SERVICES[server].get("volumes", [])) == (server == "redis")
 

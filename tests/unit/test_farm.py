@@ -15,7 +15,7 @@ from check_jsonschema.builtin_schemas import get_builtin_schema
 from jsonschema import Draft202012Validator
 
 from tests.commands import parsed
-from tests.compose import ROOT, SERVICES, filled, seconds
+from tests.compose import ROOT, SERVICES, filled, seconds, variables
 from worker.queues import QUEUES
 from worker.settings import PREFIX, Settings
 
@@ -208,8 +208,12 @@ def test_the_workloads_are_the_services_of_docker_compose() -> None:
 @pytest.mark.parametrize("server", ["redis", "arrays"])
 def test_redis_is_started_as_in_docker_compose(server: str) -> None:
     here = container(server)
-    command = [*here["command"], *here["args"]]
-    assert command == filled(SERVICES[server]["command"], {})
+    there = SERVICES[server]
+    assert [*here["command"], *here["args"]] == filled(there["command"], {})
+    assert {each["name"] for each in here["env"]} == set(there["environment"])
+    for each in here["env"]:
+        reference = each["valueFrom"]["secretKeyRef"]
+        assert variables(there["environment"][each["name"]]) == {reference["key"]}
 
 
 @pytest.mark.parametrize("name", pods())
@@ -224,6 +228,8 @@ def test_pods_find_what_they_refer_to(name: str) -> None:
     assert secrets
     assert secrets <= made
     assert referred(own, "configMapRef") <= set(named("ConfigMap"))
+    of_files = referred(spec["volumes"], "configMap")
+    assert of_files <= set(re.findall(r"kubectl create configmap (\S+) --from-file=", PAGE))
 
 
 @pytest.mark.parametrize("name", pods())
@@ -248,17 +254,20 @@ def test_pods_are_locked_down_and_limited(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", sorted(set(pods()) - SERVERS - {"migrate"}))
-def test_only_those_who_write_to_the_database_know_it(name: str) -> None:
+def test_each_knows_its_own_user_and_who_writes_to_the_database_that_too(name: str) -> None:
     known = {source["secretRef"]["name"] for source in container(name)["envFrom"][1:]}
-    writes = f"{PREFIX}DATABASE_URL" in SERVICES.get(name, {}).get("environment", {})
-    assert known == {"astronn-broker"} | ({"astronn-database"} if writes else set())
+    environment = SERVICES["infer-gpu" if name == "infer" else name]["environment"]
+    (user,) = re.findall(r"^redis://(\w+):", environment[f"{PREFIX}BROKER_URL"])
+    writes = f"{PREFIX}DATABASE_URL" in environment
+    assert known == {f"astronn-{user}"} | ({"astronn-database"} if writes else set())
 
 
 @pytest.mark.parametrize("name", pods())
 def test_pods_reach_the_servers_whose_password_they_need_and_nobody_else(name: str) -> None:
     own = container(name)
     secrets = referred(own, "secretRef")
-    needed = {"redis"} if "astronn-broker" in secrets else set()
+    users = {"astronn-loader", "astronn-inference", "astronn-ledger"}
+    needed = set() if users.isdisjoint(secrets) else {"redis"}
     needed |= {"postgres"} if "astronn-database" in secrets else set()
     needed |= {"arrays"} if own.get("command", [])[2:3] in (["load"], ["infer"]) else set()
     reached = {each: ports("egress", name, each) & ports("ingress", each, name) for each in pods()}
