@@ -7,10 +7,13 @@ over ends the worker. redis-py lets a client look at the answers to a command be
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import redis
 from kombu.transport import redis as kombu_redis
+from kombu.transport import virtual
 
 from worker.errors import TransientError
 from worker.queues import ALL_QUEUES
@@ -25,8 +28,37 @@ logger = logging.getLogger(__name__)
 _LOGGED_CHARACTERS = 100
 
 
+class QoS(kombu_redis.QoS):
+    """kombu's, but a message that Redis refuses to let go counts as served here all the same.
+
+    It stays noted as held in Redis and comes back in time. Otherwise its place would never be
+    free: a worker that holds one message at a time would take no other, for it asks Redis for
+    nothing and so never learns that it has to connect anew.
+    """
+
+    def ack(self, delivery_tag: str) -> None:
+        """Acknowledge a message."""
+        with self._free_in_the_end(delivery_tag):
+            super().ack(delivery_tag)  # type: ignore[no-untyped-call]
+
+    def reject(self, delivery_tag: str, requeue: bool = False) -> None:
+        """Give a message back, or let it go."""
+        with self._free_in_the_end(delivery_tag):
+            super().reject(delivery_tag, requeue=requeue)  # type: ignore[no-untyped-call]
+
+    @contextmanager
+    def _free_in_the_end(self, delivery_tag: str) -> Iterator[None]:
+        try:
+            yield
+        except REDIS_ERRORS:
+            virtual.QoS.ack(self, delivery_tag)  # type: ignore[no-untyped-call]
+            raise
+
+
 class Channel(kombu_redis.Channel):
     """kombu's, but what is no message is set aside, as if nothing had come."""
+
+    QoS = QoS
 
     def _connparams(self, asynchronous: bool = False) -> dict[str, Any]:
         parameters: dict[str, Any] = super()._connparams(  # type: ignore[no-untyped-call]
