@@ -307,6 +307,13 @@ def test_each_of_two_files_that_kill_gets_three_tries_and_no_more(guard: CrashGu
     assert len(reasons) == 2
 
 
+def test_a_file_before_the_one_that_kills_is_innocent(guard: CrashGuard) -> None:
+    for _ in range(3):
+        crash(guard, OTHER)
+    (reason,) = read_both(guard, OTHER)
+    assert "apStar-good.fits ended 3 processes" in reason
+
+
 def test_a_file_that_was_read_in_the_end_is_innocent(guard: CrashGuard) -> None:
     for _ in range(5):
         crash(guard, REFERENCE)

@@ -49,9 +49,9 @@ class CrashGuard:
         try:
             yield guard
         except Exception:
-            self._forget(key, *files.read)
+            self.forget(key)
             raise
-        self._forget(key, *files.read, *files.given_up)
+        self.forget(key, *files.given_up)
 
     def mark(self, key: str) -> int:
         """How often a mark was left before it was set this time."""
@@ -60,7 +60,8 @@ class CrashGuard:
             pipeline.expire(key, _KEPT_SECONDS)
             return cast(int, pipeline.execute()[0]) - 1
 
-    def _forget(self, *keys: str) -> None:
+    def forget(self, *keys: str) -> None:
+        """Take marks away."""
         with reachable("The array store"):
             self._redis.delete(*keys)
 
@@ -70,7 +71,6 @@ class _Files:
 
     def __init__(self, guard: CrashGuard) -> None:
         self._guard = guard
-        self.read: list[str] = []
         self.given_up: list[str] = []
 
     @contextmanager
@@ -85,9 +85,9 @@ class _Files:
         try:
             yield
         except Exception:
-            self.read.append(key)
+            self._guard.forget(key)
             raise
-        self.read.append(key)
+        self._guard.forget(key)  # at once: the next file may end the process
 
 
 def _unguarded(_: SpectrumReference) -> AbstractContextManager[None]:
