@@ -81,6 +81,10 @@ class NoiseModel:
                     e_labels[:, position] *= factors.at(snr)
         return e_labels
 
+    def fits(self, weights: str) -> bool:
+        """Whether it is for the weights with this SHA-256; one that names none is for all."""
+        return self.weights_sha256 in (None, weights)
+
     def spoilt(
         self, raw_e_labels: NDArray[np.float64], e_labels: NDArray[np.float64]
     ) -> dict[int, str]:
@@ -152,8 +156,7 @@ def noise_model_for(weights: str, files: Sequence[Path]) -> NoiseModel:
         One of the files cannot be used.
     """
     models = [read_noise_model(file) for file in files]
-    fitting = (each for each in models if each.weights_sha256 in (None, weights))
-    chosen = next(fitting, None)
+    chosen = next((each for each in models if each.fits(weights)), None)
     if models and chosen is None:
         logger.warning("action=record weights=%s: no noise model is for them", weights[:12])
     return chosen or identity()
@@ -167,7 +170,7 @@ def check_fits(noise_model: NoiseModel, path: Path, weights: str) -> None:
     UsageError
         It is.
     """
-    if noise_model.weights_sha256 not in (None, weights):
+    if not noise_model.fits(weights):
         raise UsageError(
             f"{path} is the noise model of other weights "
             f"({printable(str(noise_model.weights_sha256))[:12]}) than those of the labels "
