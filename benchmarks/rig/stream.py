@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Self
 
@@ -16,7 +17,7 @@ from astropy.table import Table
 from sqlalchemy import Engine, text
 
 from benchmarks.rig.rows import sorted_rows
-from benchmarks.rig.servers import PostgresServer, RedisServer, SqliteFile
+from benchmarks.rig.servers import PostgresServer, RedisServer, SqliteFile, short_folder
 from benchmarks.rig.waiting import wait_for
 from worker.database.session import open_database, upgrade
 from worker.local.stack import COMMANDS
@@ -41,6 +42,16 @@ def copies(files: Path, folder: Path, spectra: int, per_round: int = 44) -> int:
         for file in first.iterdir():
             os.link(file, part / file.name.replace("2M", f"c{number}x2M"))
     return rounds * per_round
+
+
+@contextlib.contextmanager
+def stream_on_sqlite(environment: dict[str, str], files: Path) -> Iterator[Stream]:
+    """A stream in a folder of its own, on SQLite and with a Redis that keeps nothing."""
+    with (
+        short_folder() as folder,
+        Stream(folder, RedisServer(folder), SqliteFile(folder), environment, files) as stream,
+    ):
+        yield stream
 
 
 class Stream:

@@ -7,8 +7,7 @@ import shutil
 from pathlib import Path
 
 from benchmarks.rig.rows import assert_undisturbed, undisturbed
-from benchmarks.rig.servers import RedisServer, SqliteFile, short_folder
-from benchmarks.rig.stream import Stream
+from benchmarks.rig.stream import Stream, stream_on_sqlite
 from benchmarks.rig.waiting import wait_for
 from worker.queues import ALL_QUEUES
 from worker.transport.broker import UNACKED
@@ -23,10 +22,8 @@ def test_results_from_before_a_restore_change_nothing_that_came_after_it(
         shutil.copyfile(file, folder / file.name)
     environment = {"ASTRONN_STREAM_MC_SAMPLES": "4", "ASTRONN_STREAM_LOAD_PROCESSES": "1"}
     rows = undisturbed(after, tmp_path / "alone", environment)
-    with (
-        short_folder() as folder,
-        Stream(folder, RedisServer(folder), SqliteFile(folder), environment, tmp_path) as stream,
-    ):
+    with stream_on_sqlite(environment, tmp_path) as stream:
+        folder = stream.folder
         for name in ("dispatcher", "record"):
             stream.stop(name)
         backup = copied(folder / "stream.sqlite", folder / "backup.sqlite")

@@ -15,8 +15,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks.rig.servers import RedisServer, SqliteFile, short_folder
-from benchmarks.rig.stream import Stream
+from benchmarks.rig.stream import Stream, stream_on_sqlite
 from benchmarks.rig.waiting import wait_for
 from tests.acceptance.command import EXECUTABLE
 from worker.messages import InferSpectra, LoadSpectra, Message, NoResult, SpectrumReference
@@ -54,12 +53,7 @@ def canary(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def stream(simulated_folder: Path, starter_weights: Path) -> Iterator[Stream]:
     environment = {"ASTRONN_STREAM_MODEL": str(starter_weights), "ASTRONN_STREAM_MC_SAMPLES": "4"}
-    with (
-        short_folder() as folder,
-        Stream(
-            folder, RedisServer(folder), SqliteFile(folder), environment, simulated_folder
-        ) as stream,
-    ):
+    with stream_on_sqlite(environment, simulated_folder) as stream:
         yield stream
 
 

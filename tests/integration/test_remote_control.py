@@ -9,8 +9,7 @@ import pytest
 from celery import Celery
 from celery.worker.control import Panel
 
-from benchmarks.rig.servers import RedisServer, SqliteFile, short_folder
-from benchmarks.rig.stream import Stream
+from benchmarks.rig.stream import Stream, stream_on_sqlite
 from benchmarks.rig.waiting import wait_for
 from worker.queues import QUEUES
 from worker.stages.remote_control import ANSWERED
@@ -21,19 +20,13 @@ _ARGUMENTS = {
     "rate_limit": {"task_name": "record", "rate_limit": "1/h"},
     "revoke": {"task_id": "a-task"},
     "hello": {"from_node": "other", "revoked": {"a-task": 1}},
-    "shutdown": {"word": "a guess"},
 }
 
 
 @pytest.fixture(scope="module")
 def stream(simulated_folder: Path, starter_weights: Path) -> Iterator[Stream]:
     environment = {"ASTRONN_STREAM_MODEL": str(starter_weights), "ASTRONN_STREAM_MC_SAMPLES": "4"}
-    with (
-        short_folder() as folder,
-        Stream(
-            folder, RedisServer(folder), SqliteFile(folder), environment, simulated_folder
-        ) as stream,
-    ):
+    with stream_on_sqlite(environment, simulated_folder) as stream:
         yield stream
 
 
@@ -43,7 +36,14 @@ def test_workers_refuse_every_command_and_go_on(stream: Stream) -> None:
     wait_for(lambda: len(inspect.ping() or {}) == 4, "four workers", 60)
     before = stream.running()
     commands = set(Panel.data) - ANSWERED
-    assert {*_ARGUMENTS, "terminate", "pool_restart", "time_limit", "disable_events"} <= commands
+    assert {
+        *_ARGUMENTS,
+        "shutdown",
+        "terminate",
+        "pool_restart",
+        "time_limit",
+        "disable_events",
+    } <= commands
     for command in sorted(commands):
         answers = celery.control.broadcast(
             command, arguments=_ARGUMENTS.get(command), reply=True, timeout=5, limit=4
