@@ -124,6 +124,7 @@ def fake_stages(settings: Settings, delay: float) -> None:
                 **each.ticket,
                 raw_labels=values,
                 raw_e_labels=tuple(map(abs, values)),
+                p_training=None,
                 t_elapsed=delay,
                 t_overhead=0.0,
             )

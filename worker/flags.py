@@ -59,8 +59,8 @@ class Rule:
         return " and ".join(conditions)
 
     def applies(self, label: Floats, e_label: Floats) -> NDArray[np.bool_]:
-        """Whether each of some labels is uncertain."""
-        uncertain = np.ones(label.shape, dtype=np.bool_)
+        """Whether each of some labels is uncertain; NaN, which is none, is not."""
+        uncertain = ~np.isnan(label + e_label)
         if self.above is not None:
             uncertain &= e_label > self.above
         if self.relative is not None:

@@ -59,10 +59,15 @@ class Result(Ticket):
 
 
 class SpectrumReference(Ticket):
-    """One spectrum on its way through the stages."""
+    """One spectrum on its way through the stages.
+
+    ``snr`` is its S/N per pixel as the catalogue has it; ``mask_key`` seeds its dropout masks.
+    """
 
     path: Name
     member: Name
+    snr: Annotated[float, Field(allow_inf_nan=False)] | None
+    mask_key: Name
 
     @property
     def natural_key(self) -> str:
@@ -76,7 +81,7 @@ References = Annotated[tuple[SpectrumReference, ...], Field(max_length=_MOST_SPE
 class LoadSpectra(Message):
     """Read and normalise these spectra. Spectra of one file stand side by side."""
 
-    version: Literal[2] = 2
+    version: Literal[3] = 3
     lane: Lane
     weights: Name
     spectra: References
@@ -103,7 +108,7 @@ class InferSpectra(Message):
     The flux is float32, C order, one row of 7514 pixels per spectrum, in the same order.
     """
 
-    version: Literal[2] = 2
+    version: Literal[3] = 3
     lane: Lane
     weights: Name
     array: Name
@@ -115,18 +120,23 @@ class InferSpectra(Message):
         return LoadSpectra(lane=self.lane, weights=self.weights, spectra=self.spectra)
 
 
-LabelVector = Annotated[tuple[float, ...], Field(min_length=len(LABELS), max_length=len(LABELS))]
+#: Null for a label that the weights have not learnt.
+LabelVector = Annotated[
+    tuple[float | None, ...], Field(min_length=len(LABELS), max_length=len(LABELS))
+]
 
 
 class SpectrumLabels(Result):
     """The network's answer for one spectrum: 22 labels and uncertainties, uncorrected.
 
-    ``t_elapsed`` is this spectrum's share of the seconds of loading and inference,
-    ``t_overhead`` the part of it that is not inference.
+    ``p_training`` is the share of the training spectra that are as unlike the others as this one,
+    null where that is not known. ``t_elapsed`` is this spectrum's share of the seconds of loading
+    and inference, ``t_overhead`` the part of it that is not inference.
     """
 
     raw_labels: LabelVector
     raw_e_labels: LabelVector
+    p_training: float | None
     t_elapsed: float
     t_overhead: float
 
@@ -134,7 +144,7 @@ class SpectrumLabels(Result):
 class RecordLabels(Message):
     """Write these labels; ``software`` is the version that made them."""
 
-    version: Literal[4] = 4
+    version: Literal[5] = 5
     software: Name
     weights: Name
     mc_samples: Annotated[int, Field(ge=2, lt=2**63)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
 from typing import cast
@@ -21,7 +22,7 @@ def load_messages(session: Session, jobs: Sequence[int], *, chunk_size: int) -> 
     chunk; none does where it is 0.
     """
     rows = session.execute(
-        select(Job, Spectrum.path, Spectrum.member)
+        select(Job, Spectrum.path, Spectrum.member, Spectrum.snr, Spectrum.natural_key)
         .join(Spectrum, Spectrum.pk == Job.spectrum_pk)
         .where(Job.pk.in_(jobs), Job.state != JobState.DONE)
         .order_by(Job.weights_sha256, Job.lane, Spectrum.path, Spectrum.pk)
@@ -39,13 +40,17 @@ def load_messages(session: Session, jobs: Sequence[int], *, chunk_size: int) -> 
     return messages
 
 
-def _reference(job: Job, path: str, member: str) -> SpectrumReference:
+def _reference(
+    job: Job, path: str, member: str, snr: float | None, natural_key: str
+) -> SpectrumReference:
     return SpectrumReference(
         job=job.pk,
         spectrum=job.spectrum_pk,
         file_version=job.file_version,
         path=path,
         member=member,
+        snr=snr if snr is not None and math.isfinite(snr) else None,
+        mask_key=natural_key,
     )
 
 

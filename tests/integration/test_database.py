@@ -73,6 +73,7 @@ def labels_of(
             natural_key=known.get(job, "nobody's"),
             raw_labels=tuple(value + job + n for n in range(N_LABELS)),
             raw_e_labels=tuple(0.01 * (n + 1) for n in range(N_LABELS)),
+            p_training=None,
             t_elapsed=0.5,
             t_overhead=0.1,
         )
@@ -271,6 +272,26 @@ def test_a_row_whose_uncertainty_the_noise_model_spoils_has_no_labels(engine: En
         assert rows[spoilt].flag_no_result
         assert rows[spoilt].no_result_reason.startswith("The noise model gives e_c_1_h = 0, where")
         assert session.get_one(Job, spoilt).state == JobState.DONE
+
+
+def test_labels_that_were_not_learnt_are_null(engine: Engine) -> None:
+    (job,) = registered(engine, 1).jobs
+    message = labels_of(engine, [job])
+    (result,) = message.results
+    teff, *others = result.raw_labels
+    e_teff, *e_others = result.raw_e_labels
+    few = {
+        "raw_labels": (teff, *others[:-1], None),
+        "raw_e_labels": (e_teff, *e_others[:-1], None),
+    }
+    message = message.model_copy(update={"results": (result.model_copy(update=few),)})
+    with transaction(engine) as session:
+        assert record_labels(session, message, identity()) == 1
+    with transaction(engine) as session:
+        row = session.scalars(select(AstroNN)).one()
+        assert (row.ni_h, row.e_ni_h, row.raw_ni_h, row.raw_e_ni_h) == (None,) * 4
+        assert (row.teff, row.e_teff, row.raw_co_h) == (teff, e_teff, others[-2])
+        assert not row.flag_no_result
 
 
 def test_a_late_failure_does_not_replace_labels(engine: Engine) -> None:

@@ -44,16 +44,20 @@ def inferred(stream: Stream) -> dict[str, Any]:
         ("raw_labels", 1e12, "a label of 1e+12"),
         ("raw_e_labels", -0.1, "an uncertainty of -0.1"),
         ("raw_e_labels", NAN, "an uncertainty of nan"),
+        ("raw_labels", None, "labels without uncertainties, or uncertainties without labels"),
+        ("raw_e_labels", None, "labels without uncertainties, or uncertainties without labels"),
+        ("p_training", NAN, "a share of the training spectra of nan"),
+        ("p_training", 1.01, "a share of the training spectra of 1.01"),
         ("t_elapsed", NAN, "a time of nan"),
     ],
 )
 def test_a_result_that_no_network_gives_ends_no_job(
-    stream: Stream, field: str, value: float, said: str, caplog: pytest.LogCaptureFixture
+    stream: Stream, field: str, value: float | None, said: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     message = inferred(stream)
     genuine = RecordLabels.model_validate(message)
     forged = message["results"][1]
-    forged[field] = value if field == "t_elapsed" else [*forged[field][:-1], value]
+    forged[field] = [*forged[field][:-1], value] if "labels" in field else value
     record_stage.record(RecordLabels.model_validate(message), stream.process)
     first, second, third = (each.job for each in genuine.results)
     assert stream.rows().keys() == {first, third}
@@ -63,6 +67,16 @@ def test_a_result_that_no_network_gives_ends_no_job(
     rows = stream.rows()
     assert rows.keys() == {first, second, third}
     assert all(teff is not None for teff, *_ in rows.values())
+
+
+def test_a_result_without_any_label_ends_no_job(
+    stream: Stream, caplog: pytest.LogCaptureFixture
+) -> None:
+    message = inferred(stream)
+    message["results"][1] |= {"raw_labels": [None] * 22, "raw_e_labels": [None] * 22}
+    record_stage.record(RecordLabels.model_validate(message), stream.process)
+    assert len(stream.rows()) == 2
+    assert "no label at all" in caplog.text
 
 
 @pytest.mark.parametrize(("field", "value"), [("mc_samples", 1), ("mc_samples", -4), ("seed", -1)])

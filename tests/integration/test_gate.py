@@ -22,7 +22,9 @@ from worker.messages import InferSpectra, LoadSpectra, Message, NoResult, Spectr
 from worker.monitoring.status import Status
 from worker.queues import QUEUES
 
-_SPECTRUM = SpectrumReference(job=1, spectrum=1, file_version="v", path="p.fits", member="")
+_SPECTRUM = SpectrumReference(
+    job=1, spectrum=1, file_version="v", path="p.fits", member="", snr=None, mask_key=""
+)
 _TASKS: dict[str, tuple[str, Message]] = {
     "load.live": ("load", LoadSpectra(lane="live", weights="w", spectra=(_SPECTRUM,))),
     "load.bulk": ("load", LoadSpectra(lane="bulk", weights="w", spectra=(_SPECTRUM,))),

@@ -81,6 +81,7 @@ def recorded_anew(engine: Engine, model: NoiseModel) -> dict[int, dict[str, Any]
                 natural_key=f"key {row['spectrum_pk'] - 1}",
                 raw_labels=tuple(row[f"raw_{name}"] for name in LABEL_NAMES),
                 raw_e_labels=tuple(row[f"raw_e_{name}"] for name in LABEL_NAMES),
+                p_training=None,
                 t_elapsed=0.5,
                 t_overhead=0.1,
             )
@@ -205,6 +206,7 @@ def test_what_is_recorded_meanwhile_is_neither_lost_nor_stuck(engine: Engine) ->
                 natural_key=f"key {row['spectrum_pk'] - 1}",
                 raw_labels=(5000.0, *[-1.0] * 21),
                 raw_e_labels=(10.0, *[0.02] * 21),
+                p_training=None,
                 t_elapsed=0.5,
                 t_overhead=0.1,
             ),

@@ -38,7 +38,9 @@ from worker.transport.vitals import count_spectra, count_strangers, tell_worker
 WORKERS = ("loader", "inference", "ledger")
 ROLES = (*WORKERS, "watcher")
 FLUX = np.ones((1, N_PIXELS), dtype=np.float32)
-SPECTRUM = SpectrumReference(job=1, spectrum=1, file_version="v", path="p.fits", member="")
+SPECTRUM = SpectrumReference(
+    job=1, spectrum=1, file_version="v", path="p.fits", member="", snr=None, mask_key=""
+)
 ENTRY = SetAside.of("load.bulk", b"anything", "no message")
 
 

@@ -260,7 +260,13 @@ def guard(redis_urls: tuple[str, str]) -> CrashGuard:
 
 
 REFERENCE = SpectrumReference(
-    job=1, spectrum=1, file_version="1", path="apStar-bad.fits", member="coadd"
+    job=1,
+    spectrum=1,
+    file_version="1",
+    path="apStar-bad.fits",
+    member="coadd",
+    snr=None,
+    mask_key="apStar-bad/coadd",
 )
 
 

@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from worker.identity import weights_sha256
 from worker.inference.batch_statistics import RecentBatches
 from worker.inference.batching import PROCESS_STOPS, Infer, InferredSpectrum, MicroBatcher
 from worker.labels import LABEL_NAMES
-from worker.network.checkpoint import read_checkpoint
+from worker.network.checkpoint import read_checkpoint, read_not_learnt
 from worker.queues import Lane
 
 logger = logging.getLogger(__name__)
@@ -48,6 +49,8 @@ class Inference:
     engines
         They make raw labels of flux, see :class:`worker.network.engines.engine.Engine`; by the
         SHA-256 of their weights. The first is the one that is meant where no weights are named.
+    not_learnt
+        Labels that these weights have not learnt, by the SHA-256; they come out as NaN.
     mc_samples, seed
         The passes of MC dropout and their seed, as the engines were opened with.
     device, name
@@ -66,6 +69,7 @@ class Inference:
         name: str,
         batch_size: int | None = None,
         batch_wait: float = 0.0,
+        not_learnt: Mapping[str, Sequence[str]] | None = None,
     ) -> None:
         self.served = tuple(engines)
         self.weights = self.served[0]
@@ -73,6 +77,10 @@ class Inference:
         self.seed = seed
         self.device = device
         self.name = name
+        self._learnt = {
+            weights: ~np.isin(LABEL_NAMES, (not_learnt or {}).get(weights, ()))
+            for weights in engines
+        }
         self._batcher = MicroBatcher(
             {weights: _telling_faults(engine) for weights, engine in engines.items()},
             batch_size=batch_size or (_CPU_BATCH if device == "cpu" else _BATCH),
@@ -84,7 +92,7 @@ class Inference:
     def infer(
         self,
         flux: NDArray[np.float32],
-        natural_keys: Sequence[str],
+        mask_keys: Sequence[str],
         lane: Lane = "bulk",
         weights: str | None = None,
     ) -> list[InferredSpectrum | SpectrumError]:
@@ -94,7 +102,7 @@ class Inference:
         ----------
         flux
             ``(n, 7514)`` normalised flux.
-        natural_keys
+        mask_keys
             What the spectra are called; they seed the dropout masks.
         lane
             ``live`` goes before ``bulk`` where several threads call.
@@ -108,13 +116,15 @@ class Inference:
         FatalError
             The device is broken or stuck, for good as far as this process goes.
         """
-        futures = self._batcher.submit(flux, natural_keys, lane, weights or self.weights)
+        weights = weights or self.weights
+        futures = self._batcher.submit(flux, mask_keys, lane, weights)
         try:
             self._batcher.wait_for(futures)
         finally:
             for future in futures:
                 future.cancel()  # after Ctrl-C, drop what has not started
-        return [_outcome(*pair) for pair in zip(natural_keys, futures, strict=True)]
+        learnt = self._learnt[weights]
+        return [_outcome(*pair, learnt) for pair in zip(mask_keys, futures, strict=True)]
 
     def vitals(self) -> dict[str, Any]:
         """The weights served, the device, its engine, and their last half minute.
@@ -152,10 +162,11 @@ def open_inference(
     from worker.network.engines.choose import choose_device, open_engine
 
     device = choose_device(device)
-    engines = {}
+    engines, not_learnt = {}, {}
     for file in weights_files:
         weights, model = weights_sha256(file), read_checkpoint(file)
         engines[weights] = open_engine(model, mc_samples=mc_samples, seed=seed, device=device)
+        not_learnt[weights] = read_not_learnt(file)
         logger.info("action=open weights=%s device=%s", weights, device)
     return Inference(
         engines,
@@ -165,26 +176,30 @@ def open_inference(
         name=next(iter(engines.values())).name,
         batch_size=batch_size,
         batch_wait=batch_wait,
+        not_learnt=not_learnt,
     )
 
 
 def _outcome(
-    natural_key: str, future: Future[InferredSpectrum]
+    mask_key: str, future: Future[InferredSpectrum], learnt: NDArray[np.bool_]
 ) -> InferredSpectrum | SpectrumError:
     try:
         inferred = future.result()
     except (TransientError, FatalError):
         raise  # no fault of the spectrum
     except Exception as error:  # noqa: BLE001 - the network's failure is this spectrum's reason
-        return SpectrumError(f"The network failed on {natural_key}: {error!r}.")
-    if (name := _unusable_label(inferred)) is not None:
-        return SpectrumError(f"The network gave no finite {name} for {natural_key}.")
-    return inferred
+        return SpectrumError(f"The network failed on {mask_key}: {error!r}.")
+    if (name := _unusable_label(inferred, learnt)) is not None:
+        return SpectrumError(f"The network gave no finite {name} for {mask_key}.")
+    labels, e_labels = (
+        np.where(learnt, values, np.nan) for values in (inferred.raw_labels, inferred.raw_e_labels)
+    )
+    return replace(inferred, raw_labels=labels, raw_e_labels=e_labels)
 
 
-def _unusable_label(inferred: InferredSpectrum) -> str | None:
-    """The first label whose value or uncertainty is not finite, if there is one."""
-    finite = np.isfinite(inferred.raw_labels) & np.isfinite(inferred.raw_e_labels)
+def _unusable_label(inferred: InferredSpectrum, learnt: NDArray[np.bool_]) -> str | None:
+    """The first label that was learnt whose value or uncertainty is not finite, if any."""
+    finite = ~learnt | np.isfinite(inferred.raw_labels) & np.isfinite(inferred.raw_e_labels)
     return None if finite.all() else LABEL_NAMES[int(np.argmin(finite))]
 
 

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from worker.atomic_file import replacing
 from worker.errors import FatalError
+from worker.labels import LABEL_NAMES
 from worker.network.checkpoint_file import CheckpointFile, StoredTensor, opened
 from worker.network.normalisation import nonsense
 from worker.spectra.pixels import N_PIXELS
@@ -81,6 +82,20 @@ def read_metadata(path: Path) -> Metadata:
     if not isinstance(metadata, dict) or not _is_plain(metadata):
         raise FatalError(f"The metadata of {path.name} are not plain values; it was not made here.")
     return metadata
+
+
+def read_not_learnt(path: Path) -> tuple[str, ...]:
+    """The labels that a file's weights have not learnt, by name; their training had none.
+
+    Raises
+    ------
+    FatalError
+        The file cannot be read, or names others than ours, or all.
+    """
+    names = read_metadata(path).get("not_learnt", [])
+    if not isinstance(names, list) or not set(LABEL_NAMES) > {str(name) for name in names}:
+        raise FatalError(f"{path.name} says nothing sensible of which labels are not learnt.")
+    return tuple(name for name in LABEL_NAMES if name in names)
 
 
 def stored_type(path: Path) -> str:

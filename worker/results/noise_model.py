@@ -90,9 +90,11 @@ class NoiseModel:
     ) -> dict[int, str]:
         """The rows in which an uncertainty is not positive and finite, and what it is.
 
-        Where all passes agree to the last bit the network's own is 0, and may stay so.
+        Where all passes agree to the last bit the network's own is 0, and may stay so. A label
+        that was not learnt (NaN) has none.
         """
         good = np.isfinite(e_labels) & ((e_labels > 0) | ((e_labels == 0) & (raw_e_labels == 0)))
+        good |= np.isnan(raw_e_labels)
         return {
             int(row): f"e_{LABELS[label].name} = {e_labels[row, label]:.3g}, where raw_e is "
             f"{raw_e_labels[row, label]:.3g}"

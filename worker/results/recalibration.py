@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from sqlalchemy import ColumnElement, Engine, RowMapping, bindparam, func, select, update
 from sqlalchemy.orm import Session
 
+from worker.array_types import from_nulls, nulls
 from worker.database.session import reading, transaction
 from worker.database.tables import AstroNN, Spectrum, now
 from worker.errors import FatalError
@@ -134,7 +135,8 @@ def _changes(
 ) -> tuple[list[dict[str, Any]], NDArray[np.int64]]:
     """What is written into each row, and its new flags."""
     raw, raw_e = (
-        np.array([[row[prefix + name] for name in LABEL_NAMES] for row in rows]) for prefix in _READ
+        from_nulls([[row[prefix + name] for name in LABEL_NAMES] for row in rows])
+        for prefix in _READ
     )
     snr = np.array([row["snr"] for row in rows], dtype=np.float64)
     e_labels = noise_model.apply(raw_e, snr)
@@ -151,9 +153,9 @@ def _changes(
             "row": row["task_pk"],
             "result_flags": flag,
             **common,
-            **dict(zip(_E_COLUMNS, e_label, strict=True)),
+            **dict(zip(_E_COLUMNS, nulls(e_label), strict=True)),
         }
-        for row, flag, e_label in zip(rows, flags.tolist(), e_labels.tolist(), strict=True)
+        for row, flag, e_label in zip(rows, flags.tolist(), e_labels, strict=True)
     ]
     return changes, flags
 

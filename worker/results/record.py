@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from sqlalchemy import Connection, select, update
 from sqlalchemy.orm import Session
 
+from worker.array_types import from_nulls, nulls
 from worker.database.tables import AstroNN, Job, JobState, Spectrum, label_columns, now
 from worker.database.upsert import upsert
 from worker.flags import ResultFlag, flag_uncertain
@@ -35,15 +36,21 @@ def doubt(result: SpectrumLabels) -> str | None:
     result was damaged, or forged by somebody with access to Redis.
     """
     limits = (
-        ("a label", result.raw_labels, -_LARGEST),
-        ("an uncertainty", result.raw_e_labels, 0.0),
-        ("a time", (result.t_elapsed, result.t_overhead), 0.0),
+        ("a label", result.raw_labels, -_LARGEST, _LARGEST),
+        ("an uncertainty", result.raw_e_labels, 0.0, _LARGEST),
+        ("a share of the training spectra", (result.p_training,), 0.0, 1.0),
+        ("a time", (result.t_elapsed, result.t_overhead), 0.0, _LARGEST),
     )
-    for what, values, lowest in limits:
+    for what, values, lowest, highest in limits:
         for value in values:
-            if not lowest <= value <= _LARGEST:  # NaN is not either
+            if value is not None and not lowest <= value <= highest:  # NaN is not either
                 return f"{what} of {value:g}"
-    return None
+    nulls = [
+        [value is None for value in values] for values in (result.raw_labels, result.raw_e_labels)
+    ]
+    if nulls[0] != nulls[1]:
+        return "labels without uncertainties, or uncertainties without labels"
+    return "no label at all" if all(nulls[0]) else None
 
 
 def label_values(
@@ -57,7 +64,8 @@ def label_values(
     Parameters
     ----------
     raw, raw_e
-        ``(n, 22)`` labels and uncertainties as the network gives them.
+        ``(n, 22)`` labels and uncertainties as the network gives them; NaN for a label that was
+        not learnt, and then in all that is made of it.
     snr
         ``(n,)`` S/N, NaN where it is not known; None for a noise model that ignores it.
 
@@ -91,14 +99,14 @@ def record_labels(session: Session, message: RecordLabels, noise_model: NoiseMod
     """
     results = {each.job: each for each in message.results}
     values, flags, spoilt = label_values(
-        np.array([each.raw_labels for each in message.results]),
-        np.array([each.raw_e_labels for each in message.results]),
+        from_nulls([each.raw_labels for each in message.results]),
+        from_nulls([each.raw_e_labels for each in message.results]),
         _snr(session, message) if noise_model.depends_on_snr else None,
         noise_model,
     )
     rows = {
         job: {
-            **dict(zip(label_columns(), row.tolist(), strict=True)),
+            **dict(zip(label_columns(), nulls(row), strict=True)),
             "result_flags": int(flag),
             "corrections_sha256": noise_model.sha256,
             "software_version": message.software,

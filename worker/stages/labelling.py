@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from worker.array_types import nulls
 from worker.errors import SpectrumError
 from worker.inference.batching import InferredSpectrum
 from worker.inference.inference import Inference
@@ -52,7 +53,7 @@ def label(
 def _answers(
     message: InferSpectra, flux: NDArray[np.float32], inference: Inference
 ) -> list[SpectrumLabels | Failure]:
-    keys = [spectrum.natural_key for spectrum in message.spectra]
+    keys = [spectrum.mask_key for spectrum in message.spectra]
     outcomes = inference.infer(flux, keys, message.lane, message.weights)
     loading = message.load_seconds / max(1, len(keys))
     return [
@@ -68,8 +69,9 @@ def _answer(
         return failure_of(spectrum, str(outcome))
     return SpectrumLabels(
         **spectrum.ticket,
-        raw_labels=tuple(outcome.raw_labels.tolist()),
-        raw_e_labels=tuple(outcome.raw_e_labels.tolist()),
+        raw_labels=nulls(outcome.raw_labels),
+        raw_e_labels=nulls(outcome.raw_e_labels),
+        p_training=None,
         t_elapsed=load_seconds + outcome.seconds,
         t_overhead=load_seconds,
     )

@@ -99,6 +99,13 @@ def test_the_metallicity_is_uncertain_above_twelve_percent(
     assert flags_of(fe_h=fe_h, e_fe_h=e_fe_h) == expected
 
 
+@pytest.mark.parametrize("name", ["teff", "logg", "fe_h"])
+@pytest.mark.parametrize("value", [0.0, np.nan])
+def test_a_label_that_was_not_learnt_sets_no_flag(name: str, value: float) -> None:
+    assert flags_of(**{name: value, f"e_{name}": np.nan}) == NONE
+    assert flags_of(**{name: np.nan, f"e_{name}": 1e9}) == NONE
+
+
 def test_flags_of_many_spectra_are_set_row_by_row() -> None:
     labels, e_labels = np.ones((4, 22)), np.full((4, 22), 1e-3)
     e_labels[1, LABEL_NAMES.index("teff")] = 301

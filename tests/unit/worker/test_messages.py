@@ -33,6 +33,8 @@ COADD = SpectrumReference(
     file_version="5-9",
     path="r6/apStar-r6-2M00452143+1634446.fits",
     member="coadd",
+    snr=143.25,
+    mask_key="apStar-r6-2M00452143+1634446/coadd",
 )
 VISIT = SpectrumReference(
     job=8,
@@ -40,20 +42,24 @@ VISIT = SpectrumReference(
     file_version="5-9",
     path="r6/apStar-r6-2M00452143+1634446.fits",
     member="apVisit-r6-6561-56587-131.fits",
+    snr=None,
+    mask_key="apStar-r6-2M00452143+1634446/apVisit-r6-6561-56587-131",
 )
 LOAD = LoadSpectra(lane="live", weights="ab12", spectra=(COADD, VISIT))
 
 SPECTRA = (
     '"spectra":['
     '{"job":7,"spectrum":11,"file_version":"5-9",'
-    '"path":"r6/apStar-r6-2M00452143+1634446.fits","member":"coadd"},'
+    '"path":"r6/apStar-r6-2M00452143+1634446.fits","member":"coadd",'
+    '"snr":143.25,"mask_key":"apStar-r6-2M00452143+1634446/coadd"},'
     '{"job":8,"spectrum":12,"file_version":"5-9",'
     '"path":"r6/apStar-r6-2M00452143+1634446.fits",'
-    '"member":"apVisit-r6-6561-56587-131.fits"}]'
+    '"member":"apVisit-r6-6561-56587-131.fits",'
+    '"snr":null,"mask_key":"apStar-r6-2M00452143+1634446/apVisit-r6-6561-56587-131"}]'
 )
 #: The form that workers of different releases share: changing it takes a new version.
 PINNED: dict[str, tuple[Message, str]] = {
-    "load": (LOAD, '{"version":2,"lane":"live","weights":"ab12",' + SPECTRA + "}"),
+    "load": (LOAD, '{"version":3,"lane":"live","weights":"ab12",' + SPECTRA + "}"),
     "infer": (
         InferSpectra(
             lane="bulk",
@@ -62,7 +68,7 @@ PINNED: dict[str, tuple[Message, str]] = {
             load_seconds=0.1,
             spectra=(COADD, VISIT),
         ),
-        '{"version":2,"lane":"bulk","weights":"ab12","array":"astronn-stream:flux:00ff",'
+        '{"version":3,"lane":"bulk","weights":"ab12","array":"astronn-stream:flux:00ff",'
         '"load_seconds":0.1,' + SPECTRA + "}",
     ),
     "record": (
@@ -77,18 +83,19 @@ PINNED: dict[str, tuple[Message, str]] = {
                     spectrum=11,
                     file_version="5-9",
                     natural_key=COADD.natural_key,
-                    raw_labels=(4712.25, *[-0.5] * 21),
-                    raw_e_labels=(31.5, *[0.1] * 21),
+                    raw_labels=(4712.25, None, *[-0.5] * 20),
+                    raw_e_labels=(31.5, None, *[0.1] * 20),
+                    p_training=0.25,
                     t_elapsed=0.25,
                     t_overhead=0.05,
                 ),
             ),
         ),
-        '{"version":4,"software":"0.1.0+gab12","weights":"ab12","mc_samples":100,"seed":0,"results":[{"job":7,'
+        '{"version":5,"software":"0.1.0+gab12","weights":"ab12","mc_samples":100,"seed":0,"results":[{"job":7,'
         '"spectrum":11,"file_version":"5-9","natural_key":"apStar-r6-2M00452143+1634446/coadd",'
-        '"raw_labels":[4712.25' + ",-0.5" * 21 + "],"
-        '"raw_e_labels":[31.5' + ",0.1" * 21 + "],"
-        '"t_elapsed":0.25,"t_overhead":0.05}]}',
+        '"raw_labels":[4712.25,null' + ",-0.5" * 20 + "],"
+        '"raw_e_labels":[31.5,null' + ",0.1" * 20 + "],"
+        '"p_training":0.25,"t_elapsed":0.25,"t_overhead":0.05}]}',
     ),
     "no result": (
         NoResult(weights="ab12", failures=(failure_of(VISIT, "No flux in Ångström’s chip."),)),
@@ -148,7 +155,7 @@ def test_an_unknown_field_of_a_part_is_refused(message: Message, text: str) -> N
 
 
 @pinned
-@pytest.mark.parametrize("version", [0, 99, "2", "3", None])
+@pytest.mark.parametrize("version", [0, 99, "2", "3", "5", None])
 def test_another_version_is_refused(message: Message, text: str, version: object) -> None:
     with pytest.raises(ValidationError, match="version"):
         type(message).model_validate_json(changed(text, version=version))
@@ -198,6 +205,7 @@ def test_floats_survive_json_to_the_last_bit() -> None:
         natural_key="a/coadd",
         raw_labels=FLOATS,
         raw_e_labels=FLOATS[::-1],
+        p_training=1 / 3,
         t_elapsed=0.1 + 0.2,
         t_overhead=1e-9 / 3,
     )
@@ -208,8 +216,13 @@ def test_floats_survive_json_to_the_last_bit() -> None:
         back = RecordLabels.model_validate_json(text)
         assert back.seed == 2**63 - 1
         (result,) = back.results
-        assert [each.hex() for each in result.raw_labels] == [each.hex() for each in FLOATS]
-        assert [each.hex() for each in result.raw_e_labels] == [x.hex() for x in FLOATS[::-1]]
+        assert [each.hex() for each in result.raw_labels if each is not None] == [
+            each.hex() for each in FLOATS
+        ]
+        assert [each.hex() for each in result.raw_e_labels if each is not None] == [
+            x.hex() for x in FLOATS[::-1]
+        ]
+        assert result.p_training == 1 / 3
         assert result.t_elapsed.hex() == (0.1 + 0.2).hex()
         assert result.t_overhead.hex() == (1e-9 / 3).hex()
 
@@ -250,7 +263,7 @@ def test_the_array_key_is_the_same_in_every_process() -> None:
     assert LOAD.array_key == LoadSpectra.model_validate_json(LOAD.model_dump_json()).array_key
     assert re.fullmatch(r"astronn-stream:flux:[0-9a-f]{32}", LOAD.array_key)
     # Worked out once, by `printf %s '<the pinned JSON>' | b2sum -l 128`.
-    assert LOAD.array_key.endswith(":afc643cec0d91e21cbdc26f488e726f4")
+    assert LOAD.array_key.endswith(":5797322d3768e3013000afff5694e43b")
 
 
 @pytest.mark.parametrize(
@@ -269,6 +282,8 @@ def test_the_array_key_is_the_same_in_every_process() -> None:
                 "file_version": "9",
                 "path": "p",
                 "member": "m",
+                "snr": 9.0,
+                "mask_key": "k",
             }.items()
         ),
     ],

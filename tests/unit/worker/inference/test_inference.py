@@ -96,6 +96,28 @@ def infer(served: Inference, *numbers: int) -> tuple[dict[int, float], dict[int,
     )
 
 
+def test_labels_that_were_not_learnt_are_none_whatever_the_network_says(opened: Open) -> None:
+    def spoil() -> None:
+        raise AssertionError("no spectrum is spoilt")
+
+    class Odd(Network):
+        def __call__(
+            self, flux: NDArray[np.float32], natural_keys: Sequence[str]
+        ) -> tuple[Floats, Floats]:
+            labels, e_labels = super().__call__(flux, natural_keys)
+            labels[:, 10] = np.inf
+            labels[flux[:, 0] == 2, 3] = np.nan
+            return labels, e_labels
+
+    served = opened(Odd(spoil), not_learnt={"w": ["p_h", "v_h"], "others": ["teff"]})
+    one, two = served.infer(flux_of(1, 2), ["a/coadd", "b/coadd"])
+    assert isinstance(one, InferredSpectrum)
+    for values in (one.raw_labels, one.raw_e_labels):
+        missing = [name for name, value in zip(LABEL_NAMES, values, strict=True) if value != value]
+        assert missing == ["p_h", "v_h"]
+    assert str(two) == "The network gave no finite c_1_h for b/coadd."
+
+
 def raising(error: BaseException | Callable[[], BaseException]) -> Callable[[], object]:
     def fault() -> None:
         raise error if isinstance(error, BaseException) else error()

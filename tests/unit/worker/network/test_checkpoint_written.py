@@ -13,7 +13,14 @@ from torch import Tensor
 from tests.conftest import on_peers_weights
 from tests.unit.worker.network.test_checkpoint import Intruder
 from worker.errors import FatalError
-from worker.network.checkpoint import read_checkpoint, read_metadata, stored_type, write_checkpoint
+from worker.labels import LABEL_NAMES
+from worker.network.checkpoint import (
+    read_checkpoint,
+    read_metadata,
+    read_not_learnt,
+    stored_type,
+    write_checkpoint,
+)
 from worker.network.model import ApogeeBCNNCensored
 
 State = dict[str, Tensor]
@@ -193,6 +200,26 @@ def test_metadata_that_are_not_plain_are_refused(tmp_path: Path, metadata: objec
     torch.save({"model_state_dict": {}, "metadata": metadata}, path)
     with pytest.raises(FatalError, match=r"^The metadata of weights\.pt are not plain values"):
         read_metadata(path)
+
+
+def test_weights_say_which_labels_they_have_not_learnt(
+    tmp_path: Path, model: ApogeeBCNNCensored
+) -> None:
+    path = tmp_path / "some.pt"
+    for names in (["v_h", "p_h"], []):
+        write_checkpoint(path, model, {"not_learnt": names})
+        assert read_not_learnt(path) == tuple(sorted(names))
+    write_checkpoint(path, model, {})
+    assert read_not_learnt(path) == ()
+
+
+@pytest.mark.parametrize("names", ["p_h", ["p"], [["p_h"]], list(LABEL_NAMES), {"p_h": 1}, None])
+def test_weights_that_say_nonsense_of_their_labels_are_refused(
+    tmp_path: Path, model: ApogeeBCNNCensored, names: object
+) -> None:
+    write_checkpoint(tmp_path / "some.pt", model, {"not_learnt": names})
+    with pytest.raises(FatalError, match=r"some\.pt says nothing sensible of which labels"):
+        read_not_learnt(tmp_path / "some.pt")
 
 
 def test_metadata_that_run_code_are_refused(tmp_path: Path) -> None:

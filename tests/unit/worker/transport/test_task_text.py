@@ -8,7 +8,13 @@ from worker.transport.task_text import task_text
 
 def reference(number: int, path: str = "a/apStar-r13-2M1.fits", member: str = "coadd") -> Ticket:
     return SpectrumReference(
-        job=100 + number, spectrum=number, file_version="1", path=path, member=member
+        job=100 + number,
+        spectrum=number,
+        file_version="1",
+        path=path,
+        member=member,
+        snr=None,
+        mask_key="",
     )
 
 
