@@ -22,6 +22,7 @@ class ResultFlag(IntFlag):
     UNCERTAIN_TEFF = 1 << 1
     UNCERTAIN_FE_H = 1 << 2
     NO_RESULT = 1 << 11
+    UNLIKE_TRAINING = 1 << 16
 
     @property
     def label(self) -> str:
@@ -77,9 +78,14 @@ RULES = {
     ResultFlag.UNCERTAIN_FE_H: Rule("fe_h", relative=0.12),
 }
 
+#: A spectrum is unlike those of the training when fewer of these were as odd as it is.
+LEAST_P_TRAINING = 0.01
+
 DESCRIPTIONS: dict[ResultFlag, str] = {
     **{flag: str(rule) for flag, rule in RULES.items()},
     ResultFlag.NO_RESULT: "no labels: the spectrum could not be loaded or carries no information",
+    ResultFlag.UNLIKE_TRAINING: f"p_training < {LEAST_P_TRAINING:g}: the spectrum is unlike those "
+    "that the weights were trained on",
 }
 
 #: ``flag_bad`` is set when all of these are.
@@ -104,3 +110,8 @@ def flag_uncertain(labels: Floats, e_labels: Floats) -> NDArray[np.int64]:
         place = LABEL_NAMES.index(rule.name)
         flags[rule.applies(labels[:, place], e_labels[:, place])] |= flag.value
     return flags
+
+
+def flag_unlike_training(p_training: Floats) -> NDArray[np.int64]:
+    """The flag of spectra unlike those of the training, ``(n,)`` bits; not set for NaN."""
+    return np.where(p_training < LEAST_P_TRAINING, ResultFlag.UNLIKE_TRAINING.value, 0)

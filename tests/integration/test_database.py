@@ -143,14 +143,21 @@ def test_rows_without_a_name_of_their_weights_survive_the_way_down_and_up(engine
 
 
 def test_what_this_version_changed_is_taken_back_once(engine: Engine) -> None:
-    (job,) = registered(engine, 1).jobs
+    unlike, job = registered(engine, 2).jobs
+    message = labels_of(engine, [unlike])
+    results = tuple(each.model_copy(update={"p_training": 0.0}) for each in message.results)
+    with transaction(engine) as session:
+        record_labels(session, message.model_copy(update={"results": results}), identity())
     downgrade(engine)
-    assert "unread_cards" not in {each["name"] for each in inspect(engine).get_columns("spectrum")}
+    assert "p_training" not in {each["name"] for each in inspect(engine).get_columns("astronn")}
     with pytest.raises(FatalError, match="not of this version"):
         downgrade(engine)
     upgrade(engine)
     test_migrations_make_exactly_the_models(engine)
-    assert registered(engine, 1).open_jobs == [job]
+    assert registered(engine, 2).open_jobs == [job]
+    with transaction(engine) as session:
+        row = session.get_one(AstroNN, unlike)
+        assert (row.p_training, row.result_flags & ResultFlag.UNLIKE_TRAINING) == (None, 0)
 
 
 def migrate(engine: Engine, move: Callable[[Config, str], None], revision: str) -> None:
@@ -283,6 +290,7 @@ def test_labels_that_were_not_learnt_are_null(engine: Engine) -> None:
     few = {
         "raw_labels": (teff, *others[:-1], None),
         "raw_e_labels": (e_teff, *e_others[:-1], None),
+        "p_training": 0.009,
     }
     message = message.model_copy(update={"results": (result.model_copy(update=few),)})
     with transaction(engine) as session:
@@ -291,6 +299,8 @@ def test_labels_that_were_not_learnt_are_null(engine: Engine) -> None:
         row = session.scalars(select(AstroNN)).one()
         assert (row.ni_h, row.e_ni_h, row.raw_ni_h, row.raw_e_ni_h) == (None,) * 4
         assert (row.teff, row.e_teff, row.raw_co_h) == (teff, e_teff, others[-2])
+        assert (row.p_training, row.flag_warn) == (0.009, True)
+        assert row.result_flags & ResultFlag.UNLIKE_TRAINING
         assert not row.flag_no_result
 
 

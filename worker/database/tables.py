@@ -25,7 +25,7 @@ from sqlalchemy import (
 from sqlalchemy.ext.hybrid import hybrid_property
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-from worker.flags import BAD, RULES, ResultFlag
+from worker.flags import BAD, ResultFlag
 from worker.labels import LABELS
 
 #: SQLite numbers rows by itself only where the key is a plain INTEGER.
@@ -207,7 +207,8 @@ class AstroNN(Base):
     Its key is the job's, so a second row for one job cannot exist. Besides the columns
     written out here there are four for each label: ``teff``, ``e_teff``, ``raw_teff``,
     ``raw_e_teff`` and so on (see :func:`label_columns`); and ``flag_uncertain_teff`` and so on,
-    which tell whether a bit of ``result_flags`` is set, for each flag that has a rule.
+    which tell whether a bit of ``result_flags`` is set, for each flag. ``p_training`` is the share
+    of the training spectra that are as unlike the others as this one, where that is known.
     """
 
     __tablename__ = "astronn"
@@ -232,6 +233,7 @@ class AstroNN(Base):
     modified: Mapped[datetime] = mapped_column(UtcDateTime)
     t_elapsed: Mapped[float | None] = mapped_column(Double)
     t_overhead: Mapped[float | None] = mapped_column(Double)
+    p_training: Mapped[float | None] = mapped_column(Double)
     result_flags: Mapped[int] = mapped_column(Integer, index=True)
     no_result_reason: Mapped[str | None] = mapped_column(Text)
 
@@ -288,7 +290,7 @@ def _add_label_columns(model: Any) -> None:
 
 
 def _add_flags(model: Any) -> None:
-    for flag in RULES:
+    for flag in set(ResultFlag) - {ResultFlag.NO_RESULT}:
 
         def is_set(row: Any, flag: ResultFlag = flag) -> Any:
             return row._has(flag)

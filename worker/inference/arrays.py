@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from worker.array_types import Floats
 from worker.database.tables import label_columns
 from worker.errors import SpectrumError, UsageError
 from worker.flags import BAD, ResultFlag
@@ -57,7 +58,8 @@ def infer(
         ``natural_key`` that the stream gives a spectrum its labels are the stream's to the last
         bit. Without names a spectrum is called by its content.
     snr
-        ``(n,)`` S/N per pixel, NaN where it is not known; for noise models that depend on it.
+        ``(n,)`` S/N per pixel, NaN where it is not known; for noise models that depend on it,
+        and for ``p_training``.
     weights, noise_model
         Files; without them those of the environment, or else the starter weights with theirs.
     device, mc_samples, seed
@@ -67,9 +69,10 @@ def infer(
     -------
     Table
         A row for each spectrum, with units: ``name``, the 22 labels and their ``e_`` after the
-        noise model, ``raw_`` and ``raw_e_`` as the network gives them, ``result_flags``,
-        ``flag_warn``, ``flag_bad``, ``flag_no_result`` and ``no_result_reason``. A spectrum that
-        carries no information has NaN for labels, and its reason.
+        noise model, ``raw_`` and ``raw_e_`` as the network gives them, ``p_training``,
+        ``result_flags``, ``flag_warn``, ``flag_bad``, ``flag_unlike_training``,
+        ``flag_no_result`` and ``no_result_reason``. A spectrum that carries no information has
+        NaN for labels, and its reason.
 
     Raises
     ------
@@ -93,12 +96,15 @@ def infer(
         parts = [_raw_labels(inference, part) for part in spectra.parts()]
     finally:
         inference.close()
-    raw, raw_e = (np.concatenate(each) for each in zip(*(part[:2] for part in parts), strict=True))
-    values, flags, spoilt = label_values(raw, raw_e, spectra.snr, factors)
-    unread = [reason for part in parts for reason in part[2]]
+    raw, raw_e, p_training = (
+        np.concatenate(each) for each in zip(*(part[:3] for part in parts), strict=True)
+    )
+    values, flags, spoilt = label_values(raw, raw_e, p_training, spectra.snr, factors)
+    unread = [reason for part in parts for reason in part[3]]
     reasons = [reason or spoilt.get(row, "") for row, reason in enumerate(unread)]
-    values[[bool(reason) for reason in reasons]] = np.nan
-    return _table(spectra.names, values, flags, reasons)
+    for array in (values, p_training):
+        array[[bool(reason) for reason in reasons]] = np.nan
+    return _table(spectra.names, values, p_training, flags, reasons)
 
 
 @dataclass(frozen=True)
@@ -164,27 +170,34 @@ class _Spectra:
 
 def _raw_labels(
     inference: Inference, spectra: _Spectra
-) -> tuple[NDArray[np.float64], NDArray[np.float64], list[str]]:
-    """Raw labels and uncertainties, ``(n, 22)`` each, NaN where a reason says why."""
+) -> tuple[Floats, Floats, Floats, list[str]]:
+    """Raw labels and uncertainties, ``(n, 22)`` each, and ``(n,)`` shares of the training spectra.
+
+    They are NaN where a reason says why.
+    """
     raw, raw_e = (np.full((len(spectra), len(LABELS)), np.nan) for _ in range(2))
+    p_training = np.full(len(spectra), np.nan)
     rows = [list(part) for part in (spectra.flux, spectra.error, spectra.mask)]
     read = network_input(*rows) if len(spectra) else []
     reasons = [f"The spectrum has {row}." if isinstance(row, str) else "" for row in read]
     flux = [row for row in read if not isinstance(row, str)]
     good = [number for number, row in enumerate(read) if not isinstance(row, str)]
     if good:
-        found = inference.infer(np.stack(flux), [spectra.names[number] for number in good])
+        names = [spectra.names[number] for number in good]
+        found = inference.infer(np.stack(flux), names, snr=spectra.snr[good])
         for number, labels in zip(good, found, strict=True):
             if isinstance(labels, SpectrumError):
                 reasons[number] = str(labels)
             else:
                 raw[number], raw_e[number] = labels.raw_labels, labels.raw_e_labels
-    return raw, raw_e, reasons
+                p_training[number] = np.nan if labels.p_training is None else labels.p_training
+    return raw, raw_e, p_training, reasons
 
 
 def _table(
     names: Sequence[str],
-    values: NDArray[np.float64],
+    values: Floats,
+    p_training: Floats,
     flags: NDArray[np.int64],
     reasons: Sequence[str],
 ) -> Table:
@@ -194,9 +207,11 @@ def _table(
     bits = np.where(lost, ResultFlag.NO_RESULT.value, flags)
     found = {
         **dict(zip(label_columns(), values.T, strict=True)),
+        "p_training": p_training,
         "result_flags": bits,
         "flag_warn": bits != 0,
         "flag_bad": (bits & BAD.value) == BAD.value,
+        ResultFlag.UNLIKE_TRAINING.column: (bits & ResultFlag.UNLIKE_TRAINING.value) != 0,
         "flag_no_result": lost,
         "no_result_reason": np.array(reasons, dtype=np.str_),
     }

@@ -42,11 +42,16 @@ Infer = Callable[[NDArray[np.float32], Sequence[str]], tuple[Floats, Floats]]
 
 @dataclass(frozen=True)
 class InferredSpectrum:
-    """Raw labels and uncertainties ``(22,)`` of one spectrum, and its share of the batch's time."""
+    """Raw labels and uncertainties ``(22,)`` of one spectrum, and its share of the batch's time.
+
+    ``p_training`` is the share of the training spectra that are as unlike the others as it is,
+    None where the weights' file has no reference.
+    """
 
     raw_labels: Floats
     raw_e_labels: Floats
     seconds: float
+    p_training: float | None = None
 
 
 @dataclass(order=True)

@@ -20,6 +20,7 @@ from worker.inference.batch_statistics import RecentBatches
 from worker.inference.batching import PROCESS_STOPS, Infer, InferredSpectrum, MicroBatcher
 from worker.labels import LABEL_NAMES
 from worker.network.checkpoint import read_checkpoint, read_not_learnt
+from worker.network.reference import Reference
 from worker.queues import Lane
 
 logger = logging.getLogger(__name__)
@@ -51,6 +52,8 @@ class Inference:
         SHA-256 of their weights. The first is the one that is meant where no weights are named.
     not_learnt
         Labels that these weights have not learnt, by the SHA-256; they come out as NaN.
+    references
+        What tells how unlike the training spectra a spectrum is, by the SHA-256, where known.
     mc_samples, seed
         The passes of MC dropout and their seed, as the engines were opened with.
     device, name
@@ -70,6 +73,7 @@ class Inference:
         batch_size: int | None = None,
         batch_wait: float = 0.0,
         not_learnt: Mapping[str, Sequence[str]] | None = None,
+        references: Mapping[str, Reference] | None = None,
     ) -> None:
         self.served = tuple(engines)
         self.weights = self.served[0]
@@ -88,6 +92,7 @@ class Inference:
             longest_call=_LONGEST_WAIT,
         )
         self._recent = RecentBatches()
+        self._references = references or {}
 
     def infer(
         self,
@@ -95,6 +100,7 @@ class Inference:
         mask_keys: Sequence[str],
         lane: Lane = "bulk",
         weights: str | None = None,
+        snr: Floats | None = None,
     ) -> list[InferredSpectrum | SpectrumError]:
         """Raw labels of spectra, for each in order, or the error that says why it has none.
 
@@ -108,6 +114,8 @@ class Inference:
             ``live`` goes before ``bulk`` where several threads call.
         weights
             The SHA-256 of those to use, of the ones that are served; without it the first.
+        snr
+            ``(n,)`` S/N per pixel, NaN where it is not known, as it is of all without it.
 
         Raises
         ------
@@ -124,7 +132,14 @@ class Inference:
             for future in futures:
                 future.cancel()  # after Ctrl-C, drop what has not started
         learnt = self._learnt[weights]
-        return [_outcome(*pair, learnt) for pair in zip(mask_keys, futures, strict=True)]
+        outcomes = [_outcome(*pair, learnt) for pair in zip(mask_keys, futures, strict=True)]
+        if (reference := self._references.get(weights)) is None:
+            return outcomes
+        p_training = reference.p_training(flux, snr)
+        return [
+            outcome if isinstance(outcome, SpectrumError) else replace(outcome, p_training=p)
+            for outcome, p in zip(outcomes, p_training.tolist(), strict=True)
+        ]
 
     def vitals(self) -> dict[str, Any]:
         """The weights served, the device, its engine, and their last half minute.

@@ -9,6 +9,7 @@ from typing import Any
 from sqlalchemy.orm import InstrumentedAttribute
 
 from worker.database.tables import LABEL_PREFIXES, AstroNN, Source, Spectrum
+from worker.flags import ResultFlag
 from worker.labels import LABELS
 
 
@@ -76,9 +77,20 @@ def table_columns() -> list[TableColumn]:
         _column(AstroNN.task_pk, "i8", "Key of the job"),
         _column(AstroNN.tag, "str", "Tag of the run"),
         *_label_columns(),
+        _column(
+            AstroNN.p_training,
+            "f4",
+            "Share of the training spectra at this S/N that are as unlike the others as this one",
+        ),
         _column(AstroNN.result_flags, "i8", "Bit field of quality flags"),
         _column(AstroNN.flag_warn, "bool", "Any flag is set"),
         _column(AstroNN.flag_bad, "bool", "Gravity, temperature and [Fe/H] are all uncertain"),
+        TableColumn(
+            ResultFlag.UNLIKE_TRAINING.column,
+            getattr(AstroNN, ResultFlag.UNLIKE_TRAINING.column),
+            "bool",
+            "The spectrum is unlike those that the weights were trained on",
+        ),
         _column(AstroNN.flag_no_result, "bool", "There are no labels"),
         _column(AstroNN.no_result_reason, "str", "Why there are no labels"),
         _column(AstroNN.software_version, "str", "Version of astronn-stream"),

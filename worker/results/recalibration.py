@@ -15,7 +15,7 @@ from worker.array_types import from_nulls, nulls
 from worker.database.session import reading, transaction
 from worker.database.tables import AstroNN, Spectrum, now
 from worker.errors import FatalError
-from worker.flags import DESCRIPTIONS, ResultFlag, flag_uncertain
+from worker.flags import DESCRIPTIONS, ResultFlag, flag_uncertain, flag_unlike_training
 from worker.labels import LABEL_NAMES
 from worker.results.noise_model import NoiseModel
 
@@ -120,7 +120,7 @@ def _slice(
     """The next rows in order, locked until the transaction ends (PostgreSQL)."""
     columns = [getattr(AstroNN, prefix + name) for prefix in _READ for name in LABEL_NAMES]
     statement = (
-        select(AstroNN.task_pk, AstroNN.spectrum_pk, AstroNN.result_flags, Spectrum.snr, *columns)
+        select(*_OTHERS, *columns)
         .join(Spectrum, Spectrum.pk == AstroNN.spectrum_pk)
         .where(*conditions, AstroNN.task_pk > last)
         .order_by(AstroNN.task_pk)
@@ -146,7 +146,8 @@ def _changes(
             f"This noise model gives {what}, for spectrum {rows[row]['spectrum_pk']}; nothing was "
             "changed."
         )
-    flags = flag_uncertain(raw, e_labels)
+    p_training = np.array([row["p_training"] for row in rows], dtype=np.float64)
+    flags = flag_uncertain(raw, e_labels) | flag_unlike_training(p_training)
     common = {"corrections_sha256": noise_model.sha256, "modified": now()}
     changes = [
         {
@@ -161,6 +162,10 @@ def _changes(
 
 
 _READ = ("raw_", "raw_e_")
+_OTHERS = (
+    *(AstroNN.task_pk, AstroNN.spectrum_pk, AstroNN.result_flags, AstroNN.p_training),
+    Spectrum.snr,
+)
 _E_COLUMNS = [f"e_{name}" for name in LABEL_NAMES]
 _UPDATE = (
     update(AstroNN.__table__)  # type: ignore[arg-type]

@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session
 from worker.array_types import from_nulls, nulls
 from worker.database.tables import AstroNN, Job, JobState, Spectrum, label_columns, now
 from worker.database.upsert import upsert
-from worker.flags import ResultFlag, flag_uncertain
+from worker.flags import ResultFlag, flag_uncertain, flag_unlike_training
 from worker.messages import (
     Failure,
     RecordLabels,
@@ -56,6 +56,7 @@ def doubt(result: SpectrumLabels) -> str | None:
 def label_values(
     raw: NDArray[np.float64],
     raw_e: NDArray[np.float64],
+    p_training: NDArray[np.float64],
     snr: NDArray[np.float64] | None,
     noise_model: NoiseModel,
 ) -> tuple[NDArray[np.float64], NDArray[np.int64], dict[int, str]]:
@@ -66,6 +67,8 @@ def label_values(
     raw, raw_e
         ``(n, 22)`` labels and uncertainties as the network gives them; NaN for a label that was
         not learnt, and then in all that is made of it.
+    p_training
+        ``(n,)`` share of the training spectra that are as unlike the others, NaN where unknown.
     snr
         ``(n,)`` S/N, NaN where it is not known; None for a noise model that ignores it.
 
@@ -81,7 +84,7 @@ def label_values(
     e_labels = noise_model.apply(raw_e, snr if noise_model.depends_on_snr else None)
     values, flags = (
         np.concatenate([raw, e_labels, raw, raw_e], axis=1),
-        flag_uncertain(raw, e_labels),
+        flag_uncertain(raw, e_labels) | flag_unlike_training(p_training),
     )
     reasons = {
         row: f"The noise model gives {what}."
@@ -101,12 +104,14 @@ def record_labels(session: Session, message: RecordLabels, noise_model: NoiseMod
     values, flags, spoilt = label_values(
         from_nulls([each.raw_labels for each in message.results]),
         from_nulls([each.raw_e_labels for each in message.results]),
+        np.array([each.p_training for each in message.results], dtype=np.float64),
         _snr(session, message) if noise_model.depends_on_snr else None,
         noise_model,
     )
     rows = {
         job: {
             **dict(zip(label_columns(), nulls(row), strict=True)),
+            "p_training": result.p_training,
             "result_flags": int(flag),
             "corrections_sha256": noise_model.sha256,
             "software_version": message.software,
@@ -152,6 +157,7 @@ def record_failures(
 def _no_labels(reason: str) -> dict[str, Any]:
     return {
         **dict.fromkeys(label_columns()),
+        "p_training": None,
         "result_flags": ResultFlag.NO_RESULT.value,
         "software_version": software_version(),
         "corrections_sha256": None,

@@ -54,7 +54,8 @@ def _answers(
     message: InferSpectra, flux: NDArray[np.float32], inference: Inference
 ) -> list[SpectrumLabels | Failure]:
     keys = [spectrum.mask_key for spectrum in message.spectra]
-    outcomes = inference.infer(flux, keys, message.lane, message.weights)
+    snr = np.array([spectrum.snr for spectrum in message.spectra], dtype=np.float64)
+    outcomes = inference.infer(flux, keys, message.lane, message.weights, snr)
     loading = message.load_seconds / max(1, len(keys))
     return [
         _answer(spectrum, outcome, loading)
@@ -71,7 +72,7 @@ def _answer(
         **spectrum.ticket,
         raw_labels=nulls(outcome.raw_labels),
         raw_e_labels=nulls(outcome.raw_e_labels),
-        p_training=None,
+        p_training=outcome.p_training,
         t_elapsed=load_seconds + outcome.seconds,
         t_overhead=load_seconds,
     )

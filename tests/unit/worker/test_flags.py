@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session
 
 from tests.compose import ROOT
 from worker.database.tables import AstroNN, Base, now
-from worker.flags import BAD, DESCRIPTIONS, RULES, ResultFlag, flag_uncertain
+from worker.flags import BAD, DESCRIPTIONS, ResultFlag, flag_uncertain, flag_unlike_training
 from worker.labels import LABEL_NAMES
 
 LOGG, TEFF, FE_H = ResultFlag.UNCERTAIN_LOGG, ResultFlag.UNCERTAIN_TEFF, ResultFlag.UNCERTAIN_FE_H
@@ -36,10 +36,12 @@ def test_the_bits_are_those_of_the_specification() -> None:
         "UNCERTAIN_TEFF": 2,
         "UNCERTAIN_FE_H": 4,
         "NO_RESULT": 2048,
+        "UNLIKE_TRAINING": 65536,
     }
     assert DESCRIPTIONS[LOGG] == "e_logg > 0.2 and abs(e_logg / logg) > 0.075"
     assert DESCRIPTIONS[TEFF] == "e_teff > 300"
     assert DESCRIPTIONS[FE_H] == "abs(e_fe_h / fe_h) > 0.12"
+    assert DESCRIPTIONS[ResultFlag.UNLIKE_TRAINING].startswith("p_training < 0.01: ")
     assert set(DESCRIPTIONS) == set(ResultFlag)
     assert BAD == LOGG | TEFF | FE_H
 
@@ -122,6 +124,22 @@ def test_no_other_label_sets_a_flag(name: str) -> None:
     assert flag_uncertain(labels, e_labels).tolist() == [0]
 
 
+@pytest.mark.parametrize(
+    ("p_training", "expected"),
+    [
+        (np.nextafter(0.01, BELOW), ResultFlag.UNLIKE_TRAINING),
+        (0.0, ResultFlag.UNLIKE_TRAINING),
+        (0.01, NONE),
+        (1.0, NONE),
+        (np.nan, NONE),
+    ],
+)
+def test_a_spectrum_is_unlike_the_training_below_one_percent(
+    p_training: float, expected: ResultFlag
+) -> None:
+    assert flag_unlike_training(np.array([p_training])).tolist() == [expected]
+
+
 def test_no_spectra_have_no_flags() -> None:
     assert flag_uncertain(np.empty((0, 22)), np.empty((0, 22))).tolist() == []
 
@@ -133,10 +151,11 @@ PROPERTIES = {
     "flag_uncertain_teff": lambda bits: bool(bits & 2),
     "flag_uncertain_fe_h": lambda bits: bool(bits & 4),
     "flag_no_result": lambda bits: bool(bits & 2048),
+    "flag_unlike_training": lambda bits: bool(bits & 65536),
     "flag_warn": lambda bits: bits != 0,
     "flag_bad": lambda bits: bits & 7 == 7,
 }
-COMBINATIONS = [low | high for high in (0, 2048) for low in range(8)]
+COMBINATIONS = [low | high for high in (0, 2048, 65536, 67584) for low in range(8)]
 
 
 def row(bits: int) -> AstroNN:
@@ -154,7 +173,7 @@ def row(bits: int) -> AstroNN:
 
 @pytest.fixture(scope="module")
 def session() -> Iterator[Session]:
-    """A database in memory with one row for each combination of the four bits."""
+    """A database in memory with one row for each combination of the bits."""
     engine = create_engine("sqlite://")
     Base.metadata.create_all(engine)
     with Session(engine) as session:
@@ -183,7 +202,7 @@ def test_properties_can_be_queried(session: Session, name: str) -> None:
     others = [bits for bits in sorted(COMBINATIONS) if not PROPERTIES[name](bits)]
     assert session.scalars(query.where(condition)).all() == wanted
     assert session.scalars(query.where(~condition)).all() == others
-    assert len(wanted) in (2, 8, 15)
+    assert len(wanted) in (4, 16, 31)
 
 
 def test_the_table_of_the_readme_says_the_same() -> None:
@@ -193,5 +212,5 @@ def test_the_table_of_the_readme_says_the_same() -> None:
         (flag.column, flag.value) for flag in ResultFlag
     ]
     assert {name: text for name, _, text in rows if name != "flag_no_result"} == {
-        flag.column: str(rule) for flag, rule in RULES.items()
+        flag.column: text for flag, text in DESCRIPTIONS.items() if flag != ResultFlag.NO_RESULT
     }

@@ -73,7 +73,7 @@ def test_rows_are_those_of_a_serial_run_to_the_last_bit(inputs: Inputs, tmp_path
     for row in table:
         same = of_name[row["name"]]
         for column in table.colnames[1:]:
-            assert row[column] == same[column], (row["name"], column)
+            np.testing.assert_array_equal(row[column], same[column], f"{row['name']} {column}")
     for column in table.colnames[1:]:
         assert table[column].dtype.kind == rows[column].dtype.kind
         assert table[column].unit == rows[column].unit
@@ -93,7 +93,7 @@ def test_a_spectrum_that_carries_nothing_has_its_reason_and_its_neighbours_their
     assert "no usable flux" in table["no_result_reason"][1]
     assert table["no_result_reason"][2] == "The spectrum has every pixel masked in the blue chip."
     for column in whole.colnames:
-        assert whole[column][[0, 3]].tolist() == table[column][[0, 3]].tolist()
+        np.testing.assert_array_equal(whole[column][[0, 3]], table[column][[0, 3]], column)
 
 
 def test_without_names_labels_follow_from_the_numbers_not_from_the_order(arrays: Arrays) -> None:

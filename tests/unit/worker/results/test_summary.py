@@ -17,6 +17,7 @@ def test_the_summary_counts_rows_kinds_reasons_and_flags(tmp_path: Path) -> None
         "flag_uncertain_logg": 2,
         "flag_uncertain_teff": 2,
         "flag_uncertain_fe_h": 2,
+        "flag_unlike_training": 0,
     }
 
 
