@@ -64,11 +64,12 @@ class SpectraCache:
 
 @dataclass(frozen=True)
 class Matched:
-    """Labelled spectra, and what found no partner."""
+    """Labelled spectra, what found no partner, and what is to be said of the table of labels."""
 
     data: TrainingSet
     spectra_without_labels: int
     rows_without_spectrum: int
+    notes: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -157,7 +158,7 @@ def match(cache: SpectraCache, table: LabelTable, data_root: Path) -> Matched:
         snr=known_snr(np.array([spectrum.snr or np.nan for spectrum in spectra])),
     )
     used = len(set(rows[labelled].tolist()))
-    return Matched(data, len(rows) - len(labelled), len(table.names) - used)
+    return Matched(data, len(rows) - len(labelled), len(table.names) - used, table.notes)
 
 
 def _digest(files: Sequence[Path], source: _Source) -> str:

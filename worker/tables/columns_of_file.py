@@ -26,22 +26,30 @@ def read_columns(path: Path, what: str = "label table") -> dict[str, Any]:
     UsageError
         The table cannot be read; the text calls it ``what``.
     """
-    if path.suffix not in (*_FORMATS, ".parquet"):
+    ending = _ending(path)
+    if ending not in (*_FORMATS, ".parquet"):
         raise UsageError(f"The {what} {path.name} is no .fits, .ecsv, .csv, .vot or .parquet file.")
     if not path.is_file():
         raise UsageError(f"The {what} {path} does not exist.")
     try:
-        return _parquet_columns(path) if path.suffix == ".parquet" else _astropy_columns(path)
+        return _parquet_columns(path) if ending == ".parquet" else _astropy_columns(path)
     except Exception as error:  # the readers raise nearly anything on damaged tables
         reason = str(error).partition("\n")[0].rstrip(".")
         raise UsageError(f"The {what} {path.name} cannot be read: {reason}.") from error
 
 
+def _ending(path: Path) -> str:
+    """The ending without ``.gz``, with which the survey offers its larger tables."""
+    plain = path.name.removesuffix(".gz")
+    return Path(plain).suffix if plain.endswith(".fits") else path.suffix
+
+
 def _astropy_columns(path: Path) -> dict[str, Any]:
     from astropy.table import Table
 
-    where = {"hdu": _first_rows(path)} if path.suffix == ".fits" else {}
-    table = Table.read(path, format=_FORMATS[path.suffix], **where)
+    ending = _ending(path)
+    where = {"hdu": _first_rows(path)} if ending == ".fits" else {}
+    table = Table.read(path, format=_FORMATS[ending], **where)
     return {name: table[name] for name in table.colnames}
 
 
@@ -53,6 +61,22 @@ def _first_rows(path: Path) -> int:
         tables = [number for number, hdu in enumerate(hdus) if isinstance(hdu, fits.BinTableHDU)]
         full = [number for number in tables if hdus[number].header["NAXIS2"] > 0]
     return (full or tables or [1])[0]
+
+
+def read_entry(path: Path, column: str) -> Any:
+    """The first entry of a column in any table of a FITS file; None where there is no such column.
+
+    Further tables of the survey's files say what the arrays in the first one are.
+    """
+    from astropy.io import fits
+
+    if _ending(path) != ".fits":
+        return None
+    with fits.open(path) as hdus:
+        for hdu in hdus:
+            if isinstance(hdu, fits.BinTableHDU) and column in hdu.columns.names and len(hdu.data):
+                return np.array(hdu.data[column][0])
+    return None
 
 
 def _parquet_columns(path: Path) -> dict[str, Any]:

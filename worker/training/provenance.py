@@ -36,7 +36,7 @@ class TrainingRun:
     split
         Indices of the spectra to train on and of those kept aside.
     left_out
-        What could not be used, and how much of it.
+        What could not be used, and how much of it; what was turned into something else.
     """
 
     command: str
@@ -48,7 +48,7 @@ class TrainingRun:
     purpose: str
     data: TrainingSet
     split: tuple[Indices, Indices]
-    left_out: Mapping[str, int]
+    left_out: Mapping[str, str | int]
 
 
 def command_line(arguments: Sequence[str]) -> str:

@@ -62,7 +62,7 @@ def evaluate(
     from worker.training.noise import fit_noise_model, write_noise_model
 
     cache, report = _outputs(out, cache, report)
-    table = read_label_table(labels, complete=False)
+    table = read_label_table(labels)
     with telling_interruption():
         spectra = read_spectra(paths, cache, kind)
         matched = match(spectra, table, get_settings().data_root)

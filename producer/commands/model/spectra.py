@@ -68,12 +68,14 @@ def read_spectra(paths: list[Path], cache: Path, kind: Wanted) -> SpectraCache:
     )
 
 
-def left_out(spectra: SpectraCache, matched: Matched) -> dict[str, int]:
-    """What could not be used, and how much of it."""
+def left_out(spectra: SpectraCache, matched: Matched) -> dict[str, str | int]:
+    """What could not be used, and how much of it; and what became of the table's columns."""
+    notes = {"of the table of labels": " ".join(matched.notes)} if matched.notes else {}
     return {
         "spectra that cannot be read": sum(spectra.failures.values()),
         "spectra without labels": matched.spectra_without_labels,
         "rows of the table without a spectrum": matched.rows_without_spectrum,
+        **notes,
     }
 
 
@@ -84,6 +86,8 @@ def tell_data(spectra: SpectraCache, matched: Matched, use: str) -> None:
     say(f"{len(spectra.spectra)} spectra{kept}, {unread} that cannot be read.")
     for reason, count in spectra.failures.most_common(10):
         say(f"  {count} left out: {reason}")
+    for note in matched.notes:
+        say(note)
     stars = len(set(matched.data.stars))
     say(
         f"{len(matched.data)} spectra of {stars} stars have labels{use}. "

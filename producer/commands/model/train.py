@@ -222,7 +222,7 @@ def _let_threads_sleep() -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
-def _run(options: Options, matched: Matched, unused: dict[str, int]) -> TrainingRun:
+def _run(options: Options, matched: Matched, unused: dict[str, str | int]) -> TrainingRun:
     return TrainingRun(
         command=command_line(sys.argv[1:]),
         settings=options.settings(),

@@ -89,23 +89,21 @@ def test_paths_are_relative_to_the_table_or_the_data_root_or_absolute(tmp_path: 
 
 
 @pytest.mark.parametrize("values", [None, [np.nan, -9999.0, -9999.99, -np.inf]])
-def test_a_label_that_no_row_knows_is_refused_by_name(tmp_path: Path, values: Any) -> None:
+def test_labels_that_no_row_knows_are_missing_and_named(tmp_path: Path, values: Any) -> None:
     content = columns()
     del content["p_h"], content["s_h"]
     if values is not None:
         content |= {"p_h": np.array(values), "s_h": np.array(values)}
-    path = write(tmp_path / "labels.fits", content)
-    with pytest.raises(UsageError, match=r"labels\.fits has no valid p_h, s_h; .* 22 labels"):
-        read_label_table(path)
-    table = read_label_table(path, complete=False)
+    table = read_label_table(write(tmp_path / "labels.fits", content))
     lacking = [name in ("p_h", "s_h") for name in LABEL_NAMES]
     assert np.isnan(table.labels).all(axis=0).tolist() == lacking
+    assert table.notes == ("No values for p_h, s_h.",)
 
 
 def test_a_table_without_any_label_is_refused(tmp_path: Path) -> None:
     path = write(tmp_path / "labels.csv", {"obj": ["2M1"], "snr": np.array([9.0])})
-    with pytest.raises(UsageError, match=r"has no valid teff.*; nothing can be compared with it"):
-        read_label_table(path, complete=False)
+    with pytest.raises(UsageError, match="has no valid value of any label"):
+        read_label_table(path)
 
 
 def test_a_table_that_does_not_say_whose_labels_it_has_is_refused(tmp_path: Path) -> None:
