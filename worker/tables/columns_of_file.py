@@ -48,8 +48,11 @@ def _astropy_columns(path: Path) -> dict[str, Any]:
     from astropy.table import Table
 
     ending = _ending(path)
-    where = {"hdu": _first_rows(path)} if ending == ".fits" else {}
-    table = Table.read(path, format=_FORMATS[ending], **where)
+    options: dict[str, Any] = {}
+    if ending == ".fits":
+        # Of a table of 4 GB those columns alone are read that are used.
+        options = {"hdu": _first_rows(path), "memmap": True, "mask_invalid": False}
+    table = Table.read(path, format=_FORMATS[ending], **options)
     return {name: table[name] for name in table.colnames}
 
 

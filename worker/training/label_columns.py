@@ -22,9 +22,8 @@ from worker.training.aspcap_names import (
     stems,
 )
 
-#: Catalogues write 99.99 or 99.999 for what is not known, too; no star has such a value in dex.
-_HIGHEST_DEX = 90.0
-_FILLED_TEFF = (99.9, 100.0)
+#: Catalogues write 99.99 or 99.999 for what is not known, too; no star has such a value.
+_FILLED = (99.9, 100.0)
 
 #: Arrays over the elements, as ASPCAP's tables have them.
 ARRAY = "x_h"
@@ -97,10 +96,10 @@ class LabelColumns:
     def _direct(self, label: Label) -> LabelColumn:
         """The label itself, from a column of its own or from the array."""
         for name in direct_names(label):
-            values = _physical(label, numbers(self._columns, (name,)))
+            values = _without_fill(numbers(self._columns, (name,)))
             if values is not None and np.isfinite(values).any():
                 return self._unflagged(label, values, self._errors(label, direct_names(label)))
-        values = _physical(label, self._of_array(label, (ARRAY,)))
+        values = _without_fill(self._of_array(label, (ARRAY,)))
         errors = self._of_array(label, (f"{ARRAY}_err", f"e_{ARRAY}"))
         missing = np.full(self._n_rows, np.nan)
         return self._unflagged(
@@ -110,7 +109,7 @@ class LabelColumns:
     def _turned(self, label: Label, iron: LabelColumn) -> LabelColumn | None:
         """[X/H] = [X/Fe] + [Fe/H], whose errors are taken as independent."""
         for name in ratio_names(label):
-            ratio = _physical(label, numbers(self._columns, (name,)))
+            ratio = _without_fill(numbers(self._columns, (name,)))
             if ratio is not None and np.isfinite(ratio + iron.values).any():
                 errors = np.hypot(self._errors(label, ratio_names(label)), iron.errors)
                 return self._unflagged(label, ratio + iron.values, errors, name)
@@ -170,17 +169,14 @@ def has_bits(flags: Floats, bits: int) -> NDArray[np.bool_]:
     return np.asarray((np.nan_to_num(flags).astype(np.int64) & bits) != 0)
 
 
-def _physical(label: Label, values: Floats | None) -> Floats | None:
+def _without_fill(values: Floats | None) -> Floats | None:
     if values is None:
         return None
-    low, high = _FILLED_TEFF
-    in_kelvin = label.unit == "K"
-    filled = (values > low) & (values < high) if in_kelvin else np.abs(values) > _HIGHEST_DEX
-    return np.where(filled, np.nan, values)
+    low, high = _FILLED
+    return np.where((np.abs(values) > low) & (np.abs(values) < high), np.nan, values)
 
 
 def _known_errors(label: Label, errors: Floats | None, n_rows: int) -> Floats:
-    if errors is None:
-        return np.zeros(n_rows)
-    highest = np.inf if label.unit == "K" else _HIGHEST_DEX
-    return np.where((errors > 0) & (errors < highest), errors, 0.0)
+    """Errors without what fills; in kelvin 99.99 may be one."""
+    known = errors if label.unit == "K" else _without_fill(errors)
+    return np.zeros(n_rows) if known is None else np.where(known > 0, known, 0.0)

@@ -87,8 +87,8 @@ def read_label_table(path: Path) -> LabelTable:
 
     Columns are our names of the labels, the peers' (``c1_h``, ``ti2_h``) or ASPCAP's from DR13 to
     DR20 (``CI_H``, ``C_FE`` beside ``FE_H``, the array ``X_H``), in any case, with errors as
-    ``e_<label>`` or ``<label>_err``. A value that is masked, not finite, at most -9000 or above
-    90 dex is missing, and so is one with bad bits in its flags; a row with ``STAR_BAD`` in
+    ``e_<label>`` or ``<label>_err``. A value that is masked, not finite, at most -9000 or 99.99
+    (99.999) is missing, and so is one with bad bits in its flags; a row with ``STAR_BAD`` in
     ``ASPCAPFLAG``, or with ``flag_bad``, has no labels. A row is for the file in its column
     ``path`` or, where the table has none, for the star in ``obj``, ``apogee_id``, ``objid``,
     ``sdss4_apogee_id`` or ``sdss_id``: the first of them that has a name.
@@ -155,9 +155,10 @@ def _bad_rows(columns: Mapping[str, Any], n_rows: int) -> tuple[NDArray[np.bool_
         "STAR_BAD in ASPCAPFLAG": _bits(columns, "aspcapflag", STAR_BAD, n_rows),
         "flag_bad": _bits(columns, "flag_bad", 1, n_rows),
     }
-    notes = [f"{rows.sum()} rows with {kind} are not used." for kind, rows in kinds.items()]
-    told = [note for note, rows in zip(notes, kinds.values(), strict=True) if rows.any()]
-    return np.logical_or.reduce(list(kinds.values())), told
+    counts = {kind: int(rows.sum()) for kind, rows in kinds.items()}
+    return np.logical_or.reduce(list(kinds.values())), [
+        f"{count} rows with {kind} are not used." for kind, count in counts.items() if count
+    ]
 
 
 def _bits(columns: Mapping[str, Any], name: str, bits: int, n_rows: int) -> NDArray[np.bool_]:

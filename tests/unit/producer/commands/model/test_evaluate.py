@@ -31,7 +31,9 @@ def survey(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for seed in range(12):
         write_apstar(tmp_path / "spectra" / f"{seed}.fits", n_visits=2, seed=seed)
     names = [object_name(seed) for seed in range(12)]
-    Table({"obj": names, **{name: np.full(12, 1e4) for name in KNOWN}}).write(tmp_path / "l.ecsv")
+    table = Table({"obj": names, **{name: np.full(12, 1e4) for name in KNOWN}})
+    table["M_H"] = np.zeros(12)
+    table.write(tmp_path / "l.ecsv")
     write_checkpoint(tmp_path / "w.pt", new_network(0, (8, 8)), {})
     return tmp_path
 
@@ -61,6 +63,10 @@ def test_weights_get_a_noise_model_for_the_labels_that_are_known(survey: Path) -
     assert {name for name in LABEL_NAMES if numbers[name]["by_snr"]["all"]["n"]} == set(KNOWN)
     page = (survey / "w_report" / "report.md").read_text()
     assert "- evaluated: 12 spectra of 12 stars" in page
+    assert "- of the table of labels: No values for logg, c_h, " in page
+    strange = "Columns not understood as any of the 22 labels: M_H."
+    assert strange in page
+    assert strange in " ".join(result.stdout.split())
     assert str(survey) not in page
 
 
