@@ -27,6 +27,7 @@ _FILLED = (99.9, 100.0)
 
 #: Arrays over the elements, as ASPCAP's tables have them.
 ARRAY = "x_h"
+_ERROR_ARRAYS = ("x_h_err", "e_x_h")
 _FLAG_ARRAYS = ("elemflag", "x_h_flag")
 
 
@@ -66,6 +67,11 @@ class LabelColumns:
 
     def __init__(self, columns: Mapping[str, Any], n_rows: int, symbols: Sequence[str]) -> None:
         self._columns = columns
+        self._arrays = {
+            name: array
+            for name in (ARRAY, *_ERROR_ARRAYS, *_FLAG_ARRAYS)
+            if name in columns and (array := np.ma.asarray(columns[name])).ndim > 1
+        }
         self._n_rows = n_rows
         self._symbols = symbols
 
@@ -85,8 +91,7 @@ class LabelColumns:
 
     def order_known(self) -> bool:
         """Whether the elements of the array of abundances are known, if there is one."""
-        array = self._array(ARRAY)
-        return array is None or bool(self._elements(array))
+        return ARRAY not in self._arrays or bool(self._elements(ARRAY))
 
     def _label(self, label: Label, iron: LabelColumn) -> LabelColumn:
         direct = self._direct(label)
@@ -100,7 +105,7 @@ class LabelColumns:
             if values is not None and np.isfinite(values).any():
                 return self._unflagged(label, values, self._errors(label, direct_names(label)))
         values = _without_fill(self._of_array(label, (ARRAY,)))
-        errors = self._of_array(label, (f"{ARRAY}_err", f"e_{ARRAY}"))
+        errors = self._of_array(label, _ERROR_ARRAYS)
         missing = np.full(self._n_rows, np.nan)
         return self._unflagged(
             label, missing if values is None else values, _known_errors(label, errors, self._n_rows)
@@ -147,20 +152,15 @@ class LabelColumns:
 
     def _of_array(self, label: Label, names: Sequence[str]) -> Floats | None:
         """The label's column of the first of some arrays that is there."""
-        array = next((each for each in map(self._array, names) if each is not None), None)
-        wanted = direct_names(label)
-        if array is None:
+        name = next((each for each in names if each in self._arrays), None)
+        if name is None:
             return None
-        elements = [f"{element.lower()}_h" for element in self._elements(array)]
-        place = next((at for at, name in enumerate(elements) if name in wanted), None)
-        return None if place is None else array[:, place]
+        elements = [f"{element.lower()}_h" for element in self._elements(name)]
+        place = next((at for at, each in enumerate(elements) if each in direct_names(label)), None)
+        return None if place is None else numbers({name: self._arrays[name][:, place]}, (name,))
 
-    def _array(self, name: str) -> Floats | None:
-        array = numbers(self._columns, (name,))
-        return array if array is not None and array.ndim > 1 else None
-
-    def _elements(self, array: Floats) -> Sequence[str]:
-        length = array.shape[1]
+    def _elements(self, name: str) -> Sequence[str]:
+        length = self._arrays[name].shape[1]
         return self._symbols if len(self._symbols) == length else elements_of(length)
 
 
