@@ -6,7 +6,7 @@ matplotlib is imported when a picture is drawn, and nothing of the session's set
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -203,8 +203,11 @@ _COLUMNS = 6
 
 
 @contextmanager
-def panels(path: Path, x: str, y: str) -> Iterator[tuple[Figure, list[Axes], Axes]]:
-    """A panel for each label, titled, and a spare place for what explains them."""
-    with figure_at(path, (12.0, 8.6)) as figure:
-        axes, spare = label_panels(figure, [title(label) for label in LABELS], _COLUMNS, x, y)
+def panels(
+    path: Path, x: str, y: str, shown: Collection[Label] = LABELS
+) -> Iterator[tuple[Figure, list[Axes], Axes]]:
+    """A panel for each label that is shown, titled, and a spare place for what explains them."""
+    rows = len(shown) // _COLUMNS + 1
+    with figure_at(path, (12.0, 2.15 * rows)) as figure:
+        axes, spare = label_panels(figure, [title(label) for label in shown], _COLUMNS, x, y)
         yield figure, axes, spare

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from worker.errors import FatalError
-from worker.labels import LABELS
+from worker.labels import LABELS, Label, told_not_learnt
 from worker.reports.training_figures import (
     draw_calibration,
     draw_losses,
@@ -74,16 +74,17 @@ def write_report(
             "losses": account.losses,
             "best_epoch": account.best_epoch,
             "labels": numbers,
+            "not_learnt": evaluated.not_learnt,
         }
         (folder / _NUMBERS).write_text(json.dumps(content, indent=1) + "\n")
-        page = "\n".join(_page(account, numbers, len(evaluated.snr))) + "\n"
+        page = "\n".join(_page(account, numbers, evaluated)) + "\n"
         (folder / _PAGE).write_text(page, encoding="utf-8")  # it has a sigma, whatever the locale
     except OSError as error:
         raise FatalError(f"The report {folder} cannot be written: {error.strerror}.") from error
     return numbers
 
 
-def _page(account: Account, numbers: dict[str, Numbers], n_spectra: int) -> Iterator[str]:
+def _page(account: Account, numbers: dict[str, Numbers], evaluated: Evaluated) -> Iterator[str]:
     of_what = "Training" if account.losses else "Evaluation"
     yield from (f"# {of_what} report", "", "```", account.command, "```", "", "## Data", "")
     yield from (f"- {name}: {value}" for name, value in account.data.items())
@@ -98,9 +99,11 @@ def _page(account: Account, numbers: dict[str, Numbers], n_spectra: int) -> Iter
         )
     yield from (
         *("", "## Labels against those that are known", ""),
-        f"{n_spectra} spectra. {' '.join(account.notes)}",
+        f"{len(evaluated.snr)} spectra. {' '.join(account.notes)}",
         "",
     )
+    if evaluated.not_learnt:
+        yield from (told_not_learnt(evaluated.not_learnt), "")
     yield from _overall(numbers)
     yield from ("", "![Predicted against known labels](predicted.png)", "")
     yield from (
@@ -126,7 +129,7 @@ def _overall(numbers: dict[str, Numbers]) -> Iterator[str]:
         "noise model | after | scale |"
     )
     yield _row(*["---"] * 10)
-    for label in LABELS:
+    for label in _learnt(numbers):
         of_label = numbers[label.name]
         every = of_label["by_snr"]["all"]
         digits = _digits(label.unit)
@@ -143,7 +146,7 @@ def _overall(numbers: dict[str, Numbers]) -> Iterator[str]:
 
 def _by_snr(numbers: dict[str, Numbers]) -> Iterator[str]:
     yield from _heading(numbers, all_spectra=True)
-    for label in LABELS:
+    for label in _learnt(numbers):
         digits = _digits(label.unit)
         yield _row(
             f"{label.name} ({label.unit})",
@@ -156,7 +159,7 @@ def _by_snr(numbers: dict[str, Numbers]) -> Iterator[str]:
 
 def _within_by_snr(numbers: dict[str, Numbers]) -> Iterator[str]:
     yield from _heading(numbers, all_spectra=False)
-    for label in LABELS:
+    for label in _learnt(numbers):
         bins = _bins(numbers[label.name])
         yield _row(label.name, *(_number((b["within_after"] or [None])[0], 2) for b in bins))
 
@@ -164,18 +167,22 @@ def _within_by_snr(numbers: dict[str, Numbers]) -> Iterator[str]:
 def _factors(numbers: dict[str, Numbers]) -> Iterator[str]:
     yield _row("label", *(f"S/N {place:g}" for place in SNR_PLACES))
     yield _row(*["---"] * (len(SNR_PLACES) + 1))
-    for label in LABELS:
+    for label in _learnt(numbers):
         fitted = numbers[label.name]["factors"] or {"snr": [], "factor": []}
         at = dict(zip(fitted["snr"], fitted["factor"], strict=True))
         yield _row(label.name, *(_number(at.get(place), 2) for place in SNR_PLACES))
 
 
 def _heading(numbers: dict[str, Numbers], *, all_spectra: bool) -> Iterator[str]:
-    first = numbers[LABELS[0].name]["by_snr"]
+    first = next(iter(numbers.values()))["by_snr"]
     names = [name for name in first if name != "all"]
     counts = [first[name]["n" if all_spectra else "n_tested"] for name in names]
     yield _row("label", *(f"S/N {name} (n = {n})" for name, n in zip(names, counts, strict=True)))
     yield _row(*["---"] * (len(names) + 1))
+
+
+def _learnt(numbers: dict[str, Numbers]) -> list[Label]:
+    return [label for label in LABELS if label.name in numbers]
 
 
 def _bins(of_label: Numbers) -> list[Numbers]:

@@ -29,10 +29,11 @@ if TYPE_CHECKING:
 
 def draw_predicted(path: Path, evaluated: Evaluated) -> None:
     """Predicted against known, a panel for each label, coloured by S/N."""
-    with panels(path, "known", "predicted") as (figure, axes, spare):
+    shown = evaluated.learnt
+    with panels(path, "known", "predicted", shown.values()) as (figure, axes, spare):
         colours = np.log10(np.where(np.isfinite(evaluated.snr), evaluated.snr, 1.0))
         points = None
-        for position, axis in enumerate(axes):
+        for position, axis in zip(shown, axes, strict=True):
             known, predicted = evaluated.known[:, position], evaluated.predicted[:, position]
             valid = np.isfinite(known)
             if not valid.any():
@@ -59,8 +60,9 @@ def draw_predicted(path: Path, evaluated: Evaluated) -> None:
 
 def draw_residuals(path: Path, evaluated: Evaluated) -> None:
     """Residuals against S/N, with their running median and the middle 68 per cent."""
-    with panels(path, "S/N per pixel", "predicted − known") as (_figure, axes, spare):
-        for position, axis in enumerate(axes):
+    shown = evaluated.learnt
+    with panels(path, "S/N per pixel", "predicted − known", shown.values()) as (_, axes, spare):
+        for position, axis in zip(shown, axes, strict=True):
             residual = evaluated.residuals[:, position]
             valid = np.isfinite(residual) & (evaluated.snr > 0)
             if not valid.any():
@@ -86,12 +88,13 @@ def draw_calibration(path: Path, numbers: dict[str, Numbers]) -> None:
     """Parts of the residuals within 1, 2 and 3 sigma, label by label, before and after."""
     with figure_at(path, (9.0, 6.0)) as figure:
         axes = figure.subplots(3, 1, sharex=True, gridspec_kw={"height_ratios": [1.6, 1, 1]})
-        places = np.arange(len(LABELS))
+        shown = [label for label in LABELS if label.name in numbers]
+        places = np.arange(len(shown))
         for index, (axis, expected) in enumerate(zip(axes, GAUSSIAN, strict=True)):
             for state, colour, face in (("before", GREY, "white"), ("after", BLUE, BLUE)):
                 fractions = [
                     (numbers[label.name]["by_snr"]["all"][f"within_{state}"] or [np.nan] * 3)[index]
-                    for label in LABELS
+                    for label in shown
                 ]
                 axis.plot(
                     places, fractions, "o", color=colour, markerfacecolor=face, markersize=5,
@@ -101,7 +104,7 @@ def draw_calibration(path: Path, numbers: dict[str, Numbers]) -> None:
             axis.set_ylabel(f"within {index + 1}σ")
             axis.grid(axis="x", color="#e5e5e5", linewidth=0.6)
             axis.set_axisbelow(True)
-        names = [symbol(label) for label in LABELS]
+        names = [symbol(label) for label in shown]
         axes[-1].set_xticks(places, names, rotation=60, ha="right", rotation_mode="anchor")
         axes[0].legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=3, frameon=False)
         figure.suptitle("Fraction of held-out residuals within 1, 2 and 3 of their uncertainties")

@@ -93,20 +93,38 @@ def input_mean(training_set: TrainingSet, indices: Indices) -> Floats:
     return np.where(count > 0, total / np.maximum(count, 1), 1.0)
 
 
-def label_scales(labels: Floats) -> tuple[Floats, Floats]:
-    """Mean and standard deviation of the valid entries of each label, ``(22,)``.
+def known_labels(labels: Floats) -> NDArray[np.bool_]:
+    """Which labels, ``(22,)``, any of these spectra has."""
+    return np.asarray(np.isfinite(labels).any(axis=0))
 
-    A label that is the same everywhere has no scale of its own; it gets 1.
+
+def learnable(labels: Floats, split: tuple[Indices, Indices]) -> Floats:
+    """The labels, ``(n, 22)``, NaN where the training part knows nothing of a label.
 
     Raises
     ------
     UsageError
-        A label is known for none of these spectra.
+        One of the parts has no label that can be learnt.
     """
-    if not np.isfinite(labels).any(axis=0).all():
-        raise UsageError("A label is known for no spectrum of the training part; give more.")
-    std = np.nanstd(labels, axis=0)
-    return np.nanmean(labels, axis=0), np.where(std > 0, std, 1.0)
+    learnt = np.where(known_labels(labels[split[0]]), labels, np.nan)
+    for part, indices in zip(("training", "validation"), split, strict=True):
+        if not known_labels(learnt[indices]).any():
+            raise UsageError(f"The {part} part has no label that can be learnt; give more spectra.")
+    return learnt
+
+
+def label_scales(labels: Floats) -> tuple[Floats, Floats]:
+    """Mean and standard deviation of the valid entries of each label, ``(22,)``.
+
+    A label that is the same everywhere has no scale of its own; it gets 1. One that no spectrum
+    has gets a mean of 0 and a scale of 1.
+    """
+    known = known_labels(labels)
+    mean, std = np.zeros(labels.shape[1]), np.zeros(labels.shape[1])
+    mean[known], std[known] = (
+        statistic(labels[:, known], axis=0) for statistic in (np.nanmean, np.nanstd)
+    )
+    return mean, np.where(std > 0, std, 1.0)
 
 
 def chunks(indices: Indices, size: int) -> Iterator[Indices]:

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from worker.array_types import Floats
+from worker.labels import LABEL_NAMES, LABELS, Label
 from worker.network.engines.engine import Engine
 from worker.training.data import Indices, TrainingSet, chunks
 
@@ -40,6 +41,8 @@ class Evaluated:
         ``(n,)``; NaN where not known.
     calibrating
         ``(n,)``: which spectra the noise model is fitted to; it is tested on the others.
+    not_learnt
+        The labels that the network has not learnt; their columns of predictions are NaN.
     """
 
     predicted: Floats
@@ -47,6 +50,12 @@ class Evaluated:
     known: Floats
     snr: Floats
     calibrating: NDArray[np.bool_]
+    not_learnt: tuple[str, ...] = ()
+
+    @property
+    def learnt(self) -> dict[int, Label]:
+        """The labels that the network has learnt, by position."""
+        return {i: label for i, label in enumerate(LABELS) if label.name not in self.not_learnt}
 
     @property
     def residuals(self) -> Floats:
@@ -60,7 +69,11 @@ def sample(validation: Indices) -> Indices:
 
 
 def evaluate(
-    engine: Engine, data: TrainingSet, chosen: Indices, finished: Callable[[int], None]
+    engine: Engine,
+    data: TrainingSet,
+    chosen: Indices,
+    finished: Callable[[int], None],
+    not_learnt: tuple[str, ...] = (),
 ) -> Evaluated:
     """Labels of some spectra by the stream's own engine; half of their stars calibrate."""
     parts = []
@@ -68,6 +81,8 @@ def evaluate(
         parts.append(engine(data.spectra(chunk), [data.keys[index] for index in chunk]))
         finished(len(chunk))
     predicted, e_predicted = (np.concatenate(column) for column in zip(*parts, strict=True))
+    for labels in (predicted, e_predicted):
+        labels[:, [LABEL_NAMES.index(name) for name in not_learnt]] = np.nan
     stars = [data.stars[index] for index in chosen]
     number = {star: i for i, star in enumerate(dict.fromkeys(stars))}
     return Evaluated(
@@ -76,4 +91,5 @@ def evaluate(
         known=data.labels[chosen],
         snr=data.snr[chosen],
         calibrating=np.array([number[star] % 2 == 0 for star in stars]),
+        not_learnt=not_learnt,
     )

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from worker.training.data import Indices, TrainingSet
+from worker.labels import LABEL_NAMES
+from worker.training.data import Indices, TrainingSet, known_labels
 from worker.version import software_version
 
 if TYPE_CHECKING:
@@ -86,10 +87,17 @@ def metadata(run: TrainingRun, trained: Trained) -> dict[str, Any]:
             "best_epoch": trained.best_epoch,
             "loss": trained.losses[trained.best_epoch - 1]["validation"],
         },
+        "not_learnt": unknown_labels(run),
         "software_version": software_version(),
         "torch_version": str(torch.__version__),
     }
     return content | ({"purpose": run.purpose} if run.purpose else {})
+
+
+def unknown_labels(run: TrainingRun) -> list[str]:
+    """The labels that no spectrum of the training part has, in order."""
+    known = known_labels(run.data.labels[run.split[0]])
+    return [name for name, learnt in zip(LABEL_NAMES, known, strict=True) if not learnt]
 
 
 def summary(numbers: Numbers) -> dict[str, Any]:
@@ -107,7 +115,7 @@ def summary(numbers: Numbers) -> dict[str, Any]:
 def counts(run: TrainingRun) -> dict[str, str | int]:
     """The data of a training in words, for its report."""
     return {
-        "labels": known_labels(run.label_file, run.data),
+        "labels": known_part(run.label_file, run.data),
         "kind": run.kind,
         "description": run.description or "none given",
         "trained on": extent(run.data, run.split[0]),
@@ -116,7 +124,7 @@ def counts(run: TrainingRun) -> dict[str, str | int]:
     }
 
 
-def known_labels(label_file: Path, data: TrainingSet) -> str:
+def known_part(label_file: Path, data: TrainingSet) -> str:
     """A table of labels, and how much of it is known."""
     known = 100 * float(np.isfinite(data.labels).mean())
     return f"{label_file.name}, of whose entries {known:.1f} % are known"

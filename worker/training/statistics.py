@@ -22,7 +22,7 @@ Numbers = dict[str, Any]
 
 
 def label_numbers(evaluated: Evaluated, noise_model: NoiseModel) -> dict[str, Numbers]:
-    """Statistics of each label over all spectra and by S/N; plain numbers, None for no value.
+    """Statistics of each learnt label, of all spectra and by S/N; plain numbers, None for no value.
 
     Offsets and scatter are those of all spectra; the parts within 1, 2 and 3 sigma, before
     and after the noise model, those of the spectra that it was not fitted to.
@@ -40,7 +40,8 @@ def label_numbers(evaluated: Evaluated, noise_model: NoiseModel) -> dict[str, Nu
                 for name, rows in bins.items()
             },
         }
-        for position, (label, factors) in enumerate(zip(LABELS, by_snr, strict=True))
+        for position, label in evaluated.learnt.items()
+        for factors in [by_snr[position]]
     }
 
 

@@ -21,6 +21,7 @@ from worker.training.data import (
     chunks,
     input_mean,
     label_scales,
+    learnable,
     shuffled_batches,
 )
 from worker.training.forward import training_pass
@@ -106,12 +107,15 @@ def train(
 
     Adam on the robust loss, one stochastic pass of dropout for each spectrum. The validation
     loss is that of one stochastic pass too, with the same masks after every epoch: without
-    dropout the network is another one, whose variances were never fitted.
+    dropout the network is another one, whose variances were never fitted. Labels that no spectrum
+    of the training part has are left out of both, and their branches stay as they were drawn.
 
     Raises
     ------
     FatalError
         The state belongs to another training, or the loss is no number any more.
+    UsageError
+        One of the parts has no label that can be learnt.
     """
     trainer = _Trainer(data, split, settings, state_path)
     while trainer.goes_on():
@@ -143,11 +147,12 @@ class _Trainer:
         self._training, self._validation = split
         self._device = torch.device(settings.device)
         self._type = torch.bfloat16 if settings.precision == "bfloat16" else torch.float32
-        mean, std = label_scales(data.labels[self._training])
+        labels = learnable(data.labels, split)
+        mean, std = label_scales(labels[self._training])
         self._model = new_network(settings.seed, settings.dense)
         self._model.labels_mean.copy_(torch.from_numpy(mean))
         self._model.labels_std.copy_(torch.from_numpy(std))
-        self._labels = torch.from_numpy((data.labels - mean) / std).float()
+        self._labels = torch.from_numpy((labels - mean) / std).float()
         self._variances = torch.from_numpy((data.e_labels / std) ** 2).float()
         digest = _digest(data, settings)
         previous = read_state(state_path, digest)

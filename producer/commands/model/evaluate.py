@@ -29,7 +29,7 @@ from worker.atomic_file import check_folder, check_place
 from worker.errors import UsageError
 from worker.settings import get_settings
 from worker.training.label_table import read_label_table
-from worker.training.provenance import command_line, extent, known_labels
+from worker.training.provenance import command_line, extent, known_part
 
 if TYPE_CHECKING:
     from worker.reports.training import Account
@@ -74,7 +74,7 @@ def evaluate(
         write_noise_model(out, noise_model)
         about: dict[str, str | int] = {
             "weights": weights.name,
-            "labels": known_labels(labels, data),
+            "labels": known_part(labels, data),
             "kind": kind,
             "evaluated": extent(data, every),
             **left_out(spectra, matched),

@@ -31,10 +31,18 @@ from producer.sources.files import Wanted
 from producer.sources.spectra_cache import Matched, match
 from worker.atomic_file import check_folder, check_place
 from worker.errors import UsageError
+from worker.labels import told_not_learnt
 from worker.settings import get_settings
 from worker.training.data import split_by_star
 from worker.training.label_table import read_label_table
-from worker.training.provenance import TrainingRun, command_line, counts, metadata, summary
+from worker.training.provenance import (
+    TrainingRun,
+    command_line,
+    counts,
+    metadata,
+    summary,
+    unknown_labels,
+)
 
 if TYPE_CHECKING:
     from worker.training.evaluation import Evaluated
@@ -210,6 +218,8 @@ def _carry_out(options: Options, outputs: Outputs) -> None:
         run = _run(options, matched, left_out(spectra, matched))
         fitted, held_out = map(len, run.split)
         tell_data(spectra, matched, f": {fitted} to train on, {held_out} to validate with")
+        if unknown := unknown_labels(run):
+            say(f"{told_not_learnt(unknown)} No spectrum to train on has them.")
         _finish(run, _train(run, outputs.state), outputs)
 
 
@@ -281,11 +291,11 @@ def _evaluate(run: TrainingRun, weights: Path) -> Evaluated:
 def _tell_outputs(trained: Trained, outputs: Outputs, numbers: Numbers) -> None:
     say(f"{outputs.weights}: the best of {len(trained.losses)} epochs, {trained.best_epoch}.")
     scatter = {name: numbers[name]["by_snr"]["all"]["scatter"] for name in numbers}
-    if None not in scatter.values():
-        say(
-            f"Scatter on held-out stars: teff {scatter['teff']:.0f} K, logg "
-            f"{scatter['logg']:.3f}, fe_h {scatter['fe_h']:.3f} dex."
-        )
+    forms = {"teff": "{:.0f} K", "logg": "{:.3f}", "fe_h": "{:.3f} dex"}
+    known = [name for name in forms if scatter.get(name) is not None]
+    if known:
+        told = ", ".join(f"{name} {forms[name].format(scatter[name])}" for name in known)
+        say(f"Scatter on held-out stars: {told}.")
     tell_files(outputs.corrections, outputs.report, outputs.cache)
 
 

@@ -89,6 +89,11 @@ def test_the_evaluation_is_the_streams_and_halves_the_stars() -> None:
     halves = set(stars[evaluated.calibrating]), set(stars[~evaluated.calibrating])
     assert not halves[0] & halves[1]
     assert len(halves[0]) == len(halves[1]) == 3
+    partly = evaluate(engine, data, chosen, done.append, ("logg", "k_h"))
+    for found, expected in ((partly.predicted, labels), (partly.e_predicted, e_labels)):
+        assert np.isnan(found[:, [1, 12]]).all()
+        others = [position for position in range(22) if position not in (1, 12)]
+        np.testing.assert_array_equal(found[:, others], expected[:, others])
 
 
 @pytest.mark.parametrize("n", [10, MOST_EVALUATED, MOST_EVALUATED + 1, 10 * MOST_EVALUATED])
@@ -123,6 +128,23 @@ def test_a_report_has_its_page_numbers_and_pictures_and_changes_no_settings(
     # Overall, scatter by S/N, calibration by S/N, factors by S/N.
     assert page.count("| mg_h") == 4
     assert page.startswith("# Training report")
+
+
+def test_labels_that_are_not_learnt_are_left_out_of_a_report_but_for_a_sentence(
+    tmp_path: Path,
+) -> None:
+    evaluated = replace(gaussian_residuals(200), not_learnt=("logg", "k_h"))
+    evaluated.predicted[:, [1, 12]] = np.nan
+    evaluated.e_predicted[:, [1, 12]] = np.nan
+    model = fit_noise_model(evaluated)
+    assert [model.scale[12], model.by_snr[12]] == [1.0, None]
+    numbers = write_report(tmp_path, account(), evaluated, model)
+    assert set(numbers) == set(LABEL_NAMES) - {"logg", "k_h"}
+    page = (tmp_path / "report.md").read_text()
+    assert page.count("2 of 22 labels are not learnt: logg, k_h.") == 1
+    assert page.count("| mg_h") == 4
+    assert "| k_h" not in page
+    assert json.loads((tmp_path / "figures.json").read_text())["not_learnt"] == ["logg", "k_h"]
 
 
 def test_a_report_of_weights_that_were_there_tells_of_no_training(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import torch
 
 from tests.inputs.training_data import linear_spectra
 from worker.errors import FatalError, UsageError
-from worker.labels import LABELS
+from worker.labels import ELEMENT_POSITIONS, LABEL_NAMES, LABELS
 from worker.network.checkpoint import write_checkpoint
 from worker.network.masks import RATE
 from worker.network.model import ApogeeBCNNCensored, masked
@@ -181,14 +181,27 @@ def test_means_and_scales_come_from_valid_entries_of_the_training_part_alone() -
         np.testing.assert_allclose([mean[position], std[position]], [values.mean(), values.std()])
 
 
-def test_a_label_without_spread_gets_the_scale_one_and_one_without_values_is_refused() -> None:
+def test_a_label_without_spread_gets_the_scale_one_and_one_without_values_that_of_no_change() -> (
+    None
+):
     labels = np.random.default_rng(0).normal(size=(10, 22))
     labels[:, 3] = 0.5
+    labels[:, 4] = np.nan
     mean, std = label_scales(labels)
     assert (mean[3], std[3]) == (0.5, 1.0)
-    labels[:, 3] = np.nan
-    with pytest.raises(UsageError, match="known for no spectrum of the training part"):
-        label_scales(labels)
+    assert (mean[4], std[4]) == (0.0, 1.0)
+
+
+def test_a_part_without_any_label_that_can_be_learnt_is_refused(tmp_path: Path) -> None:
+    data = linear_spectra(60)
+    training, validation = split_by_star(data.stars, SMALL.validation, SMALL.seed)
+    data.labels[training, 1:] = np.nan
+    data.labels[validation, 0] = np.nan
+    with pytest.raises(UsageError, match="validation part has no label that can be learnt"):
+        run(data, SMALL, tmp_path / "state.pt")
+    data.labels[training] = np.nan
+    with pytest.raises(UsageError, match="training part has no label that can be learnt"):
+        run(data, SMALL, tmp_path / "state.pt")
 
 
 def test_an_epoch_has_each_spectrum_once_in_batches_of_about_one_size() -> None:
@@ -230,6 +243,32 @@ def test_a_network_learns_labels_that_the_spectra_show(tmp_path: Path) -> None:
     assert np.median(unexplained) < 0.2
     assert unexplained.max() < 0.6
     assert trained.losses[-1]["validation"] < trained.losses[0]["validation"] - 0.3
+
+
+def test_labels_that_no_spectrum_to_train_on_has_are_left_out_and_their_branches_left_alone(
+    tmp_path: Path,
+) -> None:
+    data = linear_spectra(80)
+    training, validation = split_by_star(data.stars, SMALL.validation, SMALL.seed)
+    unknown = [LABEL_NAMES.index(name) for name in ("logg", "c_h", "k_h")]
+    data.labels[:, unknown[:2]] = np.nan
+    data.labels[training, unknown[2]] = np.nan  # some held-out stars have it
+    trained = run(data, SMALL, tmp_path / "state.pt")
+    drawn = new_network(SMALL.seed, SMALL.dense)
+    for element in range(len(ELEMENT_POSITIONS)):
+        for layers in ("elem_dense1", "elem_dense2", "elem_dense_out", "elem_dense_var"):
+            before, after = (getattr(net, layers)[element].weight for net in (drawn, trained.model))
+            assert torch.equal(before, after) == (ELEMENT_POSITIONS[element] in unknown), element
+    # The value of log g moves, for the elements' branches read it.
+    before, after = (net.dense_teffloggfeh_var.weight for net in (drawn, trained.model))
+    assert torch.equal(before[1], after[1])
+    assert not torch.equal(before[0], after[0])
+    assert trained.model.labels_mean[unknown].tolist() == [0.0] * 3
+    assert trained.model.labels_std[unknown].tolist() == [1.0] * 3
+    assert all(value.isfinite().all() for value in trained.model.state_dict().values())
+    # Nor does the validation loss depend on what only held-out stars have.
+    data.labels[validation, unknown[2]] += 5
+    assert run(data, SMALL, tmp_path / "other.pt").losses == trained.losses
 
 
 @pytest.mark.parametrize("stop_at", [4, 8, 11], ids=["in epoch 1", "after epoch 1", "in epoch 2"])
