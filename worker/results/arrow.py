@@ -41,8 +41,8 @@ def arrow_texts(values: Sequence[str]) -> pa.Array:
     return pa.Array.from_buffers(pa.string(), len(encoded), buffers)
 
 
-def numpy_numbers(values: pa.Array, missing: float = 0) -> NDArray[Any]:
-    """The numbers or truths of an array, with ``missing`` where one is null."""
+def numpy_numbers(values: pa.Array, missing: float | None = None) -> NDArray[Any]:
+    """The numbers or truths of an array, where one is null ``missing``, or else NaN or 0."""
     content = values.buffers()[1]
     if pa.types.is_boolean(values.type):
         return _truths(content, values)
@@ -50,7 +50,8 @@ def numpy_numbers(values: pa.Array, missing: float = 0) -> NDArray[Any]:
     numbers = np.frombuffer(content, dtype, len(values), values.offset * dtype.itemsize)
     if values.null_count:
         numbers = numbers.copy()
-        numbers[nulls(values)] = missing
+        instead = np.nan if dtype.kind == "f" else 0
+        numbers[nulls(values)] = instead if missing is None else missing
     return numbers
 
 

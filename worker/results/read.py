@@ -99,7 +99,7 @@ def read_batches(
 ) -> Iterator[pa.RecordBatch]:
     """The results in order of file, spectrum and job, some thousand rows at a time.
 
-    Missing floats are NaN and missing texts empty; other missing values are null.
+    Missing numbers are null and missing texts empty.
 
     Parameters
     ----------
@@ -199,7 +199,7 @@ def _array(column: TableColumn, values: Sequence[Any]) -> pa.Array:
     if column.dtype.startswith("f"):
         with np.errstate(over="ignore"):  # a header may claim an S/N of 1e300
             floats = np.array(values, dtype=np.float64).astype(column.dtype)
-        return arrow_numbers(floats, column.dtype, None)
+        return arrow_numbers(floats, column.dtype, np.isnan(floats))
     if column.dtype == "str":
         return arrow_texts(["" if value is None else _text(value) for value in values])
     missing = np.array([value is None for value in values], dtype=bool)
@@ -215,12 +215,12 @@ def _text(value: Any) -> str:
 
 
 def _column(column: TableColumn, values: pa.ChunkedArray) -> Column:
-    """An astropy column; integers that are missing are masked."""
+    """An astropy column; integers that are missing are masked, floats NaN."""
     from astropy.table import Column, MaskedColumn
 
     about = {"name": column.name, "unit": column.unit, "description": column.description}
     whole = values.combine_chunks()  # one array, whether there are rows or none
-    if column.dtype != "str" and whole.null_count:
+    if column.dtype.startswith("i") and whole.null_count:
         # A missing integer must not read as a number.
         return MaskedColumn(_values(whole), mask=nulls(whole), **about)
     return Column(_values(whole), **about)

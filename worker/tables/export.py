@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 from pyarrow.parquet import ParquetFile, ParquetWriter
 from sqlalchemy import Engine
 
@@ -27,7 +28,7 @@ from worker.tables.packing import kind_of
 from worker.version import __version__
 
 if TYPE_CHECKING:
-    from astropy.table import Table
+    from astropy.table import Column, Table
 
 Writer = Callable[[ParquetFile, Mapping[str, Any], Path], None]
 
@@ -158,6 +159,12 @@ def _write(path: Path, batches: Iterable[pa.RecordBatch | pa.Table], writer: Wri
     return Written(path, number, meta.get("notice"))
 
 
+def _missing(column: Column) -> NDArray[np.bool_] | None:
+    if hasattr(column, "mask"):
+        return np.asarray(column.mask)
+    return np.isnan(column) if column.dtype.kind == "f" else None
+
+
 def _arrow(table: Table) -> pa.Table:
     """A table of astropy's as arrow has it, without units and descriptions."""
     columns = []
@@ -166,6 +173,5 @@ def _arrow(table: Table) -> pa.Table:
         if (kind := kind_of(field)) == "str":
             columns.append(arrow_texts(column.tolist()))
         else:
-            missing = np.asarray(column.mask) if hasattr(column, "mask") else None
-            columns.append(arrow_numbers(np.asarray(column), kind, missing))
+            columns.append(arrow_numbers(np.asarray(column), kind, _missing(column)))
     return pa.table(columns, names=table.colnames)

@@ -69,7 +69,7 @@ def pack(batch: pa.RecordBatch, record: np.dtype[np.void]) -> NDArray[np.void]:
         elif kind == "bool":
             packed[field.name] = np.where(numpy_numbers(values), b"T", b"F")
         else:
-            packed[field.name] = numpy_numbers(values, MISSING.get(kind, np.nan))
+            packed[field.name] = numpy_numbers(values, MISSING.get(kind))
     return packed
 
 

@@ -18,7 +18,7 @@ from worker.tables.packing import batches, kind_of
 
 
 def write_csv(rows: ParquetFile, _meta: Mapping[str, Any], path: Path) -> None:
-    """Write the names of the columns and the rows; floats that are missing read ``nan``."""
+    """Write the names of the columns and the rows; what is missing is empty."""
     with path.open("wb") as file:
         file.write(",".join(rows.schema_arrow.names).encode() + b"\n")
         _write_rows(rows, file)

@@ -89,6 +89,23 @@ def test_missing_integers_do_not_read_as_numbers(table: Table, tmp_path: Path, e
         assert found == wanted, name
 
 
+@pytest.mark.parametrize("ending", FORMATS)
+def test_missing_floats_are_null_or_empty_where_the_format_has_that(
+    table: Table, tmp_path: Path, ending: str
+) -> None:
+    table["k_h"][:2] = np.nan  # as a label that was not learnt
+    path = tmp_path / f"labels{ending}"
+    write_table(table, path)
+    if ending == ".fits":
+        with fits.open(path) as hdus:
+            assert np.isnan(hdus["ASTRONN"].data["k_h"]).tolist() == [True, True, False, False, True]
+        return
+    if ending in (".csv", ".ecsv"):
+        assert "nan" not in path.read_text("utf-8").lower()
+    back = read_back(path)["k_h"]
+    assert [value is np.ma.masked for value in back] == [True, True, False, False, True]
+
+
 def test_ecsv_keeps_units_types_and_descriptions(table: Table, tmp_path: Path) -> None:
     write_table(table, tmp_path / "labels.ecsv")
     back = Table.read(tmp_path / "labels.ecsv")
