@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from dataclasses import dataclass
 
 
@@ -74,12 +74,6 @@ ELEMENT_POSITIONS: tuple[int, ...] = tuple(
 FULL_SPECTRUM_POSITIONS: tuple[int, ...] = tuple(
     position for position, label in enumerate(LABELS) if label.element is None
 )
-
-
-def not_learnt(metadata: Mapping[str, object]) -> tuple[str, ...]:
-    """The labels, in order, of which weights with these metadata know nothing."""
-    named = metadata.get("not_learnt")
-    return tuple(name for name in LABEL_NAMES if isinstance(named, list) and name in named)
 
 
 def told_not_learnt(names: Collection[str]) -> str:

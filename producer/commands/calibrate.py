@@ -13,7 +13,7 @@ from producer.commands.options import ResultsTable, ResultsTag, ResultsWeights
 from producer.commands.screen import console, progress_bar, say, telling_interruption
 from worker.atomic_file import check_folder, check_place, replacing
 from worker.errors import UsageError
-from worker.labels import LABELS
+from worker.labels import LABELS, told_not_learnt
 from worker.settings import get_settings
 from worker.text import counted
 from worker.version import __version__
@@ -177,10 +177,14 @@ def _write(path: Path, content: bytes) -> None:
 
 
 def _print_labels(labels: list[LabelCalibration], pulls: list[LabelPulls]) -> None:
+    from worker.calibration.calibration import not_learnt
+
     table = Table("label", title="Width of z before and after; 1 is right", title_justify="left")
     for heading in ("pairs", "scale", "offset", "z before", "after"):
         table.add_column(heading, justify="right", no_wrap=True)
     for label, each, of_label in zip(LABELS, labels, pulls, strict=True):
+        if not each.learnt:
+            continue
         digits = 1 if label.unit == "K" else 4
         _, before, after = of_label.widths().get("all", (0, float("nan"), float("nan")))
         table.add_row(
@@ -193,8 +197,10 @@ def _print_labels(labels: list[LabelCalibration], pulls: list[LabelPulls]) -> No
         )
     console.print(table)
     for label, each in zip(LABELS, labels, strict=True):
-        if each.note:
+        if each.learnt and each.note:
             say(f"{label.name}: {each.note}.")
+    if unknown := not_learnt(labels):
+        say(told_not_learnt(unknown))
 
 
 def _with_error(value: float, error: float | None, digits: int) -> str:
@@ -207,7 +213,8 @@ def _tell_uneven(pulls: list[LabelPulls]) -> None:
     for each in pulls:
         widths = [after for name, (_, _, after) in each.widths().items() if name != "all"]
         uneven += len(widths) > 1 and max(widths) > _UNEVEN * min(widths)
-    if uneven > len(LABELS) // 2:  # of a few it may be chance
+    known = sum(len(each.after) > 0 for each in pulls)
+    if uneven > known // 2:  # of a few it may be chance
         say(
             f"For {counted(uneven, 'label')} the width of z depends on S/N, so that "
             "uncertainties are too small at one end and too large at the other; --by-snr fits "

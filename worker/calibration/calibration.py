@@ -11,7 +11,7 @@ these two hardly depend on each other.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -53,6 +53,8 @@ class LabelCalibration:
         What it was fitted to.
     note
         A warning about the fit; empty where there is none.
+    learnt
+        Whether any visit has the label.
     by_snr
         The factor on e by S/N, where it was asked for and could be fitted.
     """
@@ -67,6 +69,7 @@ class LabelCalibration:
     pairs: int = 0
     note: str = ""
     by_snr: SnrFactors | None = None
+    learnt: bool = True
 
     def interval(self, factor: str) -> tuple[float, float] | None:
         """Where the ``scale`` or ``offset`` is; all labels' hold together with 95 per cent."""
@@ -74,6 +77,11 @@ class LabelCalibration:
         if error is None:
             return None
         return value - JOINT_SIGMA * error, value + JOINT_SIGMA * error
+
+
+def not_learnt(labels: Sequence[LabelCalibration]) -> list[str]:
+    """The names of the labels that no visit has."""
+    return [label.name for label, each in zip(LABELS, labels, strict=True) if not each.learnt]
 
 
 def noise_model_of(labels: list[LabelCalibration]) -> NoiseModel:
@@ -112,6 +120,8 @@ def _calibrate_label(
     *,
     by_snr: bool,
 ) -> LabelCalibration:
+    if not np.isfinite(visits.labels[:, position]).any():
+        return LabelCalibration(note="not learnt", learnt=False)
     used = chosen(visits, pairs, position)
     counted = LabelCalibration(stars=len(np.unique(pairs.star[used])), pairs=int(used.sum()))
     if pairs.weight[used].sum() < LEAST_FREEDOM:

@@ -42,7 +42,8 @@ class Visits:
     flags
         ``(n,)`` bits of :class:`worker.flags.ResultFlag`.
     labels, e_labels, raw_e_labels
-        ``(n, 22)``: labels, their uncertainties as they stand, and as the network gave them.
+        ``(n, 22)``: labels, their uncertainties as they stand, and as the network gave them; NaN
+        where a label is not learnt.
     """
 
     star: Integers
@@ -64,11 +65,13 @@ class Visits:
 def comparable(visits: Visits) -> Visits:
     """The unflagged visits of stars that have at least two of them, each observation once.
 
+    They have all labels that any of them has; the others are not learnt.
     The flags of log g and [Fe/H] compare an uncertainty with the label; they are evaluated here
     at the mean of the star.
     """
-    finite = np.asarray(np.isfinite(visits.labels).all(axis=1))
-    visits = _each_once(visits.only(finite))
+    finite = np.isfinite(visits.labels)
+    learnt = finite.any(axis=0)
+    visits = _each_once(visits.only(np.asarray((finite | ~learnt).all(axis=1) & learnt.any())))
     if not len(visits):
         return visits
     number = _numbered(visits.star)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _ELEMENTS = [label for label in LABELS if label.name not in ("teff", "logg", "fe_h")]
-_FE_H = "[Fe/H] (dex)"
+_FE_H, _COLUMNS = "[Fe/H] (dex)", 5
 
 
 def kiel(sample: Sample, theme: Theme) -> Figure:
@@ -29,9 +29,9 @@ def kiel(sample: Sample, theme: Theme) -> Figure:
     Raises
     ------
     NothingToDrawError
-        No spectrum has labels.
+        No spectrum has these labels.
     """
-    shown, told = _stars(sample)
+    shown, told = _stars(sample, "teff", "logg", "fe_h")
     (teff, e_teff), (logg, e_logg) = shown.label("teff"), shown.label("logg")
     with new_figure((6.0, 4.8), theme) as figure:
         axis = figure.subplots()
@@ -52,9 +52,9 @@ def magnesium(sample: Sample, theme: Theme) -> Figure:
     Raises
     ------
     NothingToDrawError
-        No spectrum has labels.
+        No spectrum has these labels.
     """
-    shown, told = _stars(sample)
+    shown, told = _stars(sample, "mg_h", "fe_h", "logg")
     with new_figure((6.0, 4.4), theme) as figure:
         axis = figure.subplots()
         drawn = draw_coloured(axis, _over_iron(shown, "mg_h"), shown.label("logg")[0], theme)
@@ -66,19 +66,23 @@ def magnesium(sample: Sample, theme: Theme) -> Figure:
 
 
 def planes(sample: Sample, theme: Theme) -> Figure:
-    """[X/Fe] against [Fe/H], a panel for each of 19 elements and species.
+    """[X/Fe] against [Fe/H], a panel for each of the elements and species that stars have.
 
     Raises
     ------
     NothingToDrawError
-        No spectrum has labels.
+        No spectrum has [Fe/H] and another abundance.
     """
-    shown, told = _stars(sample)
-    with new_figure((11.0, 8.0), theme) as figure:
-        titles = [_over_iron_symbol(label) for label in _ELEMENTS]
-        axes, spare = label_panels(figure, titles, 5, _FE_H, "[X/Fe] (dex)")
-        for axis, label in zip(axes, _ELEMENTS, strict=True):
-            points = _over_iron(shown, label.name)
+    shown, told = _stars(sample, "fe_h")
+    elements = [label for label in _ELEMENTS if label.name in shown.known]
+    if not elements:
+        raise NothingToDrawError("No spectrum has an abundance besides [Fe/H].")
+    rows = len(elements) // _COLUMNS + 1
+    with new_figure((11.0, 2 * rows), theme) as figure:
+        titles = [_over_iron_symbol(label) for label in elements]
+        axes, spare = label_panels(figure, titles, _COLUMNS, _FE_H, "[X/Fe] (dex)")
+        for axis, label in zip(axes, elements, strict=True):
+            points = _over_iron(shown.having(label.name), label.name)
             draw_plain(axis, points, theme)
             axis.locator_params(axis="x", nbins=3)
             axis.axhline(0, color=theme.grey, linewidth=0.6, zorder=0)
@@ -90,11 +94,14 @@ def planes(sample: Sample, theme: Theme) -> Figure:
     return figure
 
 
-def _stars(sample: Sample) -> tuple[Sample, str]:
-    """The results that stand for stars, and a line that says what they are."""
+def _stars(sample: Sample, *names: str) -> tuple[Sample, str]:
+    """The results that stand for stars, with these labels, and a line that says what they are."""
     labelled = sample.only(sample.labelled)
     if not len(labelled):
         raise NothingToDrawError("No spectrum has labels.")
+    labelled = labelled.having(*names)
+    if not len(labelled):
+        raise NothingToDrawError(f"No spectrum has {', '.join(names)}.")
     kind = "coadds" if labelled.coadds.any() else "visits"
     stars = labelled.only(labelled.coadds) if kind == "coadds" else labelled
     bad: NDArray[np.bool_] = (stars.flags & BAD.value) == BAD.value

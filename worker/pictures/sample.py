@@ -44,7 +44,8 @@ class Sample:
     star, mjd, fiber
         ``(n,)``: what tells observations apart; -1 where not known.
     labels, errors
-        ``(n, 22)`` labels and their uncertainties; NaN where there are none.
+        ``(n, 22)`` labels and their uncertainties; NaN where there are none, and for labels that
+        the weights have not learnt.
     """
 
     coadds: NDArray[np.bool_]
@@ -116,9 +117,20 @@ class Sample:
 
     @property
     def labelled(self) -> NDArray[np.bool_]:
-        """Which have labels."""
+        """Which have labels, be it some of them."""
         has = (self.flags & ResultFlag.NO_RESULT.value) == 0
-        return np.asarray(has & np.isfinite(self.labels).all(axis=1))
+        return np.asarray(has & np.isfinite(self.labels).any(axis=1))
+
+    def having(self, *names: str) -> Sample:
+        """The results that have these labels."""
+        places = [LABEL_NAMES.index(name) for name in names]
+        return self.only(np.asarray(np.isfinite(self.labels[:, places]).all(axis=1)))
+
+    @property
+    def known(self) -> tuple[str, ...]:
+        """The labels that any of the results has."""
+        there = np.asarray(np.isfinite(self.labels).any(axis=0))
+        return tuple(name for name, known in zip(LABEL_NAMES, there, strict=True) if known)
 
     def label(self, name: str) -> tuple[Singles, Singles]:
         """One label and its uncertainty, each ``(n,)``."""

@@ -27,8 +27,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-_SIZE, _COLUMNS = (12.0, 8.6), 6
-_TITLES = [title(label) for label in LABELS]
+_WIDTH, _HEIGHT, _COLUMNS = 12.0, 2.15, 6
 _SNR = "S/N per pixel"
 #: Fewer make no running median.
 _LEAST_RUNNING = 40
@@ -51,6 +50,13 @@ class _Kind:
         return int(self.rows.sum()) >= _LEAST_RUNNING
 
 
+def _panels(labels: Reals) -> tuple[list[int], list[str], tuple[float, float]]:
+    """The positions and titles of the labels that any of these has, and the size of a figure."""
+    places = np.flatnonzero(np.isfinite(labels).any(axis=0)).tolist()
+    rows = len(places) // _COLUMNS + 1
+    return places, [title(LABELS[place]) for place in places], (_WIDTH, _HEIGHT * rows)
+
+
 def uncertainties(sample: Sample, theme: Theme) -> Figure:
     """The uncertainty of each label against S/N, coadds and visits, with running medians.
 
@@ -67,9 +73,10 @@ def uncertainties(sample: Sample, theme: Theme) -> Figure:
         _Kind("coadds", shown.coadds, theme.first, "-"),
     )
     kinds = [kind for kind in both if kind.rows.any()]
-    with new_figure(_SIZE, theme) as figure:
-        axes, spare = label_panels(figure, _TITLES, _COLUMNS, _SNR, "uncertainty")
-        for axis, errors in zip(axes, shown.errors.T, strict=True):
+    places, titles, size = _panels(shown.labels)
+    with new_figure(size, theme) as figure:
+        axes, spare = label_panels(figure, titles, _COLUMNS, _SNR, "uncertainty")
+        for axis, errors in zip(axes, shown.errors.T[places], strict=True):
             _uncertainty(axis, shown.snr, errors, kinds, theme)
         handles = [
             spare.plot([], [], linestyle=kind.line if kind.runs else "none", color=kind.colour,
@@ -128,9 +135,11 @@ def repeats(sample: Sample, theme: Theme) -> Figure:
         )
     number, count = np.unique(visits.star, return_inverse=True, return_counts=True)[1:]
     grown = np.sqrt(count / (count - 1))[number]
-    with new_figure(_SIZE, theme) as figure:
-        axes, spare = label_panels(figure, _TITLES, _COLUMNS, _SNR, "visit − mean of its star")
-        for axis, values, errors in zip(axes, visits.labels.T, visits.e_labels.T, strict=True):
+    places, titles, size = _panels(visits.labels)
+    with new_figure(size, theme) as figure:
+        axes, spare = label_panels(figure, titles, _COLUMNS, _SNR, "visit − mean of its star")
+        for axis, place in zip(axes, places, strict=True):
+            values, errors = visits.labels[:, place], visits.e_labels[:, place]
             off = (values - (np.bincount(number, values) / count)[number]) * grown
             _deviations(axis, visits.snr, off, errors, theme)
         told = f"visits: {len(visits):,}, stars: {len(count):,}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,6 +11,7 @@ import numpy as np
 from worker.array_types import Floats
 from worker.calibration.calibration import width
 from worker.calibration.widths import LabelPulls
+from worker.labels import Label
 from worker.pictures.style import BLUE, GREY, ORANGE, SNR_TICKS, panels
 
 if TYPE_CHECKING:
@@ -20,12 +21,12 @@ _SHOWN = 4.0
 _MOST_BINS, _LEAST_IN_BIN = 8, 40
 
 
-def draw_pulls(path: Path, pulls: Sequence[LabelPulls]) -> None:
+def draw_pulls(path: Path, pulls: Mapping[Label, LabelPulls]) -> None:
     """The distribution of z of each label, before and after, beside a unit normal."""
     bins = np.linspace(-_SHOWN, _SHOWN, 41)
     normal = np.linspace(-_SHOWN, _SHOWN, 161)
-    with panels(path, "z of pairs of visits", "density") as (_figure, axes, spare):
-        for axis, each in zip(axes, pulls, strict=True):
+    with panels(path, "z of pairs of visits", "density", pulls) as (_figure, axes, spare):
+        for axis, each in zip(axes, pulls.values(), strict=True):
             axis.plot(normal, np.exp(-0.5 * normal**2) / np.sqrt(2 * np.pi), color=ORANGE)
             axis.set(xlim=(-_SHOWN, _SHOWN), yticks=[])
             if not len(each.after):
@@ -59,10 +60,11 @@ def _histogram(axis: Axes, z: Floats, weight: Floats, bins: Floats, *, filled: b
         axis.stairs(density, bins, color=GREY, linewidth=1.2)
 
 
-def draw_widths(path: Path, pulls: Sequence[LabelPulls]) -> None:
+def draw_widths(path: Path, pulls: Mapping[Label, LabelPulls]) -> None:
     """The width of z of each label against S/N, before and after."""
-    with panels(path, "S/N per pixel, the lower of a pair", "width of z") as (_figure, axes, spare):
-        for axis, each in zip(axes, pulls, strict=True):
+    x, y = "S/N per pixel, the lower of a pair", "width of z"
+    with panels(path, x, y, pulls) as (_figure, axes, spare):
+        for axis, each in zip(axes, pulls.values(), strict=True):
             axis.axhline(1, color=ORANGE, linewidth=1.0)
             place, before, after = _running(each)
             axis.plot(place, before, "s-", color=GREY, markerfacecolor="white", markersize=3.5)

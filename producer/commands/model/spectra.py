@@ -12,7 +12,6 @@ from producer.sources.files import Wanted
 from producer.sources.spectra_cache import Matched, SpectraCache, cached_spectra
 from worker.atomic_file import check_place
 from worker.errors import UsageError
-from worker.labels import not_learnt
 from worker.settings import Device, get_settings
 from worker.training.data import Indices, TrainingSet
 
@@ -99,7 +98,7 @@ def tell_data(spectra: SpectraCache, matched: Matched, use: str) -> None:
 
 def evaluated_by(weights: Path, data: TrainingSet, chosen: Indices, device: str) -> Evaluated:
     """Labels of some spectra by the weights of a file, beside those that are known."""
-    from worker.network.checkpoint import read_checkpoint, read_metadata
+    from worker.network.checkpoint import read_checkpoint, read_not_learnt
     from worker.network.engines.choose import open_engine
     from worker.training.evaluation import evaluate
 
@@ -107,7 +106,7 @@ def evaluated_by(weights: Path, data: TrainingSet, chosen: Indices, device: str)
         read_checkpoint(weights), mc_samples=get_settings().mc_samples, seed=0, device=device
     )
     with progress_bar("Evaluating", len(chosen)) as finished:
-        return evaluate(engine, data, chosen, finished, not_learnt(read_metadata(weights)))
+        return evaluate(engine, data, chosen, finished, read_not_learnt(weights))
 
 
 def tell_files(corrections: Path, report: Path, cache: Path) -> None:

@@ -126,7 +126,8 @@ def _print_summary(description: Description) -> None:
 
 def _summary(description: Description) -> dict[str, str]:
     """What is said about the weights as a whole, by name."""
-    labels = [label.name for label in description.labels]
+    labels = [label.name for label in description.labels if label.mean is not None]
+    unknown = [label.name for label in description.labels if label.mean is None]
     sites = ", ".join(f"{name} {units}" for name, units in description.dropout_sites.items())
     rows = {
         "file": f"{description.file}, {description.bytes:,} bytes, {description.stored_as}",
@@ -138,6 +139,8 @@ def _summary(description: Description) -> dict[str, str]:
         "labels": f"{len(labels)}: {', '.join(labels)}",
         "mean spectrum": "{:.4f} to {:.4f}".format(*description.input_mean),
     }
+    if unknown:
+        rows["not learnt"] = f"{len(unknown)}: {', '.join(unknown)}"
     if description.published is not None:
         rows["published"] = f"astroNN's {description.published} network, by its git blob below"
     return rows
@@ -156,7 +159,8 @@ def _print_labels(description: Description) -> None:
         table.add_column(heading, justify="right")
     for label in description.labels:
         style = None if label.warning is None else "yellow"
-        table.add_row(label.name, label.unit, f"{label.mean:.4f}", f"{label.std:.4f}", style=style)
+        scale = ["not learnt" if x is None else f"{x:.4f}" for x in (label.mean, label.std)]
+        table.add_row(label.name, label.unit, *scale, style=style)
     console.print(table)
 
 

@@ -22,13 +22,21 @@ _NO_VALUE = -9999.0
 
 @dataclass(frozen=True)
 class LabelScale:
-    """The normalisation of one label; ``warning`` says what is wrong with it, if anything is."""
+    """The normalisation of one label, null if it is not learnt; ``warning``: what is wrong."""
 
     name: str
     unit: str
-    mean: float
-    std: float
+    mean: float | None
+    std: float | None
     warning: str | None
+
+    @classmethod
+    def of(cls, label: Label, mean: float, std: float, *, learnt: bool) -> LabelScale:
+        """That of a label; one that is not learnt has numbers in the file that mean nothing."""
+        if not learnt:
+            return cls(label.name, label.unit, None, None, None)
+        warning = normalisation_warning(label, mean, std)
+        return cls(label.name, label.unit, mean, std, warning)
 
 
 @dataclass(frozen=True)
@@ -97,7 +105,7 @@ def describe(weights: Weights) -> Description:
         dropout_sites=_sites(architecture),
         input_mean=(float(model.input_mean.min()), float(model.input_mean.max())),
         labels=[
-            LabelScale(label.name, label.unit, mean, std, normalisation_warning(label, mean, std))
+            LabelScale.of(label, mean, std, learnt=label.name not in weights.not_learnt)
             for label, mean, std in zip(
                 LABELS, model.labels_mean.tolist(), model.labels_std.tolist(), strict=True
             )

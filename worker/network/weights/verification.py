@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from worker.array_types import Floats
 from worker.errors import FatalError
-from worker.labels import ELEMENT_POSITIONS, LABEL_NAMES, LABELS
+from worker.labels import ELEMENT_POSITIONS, LABEL_NAMES, LABELS, told_not_learnt
 from worker.network.checkpoint import Metadata
 from worker.network.published import PUBLISHED, pretended_network, published_network
 from worker.network.weights.read import Weights, read_weights
@@ -66,11 +66,14 @@ def verify(path: Path, *, mc_samples: int, seed: int, device: str) -> Iterator[C
     yield Check("loads", True, f"{type(weights.model).__name__}, every weight finite")
     yield _check_origin(weights.metadata, downloaded=path.is_dir())
     yield _check_windows(weights.model)
+    if weights.not_learnt:
+        yield Check("labels", True, told_not_learnt(weights.not_learnt))
     engine = open_engine(weights.model, mc_samples=mc_samples, seed=seed, device=device)
+    learnt = ~np.isin(LABEL_NAMES, weights.not_learnt)
     spectra = {"simulated spectrum": simulated_spectrum(), "mean spectrum": _mean_spectrum(weights)}
     for name, flux in spectra.items():
-        yield _check_deterministic(name, engine, flux)
-        yield from _check_mc_dropout(name, engine, flux)
+        yield _check_deterministic(name, engine, flux, learnt)
+        yield from _check_mc_dropout(name, engine, flux, learnt)
     yield _check_speed(engine)
 
 
@@ -136,7 +139,9 @@ def _check_windows(model: ApogeeBCNNCensored) -> Check:
     return Check(name, True, "each element's pixels are those of astroNN's ASPCAP windows for DR17")
 
 
-def _check_deterministic(name: str, engine: Engine, flux: NDArray[np.float32]) -> Check:
+def _check_deterministic(
+    name: str, engine: Engine, flux: NDArray[np.float32], learnt: NDArray[np.bool_]
+) -> Check:
     import torch
 
     model = engine.model
@@ -144,14 +149,18 @@ def _check_deterministic(name: str, engine: Engine, flux: NDArray[np.float32]) -
         spectrum = torch.from_numpy(flux[None]).to(engine.device)
         labels, log_variances = model(model.normalise_input(spectrum))
         raw = (labels.double() * model.labels_std + model.labels_mean)[0].cpu().numpy()
-    finite = np.isfinite(raw) & np.isfinite(log_variances[0].cpu().numpy())
-    return Check(f"{name}, no dropout", bool(finite.all()), _finding(finite, raw))
+    usable = ~learnt | np.isfinite(raw) & np.isfinite(log_variances[0].cpu().numpy())
+    raw[~learnt] = np.nan
+    return Check(f"{name}, no dropout", bool(usable.all()), _finding(usable, raw))
 
 
-def _check_mc_dropout(name: str, engine: Engine, flux: NDArray[np.float32]) -> Iterator[Check]:
+def _check_mc_dropout(
+    name: str, engine: Engine, flux: NDArray[np.float32], learnt: NDArray[np.bool_]
+) -> Iterator[Check]:
     runs = [_run(engine, flux[None], [name]) for _ in range(2)]
     (labels,), (e_labels,) = runs[0]
-    usable = np.isfinite(labels) & np.isfinite(e_labels) & (e_labels > 0)
+    usable = ~learnt | np.isfinite(labels) & np.isfinite(e_labels) & (e_labels > 0)
+    labels = np.where(learnt, labels, np.nan)
     yield Check(
         f"{name}, {engine.mc_samples} passes",
         bool(usable.all()),
@@ -166,7 +175,7 @@ def _check_mc_dropout(name: str, engine: Engine, flux: NDArray[np.float32]) -> I
 
 
 def _finding(usable: NDArray[np.bool_], labels: Floats, e_labels: Floats | None = None) -> str:
-    """The first labels, or which cannot be used."""
+    """The first labels that are learnt, or which cannot be used."""
     if not usable.all():
         names = ", ".join(np.array(LABEL_NAMES)[~usable])
         return f"not finite, or without a positive uncertainty: {names}"
@@ -174,9 +183,11 @@ def _finding(usable: NDArray[np.bool_], labels: Floats, e_labels: Floats | None 
     values = []
     for name, digits in shown.items():
         i = LABEL_NAMES.index(name)
+        if np.isnan(labels[i]):
+            continue
         error = "" if e_labels is None else f" ± {e_labels[i]:.{digits}f}"
         values.append(f"{name} {labels[i]:.{digits}f}{error}")
-    return "finite: " + ", ".join(values)
+    return "finite: " + ", ".join(values) if values else "finite"
 
 
 def _check_speed(engine: Engine) -> Check:

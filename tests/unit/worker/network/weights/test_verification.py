@@ -139,6 +139,23 @@ def test_labels_that_are_not_finite_are_named(
         assert check.found.endswith(": n_h")
 
 
+def test_labels_that_are_not_learnt_are_named_and_do_not_fail(
+    tmp_path: Path, changeable: ApogeeBCNNCensored
+) -> None:
+    changeable.elem_dense_out[2].weight.fill_(2e38)  # n_h, as above
+    changeable.labels_mean[0] = 0.0
+    path = tmp_path / "weights.pt"
+    write_checkpoint(path, changeable, {"not_learnt": ["teff", "n_h"]})
+    checks = checks_of(path)
+    assert all(check.passed for check in checks.values())
+    assert checks["labels"].found == "2 of 22 labels are not learnt: teff, n_h."
+    for name in ("no dropout", "3 passes"):
+        assert checks[f"simulated spectrum, {name}"].found.startswith("finite: logg")
+    labels = {label.name: label for label in describe(read_weights(path)).labels}
+    assert (labels["teff"].mean, labels["teff"].std, labels["teff"].warning) == (None, None, None)
+    assert labels["logg"].mean == changeable.labels_mean[1]
+
+
 def test_uncertainties_that_are_not_positive_are_named(
     tmp_path: Path, changeable: ApogeeBCNNCensored
 ) -> None:
