@@ -15,11 +15,13 @@ from sqlalchemy import Column, Double, Engine, Integer, MetaData, Table, Text, i
 
 from producer.bench.plain_loading import row_by_row
 from producer.bench.plain_network import plain_loop
+from worker.array_types import nulls
 from worker.database.session import transaction
 from worker.database.tables import label_columns
 from worker.flags import flag_uncertain
 from worker.identity import Place, weights_sha256
-from worker.network.checkpoint import read_checkpoint
+from worker.labels import LABEL_NAMES
+from worker.network.checkpoint import read_checkpoint, read_not_learnt
 from worker.network.engines.choose import choose_device
 from worker.results.noise_model import noise_model_for
 from worker.settings import Settings
@@ -49,6 +51,7 @@ class PlainPipeline:
     def __init__(self, settings: Settings, database: Engine) -> None:
         self._settings = settings
         self._model = read_checkpoint(settings.weights_file).to(choose_device(settings.device))
+        self._learnt = ~np.isin(LABEL_NAMES, read_not_learnt(settings.weights_file))
         weights = weights_sha256(settings.weights_file)
         self._noise_model = noise_model_for(weights, settings.corrections_files(weights))
         self._database = database
@@ -61,11 +64,14 @@ class PlainPipeline:
 
     def _batch(self, folder: Path, spectra: Sequence[Place]) -> None:
         flux = row_by_row(folder, spectra, self._settings.coadd_mask)
-        raw, raw_e = plain_loop(self._model, flux, self._settings.mc_samples)
+        raw, raw_e = (
+            np.where(self._learnt, labels, np.nan)
+            for labels in plain_loop(self._model, flux, self._settings.mc_samples)
+        )
         e_labels = self._noise_model.apply(raw_e)
         flags = flag_uncertain(raw, e_labels)
         columns = np.concatenate([raw, e_labels, raw, raw_e], axis=1)
-        for spectrum, row, flag in zip(spectra, columns.tolist(), flags, strict=True):
+        for spectrum, row, flag in zip(spectra, map(nulls, columns), flags, strict=True):
             values = dict(zip(label_columns(), row, strict=True))
             with transaction(self._database) as session:
                 session.execute(

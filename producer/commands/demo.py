@@ -20,7 +20,7 @@ from producer.running.run import carry_out, results_of
 from worker.array_types import Floats
 from worker.errors import FatalError
 from worker.identity import COADD, weights_sha256
-from worker.labels import LABEL_NAMES, LABELS
+from worker.labels import LABEL_NAMES
 from worker.results.snr import known_snr
 from worker.settings import ALSO, Settings, get_settings
 from worker.tables.export import write_table
@@ -136,11 +136,14 @@ class Comparison:
 
     def evaluated(self) -> Evaluated:
         """In the form that the pictures of a training's report take."""
+        from worker.training.data import known_labels
         from worker.training.evaluation import Evaluated
 
         snr = known_snr(np.asarray(self.table["snr"], dtype=np.float64))
         nothing = np.zeros(len(snr), dtype=np.bool_)
-        return Evaluated(self.column(""), self.column("e_"), self.known, snr, nothing)
+        labels = self.column("")
+        unknown = tuple(np.array(LABEL_NAMES)[~known_labels(labels)].tolist())
+        return Evaluated(labels, self.column("e_"), self.known, snr, nothing, unknown)
 
 
 def _show(folder: Path, comparison: Comparison) -> None:
@@ -209,7 +212,7 @@ def _rows(comparison: Comparison) -> list[tuple[str, ...]]:
     residuals = (comparison.column("") - comparison.known)[good]
     errors = comparison.column("e_")[good]
     lines: list[tuple[str, ...]] = []
-    for position, label in enumerate(LABELS):
+    for position, label in comparison.evaluated().learnt.items():
         numbers = spread(residuals[:, position])
         fractions = within(residuals[:, position] / errors[:, position])
         if fractions is None:

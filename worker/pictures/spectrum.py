@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from worker.errors import SpectrumError
-from worker.flags import DESCRIPTIONS
+from worker.flags import DESCRIPTIONS, ResultFlag
 from worker.identity import Place
 from worker.labels import LABELS
 from worker.pictures.style import Theme, new_figure, symbol
@@ -149,16 +149,19 @@ def _labels(axis: Axes, row: Mapping[str, Any] | None, theme: Theme) -> None:
     if row is None:
         axis.text(0, 0, "no labels in these results", color=theme.grey)
         return
-    if not np.isfinite(float(row["teff"])):
+    bits = int(row["result_flags"])
+    if bits & ResultFlag.NO_RESULT.value:
         axis.text(0, 0, f"no labels: {_plain(str(row['no_result_reason']))}", wrap=True, va="top")
         return
     for line, label in enumerate(LABELS):
         digits = 0 if label.unit == "K" else 2 if label.name == "logg" else 3
         value, error = (float(row[prefix + label.name]) for prefix in ("", "e_"))
         axis.text(0, line, symbol(label))
+        if not np.isfinite(value):
+            axis.text(0.67, line, "not learnt", color=theme.grey)
+            continue
         axis.text(0.62, line, f"{value:.{digits}f}".replace("-", "−"), ha="right")
         axis.text(0.67, line, f"± {error:.{digits}f} {label.unit}")
-    bits = int(row["result_flags"])
     borne = [flag.column for flag in DESCRIPTIONS if bits & flag.value]
     axis.text(0, 23, "\n".join(borne or ["no flags"]), color=theme.second if borne else theme.grey,
               va="top")  # fmt: skip

@@ -12,15 +12,17 @@ from typing import TYPE_CHECKING
 
 from worker.atomic_file import check_place, replacing
 from worker.errors import UsageError
+from worker.labels import LABELS, Label, told_not_learnt
 from worker.reports.page.html import Heading, Row, definitions, table, text
 from worker.reports.page.rows import (
     FAILED_HEADINGS,
     MOST_FAILED,
     PROVENANCE_HEADINGS,
-    RESULT_HEADINGS,
     failed_rows,
+    known_labels,
     listed,
     provenance_rows,
+    result_headings,
     result_rows,
 )
 from worker.results.summary import Summary, summarise
@@ -81,7 +83,7 @@ def page(results: Table, facts: Sequence[tuple[str, object]], advance: Advance) 
     from worker.pictures.sample import COLUMNS, Sample
 
     style, script = ((_HERE / f"page.{kind}").read_text("utf-8") for kind in ("css", "js"))
-    summary, positions = summarise(results), listed(results)
+    summary, positions, labels = summarise(results), listed(results), known_labels(results)
     sample = Sample.of({name: results[name] for name in COLUMNS})
     notice = results.meta.get("notice")
     return Template((_HERE / "page.html").read_text("utf-8")).substitute(
@@ -93,10 +95,10 @@ def page(results: Table, facts: Sequence[tuple[str, object]], advance: Advance) 
         notice=f'<p class="notice">{text(notice)}</p>' if notice else "",
         summary=definitions([*facts, *_summary(summary)]),
         pictures="\n".join(_pictures(sample, advance)),
-        results_told=_results_told(summary, len(positions)),
+        results_told=_results_told(summary, len(positions), labels),
         results=table(
-            "result-table", "Results", RESULT_HEADINGS, result_rows(results, positions),
-            explored=True,
+            "result-table", "Results", result_headings(labels),
+            result_rows(results, positions, labels), explored=True,
         ),
         failed_told=_failed_told(summary),
         reasons=_reasons(summary),
@@ -153,14 +155,16 @@ def _pictures(sample: Sample, advance: Advance) -> Iterator[str]:
         advance(1)
 
 
-def _results_told(summary: Summary, number: int) -> str:
+def _results_told(summary: Summary, number: int, labels: Sequence[Label]) -> str:
     if not summary.labelled:
         return "No spectrum has labels."
+    unknown = [label.name for label in LABELS if label not in labels]
+    more = f" {told_not_learnt(unknown)}" if unknown else ""
     if number == summary.labelled:
-        return "All spectra that have labels."
+        return f"All spectra that have labels.{more}"
     return (
         f"{number:,} of {summary.labelled:,} spectra that have labels, flagged ones first; "
-        "<code>astronn-stream export</code> writes all."
+        f"<code>astronn-stream export</code> writes all.{more}"
     )
 
 

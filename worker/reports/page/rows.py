@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from worker.flags import DESCRIPTIONS
 from worker.identity import COADD
-from worker.labels import LABELS
+from worker.labels import LABELS, Label
 from worker.reports.page.html import Heading, Row
 
 if TYPE_CHECKING:
@@ -26,12 +26,6 @@ _IDENTITY = (
     Heading("star"),
     Heading("kind"),
     Heading("S/N", "number"),
-)
-RESULT_HEADINGS = (
-    *_IDENTITY,
-    *(Heading(f"{label.name} ({label.unit})", "number") for label in LABELS),
-    Heading("flags", "flags"),
-    Heading("visit"),
 )
 FAILED_HEADINGS = (
     *_IDENTITY,
@@ -68,15 +62,29 @@ def listed(table: Table) -> NDArray[np.intp]:
     return np.sort(chosen)
 
 
-def result_rows(table: Table, positions: NDArray[np.intp]) -> Iterator[Row]:
-    """Labels with uncertainties and flags, a row for each position."""
+def known_labels(table: Table) -> list[Label]:
+    """The labels that any row has; all of them where no row has any."""
+    known = [label for label in LABELS if np.isfinite(np.asarray(table[label.name])).any()]
+    return known or list(LABELS)
+
+
+def result_headings(labels: Sequence[Label]) -> list[Heading]:
+    """The heads of a table of results that shows these labels."""
+    shown = [Heading(f"{label.name} ({label.unit})", "number") for label in labels]
+    return [*_IDENTITY, *shown, Heading("flags", "flags"), Heading("visit")]
+
+
+def result_rows(
+    table: Table, positions: NDArray[np.intp], labels: Sequence[Label]
+) -> Iterator[Row]:
+    """These labels with uncertainties and flags, a row for each position."""
     for row in table[positions]:
         flags = [flag.label for flag in DESCRIPTIONS if row["result_flags"] & flag.value]
-        labels = [
+        measured = [
             _measured(row[label.name], row[f"e_{label.name}"], 0 if label.unit == "K" else 3)
-            for label in LABELS
+            for label in labels
         ]
-        yield Row([*_identity(row), *labels, ", ".join(flags), _visit(row)], flagged=bool(flags))
+        yield Row([*_identity(row), *measured, ", ".join(flags), _visit(row)], flagged=bool(flags))
 
 
 def failed_rows(table: Table) -> Iterator[Row]:
@@ -103,4 +111,6 @@ def _visit(row: Any) -> str:
 
 
 def _measured(value: float, error: float, digits: int) -> str:
+    if not np.isfinite(value):
+        return ""
     return f"{value:.{digits}f} ± {error:.{digits}f}".replace("-", "−")
