@@ -15,9 +15,10 @@ from worker.labels import LABEL_NAMES
 from worker.results.read import read_table
 from worker.tables.results_file import results_file
 
+_TEXTS = ("path", "member", "obj", "no_result_reason")
 #: What a page and its heading tell of a row.
 _NEEDED = (
-    *("spectrum_pk", "path", "member", "obj", "snr", "result_flags", "no_result_reason"),
+    *("spectrum_pk", "snr", "result_flags", *_TEXTS),
     *(prefix + name for prefix in ("", "e_") for name in LABEL_NAMES),
 )
 
@@ -69,4 +70,13 @@ def row_in_file(path: Path, which: Which) -> Mapping[str, Any] | None:
             meant = np.asarray(columns["path"]).astype(str) == which.path
             meant &= np.asarray(columns["member"]).astype(str) == which.member
         found = np.flatnonzero(meant)
-        return {name: values[found[0]] for name, values in columns.items()} if len(found) else None
+        if not len(found):
+            return None
+        return {name: _value(name, values[found[0]]) for name, values in columns.items()}
+
+
+def _value(name: str, value: Any) -> Any:
+    """A value of a table; what is masked there, as in a database: a text is empty, a number NaN."""
+    if value is not np.ma.masked:
+        return value
+    return "" if name in _TEXTS else np.nan
