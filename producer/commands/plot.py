@@ -14,6 +14,7 @@ from producer.sources.paths import catalogue_path, check_inside, place_of
 from worker.atomic_file import check_folder
 from worker.errors import FatalError, SpectrumError, UsageError
 from worker.identity import COADD
+from worker.labels import LABEL_NAMES, told_not_learnt
 from worker.settings import Settings, get_settings
 
 if TYPE_CHECKING:
@@ -89,7 +90,8 @@ def _draw_all(sample: Sample, out: Path, kinds: tuple[str, ...], theme: Theme) -
 
     if not len(sample):
         raise UsageError("There are no such results; there is nothing to draw.")
-    lines = []
+    unknown = [name for name in LABEL_NAMES if name not in sample.known]
+    lines = [told_not_learnt(unknown)] if 0 < len(unknown) < len(LABEL_NAMES) else []
     with progress_bar("Drawing", len(GALLERY)) as advance:
         for name, picture in GALLERY.items():
             try:

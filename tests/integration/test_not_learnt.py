@@ -150,6 +150,7 @@ def test_a_page_shows_what_is_learnt_and_says_what_is_not(place: Place) -> None:
 def test_pictures_are_drawn_of_what_is_learnt(place: Place, tmp_path: Path) -> None:
     told = place.run("plot", "--out", tmp_path)
     assert {path.stem for path in tmp_path.iterdir()} >= {"kiel", "magnesium", "planes", "flags"}
+    assert told.count(TOLD) == 1
     assert "No spectrum has labels" not in told
 
 

@@ -19,6 +19,7 @@ from worker.calibration.read_repeats import read_database, read_results_table, r
 from worker.database.session import opened
 from worker.errors import FatalError, UsageError
 from worker.labels import LABEL_NAMES
+from worker.results.noise_model import read_noise_model
 from worker.results.read import read_table
 from worker.settings import PREFIX, get_settings
 from worker.tables.export import write_table
@@ -67,6 +68,34 @@ def test_a_survey_whose_noise_is_known_is_calibrated() -> None:
     assert content["about"]["weights_sha256"] == WEIGHTS
     assert Path("c.pkl").exists()
     assert Path("report/calibration.md").exists()
+
+
+def test_labels_that_are_not_learnt_are_left_as_they_are_and_told_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv(f"{PREFIX}DATABASE_URL", f"sqlite:///{tmp_path / 'rows.sqlite'}")
+    get_settings.cache_clear()
+    visits = survey(0, 100, 3)
+    for values in (visits.labels, visits.e_labels, visits.raw_e_labels):
+        values[:, [0, 12]] = np.nan
+    with opened(f"sqlite:///{tmp_path / 'rows.sqlite'}") as engine:
+        fill(engine, visits)
+    arguments = ("--report", "report", "--pickle", "c.pkl", "--bootstrap", 20, "--by-snr")
+    text = printed("calibrate", *arguments)
+    assert "300 visits: 300 unflagged visits of 100 stars." in text
+    page = Path("report/calibration.md").read_text("utf-8")
+    for told in (" ".join(text.split()), page):
+        assert told.count("2 of 22 labels are not learnt: teff, k_h.") == 1
+    assert "teff (K)" not in text
+    assert "k_h:" not in text
+    assert page.count("| k_h ") == 0
+    assert page.count("| mg_h ") == 3
+    model = read_noise_model(Path("corrections.json"))
+    for place in (0, 12):
+        assert (model.scale[place], model.offset[place], model.by_snr[place]) == (1.0, 0.0, None)
+    assert model.scale[7] != 1.0
+    assert written("corrections.json")["k_h"]["note"] == "not learnt"
 
 
 def test_a_table_gives_what_the_database_gives(database: Engine) -> None:

@@ -71,6 +71,31 @@ def test_abundances_are_over_iron() -> None:
         assert np.allclose(points(panels[title]), expected)
 
 
+def test_labels_that_are_not_learnt_have_no_panels() -> None:
+    drawn = sample(30)
+    for values_ in (drawn.labels, drawn.errors):
+        values_[:, [2, 12]] = np.nan  # [C/H], [K/H]
+    assert drawn.labelled.all()
+    for draw, number in ((planes, 17), (uncertainties, 20), (repeats, 20)):
+        titles = [axis.get_title() for axis in draw(drawn, LIGHT).axes if axis.get_title()]
+        assert len(titles) == number
+        assert not [title for title in titles if "[K/" in title or "[C/" in title]
+    # Where other rows have them, panels show those alone.
+    drawn.labels[:60, 12], drawn.errors[:60, 12] = 0.1, 0.05
+    panels = {axis.get_title(): axis for axis in uncertainties(drawn, LIGHT).axes}
+    assert len(points(panels["[K/H] (dex)"])) == 60
+    panels = {axis.get_title(): axis for axis in planes(drawn, LIGHT).axes}
+    assert len(points(panels["[K/Fe]"])) == 20
+
+
+@pytest.mark.parametrize(("draw", "name"), [(kiel, "logg"), (magnesium, "mg_h"), (planes, "fe_h")])
+def test_a_picture_without_its_labels_says_which_it_wants(draw: Draw, name: str) -> None:
+    drawn = sample(3)
+    drawn.labels[:, LABELS.index(next(each for each in LABELS if each.name == name))] = np.nan
+    with pytest.raises(NothingToDrawError, match=rf"No spectrum has .*{name}"):
+        draw(drawn, LIGHT)
+
+
 @pytest.mark.parametrize("draw", [kiel, magnesium])
 def test_many_stars_are_a_density_with_one_typical_uncertainty(draw: Draw) -> None:
     axis = draw(sample(5001, visits=0), LIGHT).axes[0]

@@ -77,6 +77,16 @@ def test_the_page_tells_labels_with_uncertainties_and_flags(seen: Seen) -> None:
     assert overlapping(figure) == []
 
 
+def test_the_page_says_which_labels_are_not_learnt(seen: Seen) -> None:
+    unknown = {"teff": np.nan, "e_teff": np.nan, "k_h": np.nan, "e_k_h": np.nan}
+    figure = spectrum_page(seen, "a star", row(**unknown), LIGHT)
+    texts = [text.get_text() for text in figure.axes[-1].texts]
+    assert texts[:3] == [r"$T_\mathrm{eff}$", "not learnt", r"$\log\,g$"]
+    assert texts.count("not learnt") == 2
+    assert texts.count("−0.250") == 19
+    assert overlapping(figure) == []
+
+
 @pytest.mark.parametrize(
     ("result", "told"),
     [
