@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 
 from producer.commands.main import command_line
 from tests.inputs.apstar_files import object_name, write_apstar
+from worker import infer
 from worker.calibration.read_repeats import read_results_table
 from worker.database.tables import LABEL_PREFIXES
 from worker.labels import LABEL_NAMES, LABELS
@@ -123,6 +124,16 @@ def test_the_rows_have_numbers_for_what_is_learnt_and_nothing_for_the_rest(
 
 def _columns(names: tuple[str, ...]) -> list[str]:
     return [prefix + name for prefix in LABEL_PREFIXES for name in names]
+
+
+def test_arrays_get_the_same_labels(place: Place) -> None:
+    noise = np.random.default_rng(1).normal(0, 0.01, size=(2, 8575))
+    error, mask = np.full(noise.shape, 0.01), np.zeros(noise.shape, dtype=int)
+    found = infer(1 + noise, error, mask, weights=place.folder / "w.pt", mc_samples=3)
+    assert not found["flag_no_result"].any()
+    for names, known in ((LEARNT, True), (OTHERS, False)):
+        for name in _columns(names):
+            assert (np.isfinite(found[name]) == known).all(), name
 
 
 def test_what_is_not_learnt_makes_no_row_bad_and_no_condition_true(place: Place) -> None:
