@@ -65,7 +65,7 @@ class Survey:
 
     def settings(self) -> dict[str, Any]:
         """The settings as plain values, as the truth keeps them."""
-        like = {"like": list(self.like)} if self.like else {}
+        like = {"like": [model.value for model in self.like]} if self.like else {}
         plain = {name: value for name, value in asdict(self).items() if name != "like"}
         return {**plain, "snr": list(self.snr), **like}
 

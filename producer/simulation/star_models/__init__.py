@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from enum import StrEnum
 
-Model = Literal["dwarfs", "giants", "synthetic"]
+
+class Model(StrEnum):
+    """A model, by the stars that it predicts; its numbers are in the file of that name."""
+
+    DWARFS = "dwarfs"
+    GIANTS = "giants"
+    SYNTHETIC = "synthetic"

@@ -98,4 +98,4 @@ def _giants_of_the_model() -> tuple[Floats, Floats]:
     return labels, np.cumsum(chances / chances.sum())
 
 
-_DRAWN = {"dwarfs": _dwarf, "giants": _giant, "synthetic": _synthetic}
+_DRAWN = {Model.DWARFS: _dwarf, Model.GIANTS: _giant, Model.SYNTHETIC: _synthetic}

@@ -82,7 +82,7 @@ def rest_spectrum(model: Model, parameters: Floats) -> Floats:
         Teff (K), log g, [Fe/H] and [alpha/Fe]; for dwarfs the broadening in km/s too.
     """
     flux = _predictor(model)(parameters)
-    return _without_continuum(flux) if model == "synthetic" else flux
+    return _without_continuum(flux) if model is Model.SYNTHETIC else flux
 
 
 def on_apstar_grid(flux: Floats, rng: np.random.Generator) -> Singles:
@@ -117,7 +117,7 @@ def model_error(rng: np.random.Generator) -> Floats:
 @cache
 def _predictor(model: Model) -> PixelNetworks | QuadraticModel:
     file = numbers(model)
-    if model == "giants":
+    if model is Model.GIANTS:
         return QuadraticModel(file["coefficients"], file["baseline"])
     names = ("w_array_0", "b_array_0", "w_array_1", "b_array_1", "x_min", "x_max")
     return PixelNetworks(*(file[name] for name in names))
@@ -125,7 +125,7 @@ def _predictor(model: Model) -> PixelNetworks | QuadraticModel:
 
 @cache
 def _scatter() -> Floats:
-    return numbers("giants")["scatter"].astype(np.float64)
+    return numbers(Model.GIANTS)["scatter"].astype(np.float64)
 
 
 @cache
