@@ -185,7 +185,7 @@ def _at_rest(rng: np.random.Generator, star: Star, parameters: Floats) -> _AtRes
         return _AtRest(spectrum, _stellar_width(rng, star.labels), lines_alone=True)
     flux = rest_spectrum(star.model, parameters) + model_error(rng)
     # What is fitted to real stars has their turbulence, and the dwarfs' model has rotation too.
-    width = _stellar_width(rng, star.labels) if star.model is Model.SYNTHETIC else 0.0
+    width = _stellar_width(rng, star.labels) if star.model == Model.SYNTHETIC else 0.0
     return _AtRest(on_apstar_grid(flux, rng), width, lines_alone=False)
 
 

@@ -21,14 +21,18 @@ ALPHA = ("o_h", "mg_h", "si_h", "s_h", "ca_h", "ti_h")
 FE_H_RANGE = (-1.5, 0.4)
 #: Part of the stars that lie anywhere in a model's range; the others lie where stars do.
 _ANYWHERE = 0.3
+#: The lower, the more stars are rich in metals.
+_METAL_RICH = 0.7
 #: Ranges of the dwarfs (the model's own, with the broadening up to 45 km/s) and of the
 #: synthetic spectra.
 _DWARFS = np.array([[4210, 4.01, -0.78, -0.12, 0.0], [6980, 4.95, 0.37, 0.38, 45.0]])
 _SYNTHETIC = np.array([[3540, 0.35, -0.98, -0.15], [6970, 4.8, 0.40, 0.45]])
+#: Parts of them; the others are dwarfs, which have a model of their own.
+_SYNTHETIC_GIANTS, _SUBGIANTS = 0.65, 0.15
 #: How far stars lie beside those that the giants' model was made of.
 _GIANT_SPREAD = np.array([40.0, 0.10, 0.04, 0.025])
-#: How much rare ones are preferred: 0 as the stars come, 1 all parts of the diagram alike.
-_EVENLY = 0.6
+#: How much rare log g are preferred: 0 as the stars come, 1 all alike.
+_EVENLY = 0.8
 
 
 def draw_parameters(model: Model, uniform: Floats, normal: Floats) -> Floats:
@@ -45,7 +49,7 @@ def labels_of(parameters: Floats) -> Floats:
 
 def _dwarf(uniform: Floats, normal: Floats) -> Floats:
     lowest, highest = _DWARFS
-    drawn = lowest + uniform[:5] * (highest - lowest)
+    drawn = lowest + uniform[:5] ** (1, 1, _METAL_RICH, 1, 1) * (highest - lowest)
     if uniform[5] > _ANYWHERE:
         teff, logg = dwarfs(0.2 + 0.8 * uniform[:1], uniform[1:2], 2 * normal[:1])
         hot = max(teff[0] - 5600.0, 0.0) / 1000.0
@@ -65,14 +69,14 @@ def _giant(uniform: Floats, normal: Floats) -> Floats:
 
 def _synthetic(uniform: Floats, normal: Floats) -> Floats:
     lowest, highest = _SYNTHETIC
-    fe_h = lowest[2] + uniform[2] * (highest[2] - lowest[2])
+    fe_h = lowest[2] + uniform[2] ** _METAL_RICH * (highest[2] - lowest[2])
     alpha = _alpha(fe_h, uniform, normal)
     metals = np.array([fe_h]), np.array([alpha])
-    if uniform[5] < 0.55:
-        teff, logg = giants(uniform[:1], uniform[1:2], 1.8 * normal[:1], *metals)
+    if uniform[5] < _SYNTHETIC_GIANTS:
+        teff, logg = giants(uniform[:1], uniform[1:2] ** 2, 1.8 * normal[:1], *metals)
     else:
         teff, logg = dwarfs(0.125 + 0.875 * uniform[:1], uniform[1:2], 2 * normal[:1])
-        if uniform[5] > 0.85:  # on their way from the main sequence to the giant branch
+        if uniform[5] > 1 - _SUBGIANTS:  # on their way from the main sequence to the giant branch
             teff, logg = 4700 + 1900 * uniform[:1], 3.2 + 1.1 * uniform[1:2]
     drawn = np.array([teff[0], logg[0] + 0.08 * normal[1], fe_h, alpha])
     return np.asarray(np.clip(drawn, lowest, highest))
@@ -92,9 +96,8 @@ def _giants_of_the_model() -> tuple[Floats, Floats]:
     """The stars that the giants' model was made of, and their summed chances to be drawn."""
     labels = np.asarray(numbers("giants")["training_labels"], dtype=np.float64)
     labels = labels[(labels[:, 2] >= FE_H_RANGE[0]) & (labels[:, 2] <= FE_H_RANGE[1])]
-    places = [np.floor(labels[:, 1] / 0.25), np.floor(labels[:, 2] / 0.25)]
-    _, bins, counts = np.unique(np.stack(places), axis=1, return_inverse=True, return_counts=True)
-    chances = counts[bins.ravel()] ** -_EVENLY
+    _, bins, counts = np.unique(labels[:, 1] // 0.25, return_inverse=True, return_counts=True)
+    chances = counts[bins] ** -_EVENLY
     return labels, np.cumsum(chances / chances.sum())
 
 

@@ -82,7 +82,7 @@ def rest_spectrum(model: Model, parameters: Floats) -> Floats:
         Teff (K), log g, [Fe/H] and [alpha/Fe]; for dwarfs the broadening in km/s too.
     """
     flux = _predictor(model)(parameters)
-    return _without_continuum(flux) if model is Model.SYNTHETIC else flux
+    return _without_continuum(flux) if model == Model.SYNTHETIC else flux
 
 
 def on_apstar_grid(flux: Floats, rng: np.random.Generator) -> Singles:
@@ -102,12 +102,12 @@ def on_apstar_grid(flux: Floats, rng: np.random.Generator) -> Singles:
 
 
 def model_error(rng: np.random.Generator) -> Floats:
-    """How far a real star may lie from its model, ``(7214,)``: the giants' intrinsic scatter.
+    """How far a star may lie from its model, ``(7214,)``: up to the giants' intrinsic scatter.
 
-    It is the star's own and the same in all its visits. Neighbouring pixels err together, as
-    lines do.
+    Some follow their model better than others. The error is the star's own and the same in all
+    its visits. Neighbouring pixels err together, as lines do.
     """
-    scatter = _scatter()
+    scatter = _scatter() * rng.random()
     frequency = np.fft.rfftfreq(len(scatter))
     kernel = np.exp(-2 * (np.pi * frequency * _ERROR_WIDTH) ** 2)
     smooth = np.fft.irfft(np.fft.rfft(rng.standard_normal(len(scatter))) * kernel, len(scatter))
@@ -117,7 +117,7 @@ def model_error(rng: np.random.Generator) -> Floats:
 @cache
 def _predictor(model: Model) -> PixelNetworks | QuadraticModel:
     file = numbers(model)
-    if model is Model.GIANTS:
+    if model == Model.GIANTS:
         return QuadraticModel(file["coefficients"], file["baseline"])
     names = ("w_array_0", "b_array_0", "w_array_1", "b_array_1", "x_min", "x_max")
     return PixelNetworks(*(file[name] for name in names))
