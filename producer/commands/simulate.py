@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from producer.commands.screen import progress_bar, progress_console, say, telling_interruption
+from producer.simulation.star_models import Model
 from worker.errors import UsageError
 from worker.settings import get_settings
 from worker.text import counted
@@ -47,6 +48,14 @@ def simulate(
         tuple[float, float],
         typer.Option("--snr", metavar="LOW HIGH", help="S/N per pixel of the visits, 1 to 10000."),
     ] = (10.0, 250.0),
+    like: Annotated[
+        list[Model],
+        typer.Option(
+            "--like",
+            help="Stars like those of a published model of real spectra; several take turns. "
+            "Else from the simulator's own lines, with all 22 labels.",
+        ),
+    ] = [],  # noqa: B006 - typer's form of a repeated option
     processes: Annotated[
         int, typer.Option("--processes", min=0, max=1024, help="0: one per core.")
     ] = 0,
@@ -76,7 +85,7 @@ def simulate(
     from producer.simulation.survey import Survey
     from producer.simulation.truth import Truth
 
-    survey = Survey(stars, visits, seed, layout, snr)
+    survey = Survey(stars, visits, seed, layout, snr, tuple(like))
     truth = Truth.of(folder, survey.settings())
     with telling_interruption():
         if live is None:

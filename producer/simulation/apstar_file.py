@@ -48,7 +48,7 @@ class StarWriter:
     """Writes star files; one for a process, so that its HDUs are built once."""
 
     def __init__(self) -> None:
-        self._kinds: dict[tuple[Layout, int], _Kind] = {}
+        self._kinds: dict[tuple[Layout, int, bool], _Kind] = {}
 
     def write(self, path: Path, star: Star, visits: Visits, layout: Layout, planes: Planes) -> int:
         """Write a star's file; readers see the old one, or none, until the new one is whole.
@@ -67,7 +67,7 @@ class StarWriter:
         """
         cards = list(primary_cards(star, visits, layout, planes))
         tables = velocity_tables(star, visits, layout)
-        key = (layout, len(visits.snr))
+        key = (layout, len(visits.snr), star.model is None)
         if key not in self._kinds:
             if len(self._kinds) >= _MOST_KINDS:
                 self._kinds.pop(next(iter(self._kinds)))  # the oldest

@@ -46,6 +46,8 @@ def primary_cards(star: Star, visits: Visits, layout: Layout, planes: Planes) ->
     visits alone.
     """
     yield "SIMULATE", True, "simulated spectrum, astronn-stream simulate"
+    if star.model is not None:
+        yield "STARLIKE", star.model.value, "model of real spectra that it is computed from"
     for line in _NOTICE:
         yield "COMMENT", line, ""
     yield "OBJID", star.obj, "Object ID"

@@ -8,6 +8,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from producer.simulation.star_models import Model
 from worker.array_types import Singles
 
 Layout = Literal["dr13", "dr17", "sdss5"]
@@ -33,6 +34,8 @@ class Star:
         ``apo25m`` or ``lco25m``.
     location
         The number of its field.
+    model
+        The model of real stars that its spectrum is like; None for the line list's.
     """
 
     obj: str
@@ -43,6 +46,7 @@ class Star:
     labels: NDArray[np.float64]
     telescope: str
     location: int
+    model: Model | None = None
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,14 @@ from producer.simulation.instrument import (
 from producer.simulation.lines import microturbulence, spectrum_model
 from producer.simulation.observation import Star, Visits
 from producer.simulation.population import N_NORMAL, N_UNIFORM, draw_labels
-from worker.array_types import Singles
+from producer.simulation.star_models import Model
+from producer.simulation.star_models.population import draw_parameters, labels_of
+from producer.simulation.star_models.spectra import (
+    model_error,
+    on_apstar_grid,
+    rest_spectrum,
+)
+from worker.array_types import Floats, Singles
 from worker.labels import LABEL_NAMES
 from worker.spectra.pixels import N_APSTAR
 
@@ -34,6 +41,8 @@ _TEFF, _LOGG, _FE_H = (LABEL_NAMES.index(name) for name in ("teff", "logg", "fe_
 #: Width of the instrument's line spread function in pixels (Gaussian sigma): R = 23600, a
 #: little more than APOGEE's 22500.
 _LSF = 1.30
+#: Of its widths as shares of that; sharper lines would bring the noise of a model forth.
+_SHARPEST = 0.94
 #: Room at the end of the grid, so that the periodic convolution does not join both ends.
 _PADDED = 8640
 _FIRST_MJD, _NIGHTS = 58000, 1500
@@ -54,11 +63,47 @@ class Observing:
     snr
         The signal-to-noise ratios of visits, per pixel, are drawn between these, evenly in
         their logarithm.
+    models
+        The models of real stars that the stars are like, in turn; without any their spectra
+        come from the simulator's own line list.
     """
 
     visits: int = 3
     visit_range: bool = True
     snr: tuple[float, float] = (10.0, 250.0)
+    models: tuple[Model, ...] = ()
+
+    def model_of(self, number: int) -> Model | None:
+        """The model of a star; layouts take turns too, so three stars have the same one."""
+        return self.models[number // 3 % len(self.models)] if self.models else None
+
+
+@dataclass(frozen=True)
+class _AtRest:
+    """A star's continuum-normalised spectrum, ``(8575,)``, in its rest frame.
+
+    Attributes
+    ----------
+    width
+        Broadening by the star in pixels (Gaussian sigma), as far as the spectrum lacks it.
+    lines_alone
+        Whether it lacks the instrument's line spread function too.
+    """
+
+    spectrum: Singles
+    width: float
+    lines_alone: bool
+
+    def broadening(self, factor: float) -> tuple[float, float]:
+        """What is to be added for an instrument whose lines are wider than most by a factor.
+
+        It is a width in pixels and the sign of its square: models of real spectra have lines
+        of ordinary width, which some fibers see a little sharper.
+        """
+        if self.lines_alone:
+            return float(np.hypot(self.width, _LSF * factor)), 1.0
+        square = self.width**2 + _LSF**2 * (max(factor, _SHARPEST) ** 2 - 1)
+        return float(np.sqrt(abs(square))), float(np.sign(square))
 
 
 def simulate_stars(
@@ -70,19 +115,26 @@ def simulate_stars(
     the call; a later visit does not change an earlier one.
     """
     generators = [np.random.default_rng([seed, number]) for number in numbers]
-    uniform = np.array([rng.random(N_UNIFORM) for rng in generators])
-    normal = np.array([rng.standard_normal(N_NORMAL) for rng in generators])
-    labels = draw_labels(uniform, normal)
-    # One at a time: a product of matrices may round differently with the number of its rows.
-    spectra = [spectrum_model()(row[None])[0] for row in labels]
-    stars = [_star(rng, row) for rng, row in zip(generators, labels, strict=True)]
-    return [
-        (star, _visits(rng, star, spectrum, observing))
-        for rng, star, spectrum in zip(generators, stars, spectra, strict=True)
-    ]
+    made = []
+    for number, rng in zip(numbers, generators, strict=True):
+        uniform, normal = rng.random(N_UNIFORM), rng.standard_normal(N_NORMAL)
+        model = observing.model_of(number)
+        labels, parameters = _drawn(model, uniform, normal)
+        star = _star(rng, labels, model)
+        made.append((star, _visits(rng, star, parameters, observing)))
+    return made
 
 
-def _star(rng: np.random.Generator, labels: NDArray[np.float64]) -> Star:
+def _drawn(model: Model | None, uniform: Floats, normal: Floats) -> tuple[Floats, Floats]:
+    """The 22 labels of a star, and what its spectrum is computed from."""
+    if model is None:
+        labels = draw_labels(uniform[None], normal[None])[0]
+        return labels, labels
+    parameters = draw_parameters(model, uniform, normal)
+    return labels_of(parameters), parameters
+
+
+def _star(rng: np.random.Generator, labels: Floats, model: Model | None) -> Star:
     ra, sine = rng.uniform(0, 360), rng.uniform(-0.9, 0.98)
     dec = float(np.degrees(np.arcsin(sine)))
     h = rng.uniform(7.0, 13.3)
@@ -95,6 +147,7 @@ def _star(rng: np.random.Generator, labels: NDArray[np.float64]) -> Star:
         magnitudes=(h + colour, h, h - 0.2 * colour),
         v_helio=float(spread * rng.standard_normal()),
         labels=labels,
+        model=model,
         telescope="apo25m" if dec > -15 else "lco25m",
         location=4000 + int(ra / 10) * 40 + int((dec + 90) / 5),
     )
@@ -113,16 +166,27 @@ def _name(ra: float, dec: float) -> str:
 
 
 def _visits(
-    rng: np.random.Generator, star: Star, spectrum: NDArray[np.float32], observing: Observing
+    rng: np.random.Generator, star: Star, parameters: Floats, observing: Observing
 ) -> Visits:
     count = int(rng.integers(1, observing.visits + 1)) if observing.visit_range else None
-    transform = np.fft.rfft(_padded(spectrum))
-    width = _stellar_width(rng, star.labels)
+    at_rest = _at_rest(rng, star, parameters)
+    transform = np.fft.rfft(_padded(at_rest.spectrum))
     seen = [
-        _visit(visit_rng, star, transform, width, observing)
+        _visit(visit_rng, star, transform, at_rest, observing)
         for visit_rng in rng.spawn(count or observing.visits)
     ]
     return _in_order_of_time(seen)
+
+
+def _at_rest(rng: np.random.Generator, star: Star, parameters: Floats) -> _AtRest:
+    if star.model is None:
+        # One at a time: a product of matrices may round differently with the number of its rows.
+        spectrum = spectrum_model()(parameters[None])[0]
+        return _AtRest(spectrum, _stellar_width(rng, star.labels), lines_alone=True)
+    flux = rest_spectrum(star.model, parameters) + model_error(rng)
+    # What is fitted to real stars has their turbulence, and the dwarfs' model has rotation too.
+    width = _stellar_width(rng, star.labels) if star.model == Model.SYNTHETIC else 0.0
+    return _AtRest(on_apstar_grid(flux, rng), width, lines_alone=False)
 
 
 def _padded(spectrum: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -144,7 +208,7 @@ def _visit(
     rng: np.random.Generator,
     star: Star,
     transform: NDArray[np.complexfloating],
-    stellar_width: float,
+    at_rest: _AtRest,
     observing: Observing,
 ) -> dict[str, NDArray[np.generic]]:
     """One visit; the arrays of :class:`Visits` without their first axis."""
@@ -156,8 +220,8 @@ def _visit(
     shift = (barycentric - star.v_helio) / PIXEL_KMS  # of the observer's frame on our grid
     weather = Weather.draw(rng)
 
-    width = np.hypot(stellar_width, _LSF * rng.normal(1.0, 0.03))
-    seen = _broadened(transform, width, 0.03 * rng.standard_normal())
+    width, sign = at_rest.broadening(rng.normal(1.0, 0.03))
+    seen = _broadened(transform, width, 0.03 * rng.standard_normal(), sign)
     level = _TENTH_MAGNITUDE * 10 ** (-0.4 * (star.magnitudes[1] - 10)) * rng.normal(1, 0.05)
     continuum = level * chip_response(rng, float(star.labels[_TEFF]))
     transmission = in_rest_frame(telluric_transmission(), shift) ** weather.airmass
@@ -204,10 +268,15 @@ def _barycentric(star: Star, jd: float) -> float:
     return float(29.8 * (x * np.sin(sun) - y * np.cos(sun)))
 
 
-def _broadened(transform: NDArray[np.complexfloating], width: float, shift: float) -> Singles:
-    """A spectrum convolved with a Gaussian and moved, widths and shifts in pixels."""
+def _broadened(
+    transform: NDArray[np.complexfloating], width: float, shift: float, sign: float
+) -> Singles:
+    """A spectrum convolved with a Gaussian and moved, widths and shifts in pixels.
+
+    With a negative sign the convolution is undone.
+    """
     frequency = np.arange(transform.size) / _PADDED
-    kernel = np.exp(-2 * (np.pi * frequency * width) ** 2 - 2j * np.pi * frequency * shift)
+    kernel = np.exp(-2 * sign * (np.pi * frequency * width) ** 2 - 2j * np.pi * frequency * shift)
     broadened = np.fft.irfft(transform * kernel, _PADDED)
     return np.asarray(broadened[:N_APSTAR], dtype=np.float32)
 

@@ -80,9 +80,9 @@ def draw_labels(uniform: Floats, normal: Floats) -> Floats:
     fe_h = np.clip(_FE_H_MEAN[member] + _FE_H_SPREAD[member] * normal[:, 0], *_FE_H_RANGE)
     alpha = _alpha(member, fe_h, normal[:, 1])
     giant = uniform[:, 1] < _GIANTS
-    giants = _giants(uniform[:, 2], uniform[:, 3], normal[:, 2], fe_h, alpha)
-    dwarfs = _dwarfs(uniform[:, 2], uniform[:, 3], normal[:, 2])
-    teff, logg = np.where(giant, giants, dwarfs)
+    branch = giants(uniform[:, 2], uniform[:, 3], normal[:, 2], fe_h, alpha)
+    sequence = dwarfs(uniform[:, 2], uniform[:, 3], normal[:, 2])
+    teff, logg = np.where(giant, branch, sequence)
     labels = {"teff": teff, "logg": logg, "fe_h": fe_h}
     labels |= _abundances(fe_h, alpha, uniform[:, 4:6], normal[:, 3:])
     _dredge_up(labels, giant)
@@ -98,7 +98,7 @@ def _alpha(member: NDArray[np.int_], fe_h: Floats, normal: Floats) -> Floats:
     return np.where(member == 0, low, high)
 
 
-def _giants(
+def giants(
     clump: Floats, height: Floats, normal: Floats, fe_h: Floats, alpha: Floats
 ) -> tuple[Floats, Floats]:
     """Teff and log g along the giant branch, fewer towards its tip, and of the red clump."""
@@ -113,7 +113,7 @@ def _giants(
     return np.clip(teff, 3300, 5900), logg
 
 
-def _dwarfs(place: Floats, age: Floats, normal: Floats) -> tuple[Floats, Floats]:
+def dwarfs(place: Floats, age: Floats, normal: Floats) -> tuple[Floats, Floats]:
     """Teff and log g along the main sequence, its hot end evolved towards lower gravity."""
     teff = 3600 + 3200 * place
     evolved = 0.75 * age**2 * np.clip((teff - 4900) / 1200, 0, 1)

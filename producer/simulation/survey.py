@@ -20,6 +20,7 @@ from producer.simulation.layouts import encode
 from producer.simulation.names import star_path
 from producer.simulation.observation import Layout, Star, Visits
 from producer.simulation.observe import Observing, simulate_stars
+from producer.simulation.star_models import Model
 from producer.simulation.truth import Truth, TruthRow
 from worker.errors import FatalError, UsageError
 from worker.spectra.pixels import N_APSTAR
@@ -51,6 +52,8 @@ class Survey:
         That of the files; ``mixed`` takes the three in turn.
     snr
         The S/N per pixel of visits, lowest and highest.
+    like
+        The models of real stars that the stars are like, in turn; none for the line list.
     """
 
     stars: int
@@ -58,10 +61,13 @@ class Survey:
     seed: int = 0
     layout: Layout | Literal["mixed"] = "sdss5"
     snr: tuple[float, float] = (10.0, 250.0)
+    like: tuple[Model, ...] = ()
 
     def settings(self) -> dict[str, Any]:
         """The settings as plain values, as the truth keeps them."""
-        return {**asdict(self), "snr": list(self.snr)}
+        like = {"like": [model.value for model in self.like]} if self.like else {}
+        plain = {name: value for name, value in asdict(self).items() if name != "like"}
+        return {**plain, "snr": list(self.snr), **like}
 
     def layout_of(self, star: int) -> Layout:
         """The layout of a star's file."""
@@ -69,7 +75,10 @@ class Survey:
 
     def observe(self, stars: Sequence[int]) -> list[tuple[Star, Visits]]:
         """Stars by their numbers, with all their visits."""
-        return simulate_stars(self.seed, stars, Observing(visits=self.visits, snr=self.snr))
+        return simulate_stars(self.seed, stars, self._observing())
+
+    def _observing(self) -> Observing:
+        return Observing(visits=self.visits, snr=self.snr, models=self.like)
 
     def expected_bytes(self) -> float:
         """About how much room the files take."""
