@@ -32,8 +32,8 @@ from worker.training.label_table import read_label_table
 from worker.training.provenance import command_line, extent, known_part
 
 if TYPE_CHECKING:
-    from worker.reports.training import Account
-    from worker.training.evaluation import Evaluated
+    from worker.comparison.evaluation import Evaluated
+    from worker.reports.comparison import Account
 
 
 def evaluate(
@@ -57,9 +57,10 @@ def evaluate(
     The table may lack labels; their uncertainties stay as they are. The normalised spectra stay
     beside OUT.json (OUT.spectra.npy and .json); delete them when you need them no more.
     """
+    from worker.comparison.noise import fit_noise_model, write_noise_model
+    from worker.comparison.statistics import label_numbers
     from worker.network.engines.choose import choose_device
-    from worker.reports.training import write_report
-    from worker.training.noise import fit_noise_model, write_noise_model
+    from worker.reports.comparison import write_report
 
     cache, report = _outputs(out, cache, report)
     table = read_label_table(labels)
@@ -79,7 +80,7 @@ def evaluate(
             "evaluated": extent(data, every),
             **left_out(spectra, matched),
         }
-        write_report(report, _account(about), evaluated, noise_model)
+        write_report(report, _account(about), evaluated, label_numbers(evaluated, noise_model))
     _tell_calibrating(evaluated)
     tell_files(out, report, cache)
 
@@ -101,8 +102,8 @@ def _outputs(out: Path, cache: Path | None, report: Path | None) -> tuple[Path, 
 
 
 def _account(about: dict[str, str | int]) -> Account:
-    from worker.reports.training import Account
-    from worker.training.evaluation import NOTES
+    from worker.comparison.evaluation import NOTES
+    from worker.reports.comparison import Account
 
     return Account(
         command=command_line(sys.argv[1:]),
