@@ -134,8 +134,8 @@ def test_another_tag_computes_all_anew_with_the_same_values(
     (streamed.folder / "b.fits").unlink()
 
 
-def test_without_weights_the_starter_weights_are_used_and_every_row_says_so(
-    place: Workplace, spectra: Path, starter_weights: Path
+def test_without_weights_the_demonstration_weights_are_used_and_every_row_says_so(
+    place: Workplace, spectra: Path, demonstration_weights: Path
 ) -> None:
     files = sorted(spectra.iterdir())[:2]
     (place.folder / "text.fits").write_text("not FITS at all\n")
@@ -155,7 +155,7 @@ def test_without_weights_the_starter_weights_are_used_and_every_row_says_so(
     streamed = place.run("run", *files, "text.fits", "--tag", "streamed", "--out", "b.fits")
     assert streamed.count(NOTICE) == 1
     assert_same_rows(table, place.table("b.fits"), besides={"tag", "task_pk"})
-    copied = shutil.copy(starter_weights, place.folder / "renamed.pt")
+    copied = shutil.copy(demonstration_weights, place.folder / "renamed.pt")
     again = place.run("run", *files, "--model", copied, "--out", "c.fits")
     assert "Nothing to compute" in again
     assert NOTICE in again
