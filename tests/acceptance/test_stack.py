@@ -135,7 +135,9 @@ def test_a_stack_that_is_killed_leaves_no_process_and_the_next_one_stops_in_orde
 ) -> None:
     """Both serve the starter weights, for they are given none."""
     del place.environment["ASTRONN_STREAM_MODEL"]
-    assert "wait in the database" in place.run("enqueue", spectra)
+    told = place.run("enqueue", spectra)
+    assert "wait in the database" in told
+    assert told.count("--model demonstration") == 1, "the spectra are simulated"
     stack = start_stack(place)
     wait_for(lambda: place.count(DONE) == 44, "all jobs")
     assert status(place).weights_name == STARTER.rows_name

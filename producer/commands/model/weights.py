@@ -17,7 +17,7 @@ from worker.atomic_file import check_place
 from worker.errors import UsageError
 from worker.network.checkpoint import write_checkpoint
 from worker.settings import get_settings
-from worker.starter.bundled import weights_path
+from worker.starter.bundled import bundled_with, weights_path
 from worker.text import printable
 
 if TYPE_CHECKING:
@@ -151,6 +151,8 @@ def _summary(description: Description) -> dict[str, str]:
         rows["not learnt"] = f"{len(unknown)}: {', '.join(unknown)}"
     if description.published is not None:
         rows["published"] = f"astroNN's {description.published} network, by its git blob below"
+    if bundled := bundled_with(description.sha256):
+        rows["known as"] = bundled.rows_name
     return rows
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from worker.network.checkpoint import read_metadata
+from worker.network.checkpoint import read_not_learnt
 from worker.starter.bundled import bundled_with
 
 
@@ -17,4 +17,4 @@ def notice_of(sha256: str) -> str | None:
     bundled = bundled_with(sha256)
     if bundled is None:
         return None
-    return bundled.notice(len(read_metadata(bundled.weights).get("not_learnt", ())))
+    return bundled.notice(len(read_not_learnt(bundled.weights)))

@@ -20,7 +20,7 @@ from worker.database.tables import AstroNN
 from worker.errors import FatalError
 from worker.identity import weights_sha256
 from worker.labels import LABEL_NAMES
-from worker.network.checkpoint import read_checkpoint, read_metadata
+from worker.network.checkpoint import read_checkpoint, read_not_learnt
 from worker.network.weights.notice import notice_of
 from worker.results.noise_model import read_noise_model
 from worker.results.read import read_table
@@ -247,7 +247,7 @@ def test_a_shipped_network_gives_finite_labels(each: Bundled) -> None:
 def test_what_commands_say_counts_the_labels_that_are_not_learnt() -> None:
     starter = notice_of(weights_sha256(STARTER.weights))
     learnt = ["teff", "logg", "fe_h", "o_h", "mg_h", "si_h", "s_h", "ca_h", "ti_h"]
-    assert read_metadata(STARTER.weights)["not_learnt"] == [
+    assert list(read_not_learnt(STARTER.weights)) == [
         name for name in LABEL_NAMES if name not in learnt
     ]
     assert starter is not None
