@@ -1,6 +1,6 @@
 """How good are the labels? Held-out simulated stars at four S/N, against their truth.
 
-uv run --group dev -m benchmarks.labels [--model FILE --corrections FILE] [--stars 800] [--seed 7]
+uv run --group dev -m benchmarks.labels [--model W --corrections FILE] [--stars 800] [--seed 7]
 
 Prints a table of all 22 labels: scatter (1.4826 times the median absolute deviation of what is
 found less the truth) and the share of stars within one sigma after the noise model. The stars
@@ -23,9 +23,10 @@ from worker.identity import COADD, Place, weights_sha256
 from worker.labels import LABELS
 from worker.network.checkpoint import read_checkpoint
 from worker.network.engines.choose import choose_device, open_engine
-from worker.results.noise_model import read_noise_model
+from worker.results.noise_model import noise_model_for
 from worker.settings import Settings
 from worker.spectra.load import load_spectra
+from worker.starter.bundled import DEMONSTRATION, weights_path
 
 SNR = (20.0, 50.0, 100.0, 200.0)
 
@@ -56,7 +57,7 @@ def scatter(residuals: Floats) -> Floats:
 def main() -> None:
     """Simulate stars, infer and print."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("--model", type=Path)
+    parser.add_argument("--model", type=weights_path, default=DEMONSTRATION.weights)
     parser.add_argument("--corrections", type=Path)
     parser.add_argument("--stars", type=int, default=800)
     parser.add_argument("--seed", type=int, default=7)
@@ -66,7 +67,8 @@ def main() -> None:
     engine = open_engine(
         read_checkpoint(weights), mc_samples=100, seed=0, device=choose_device("auto")
     )
-    noise_model = read_noise_model(settings.corrections_file(weights_sha256(weights)))
+    sha256 = weights_sha256(weights)
+    noise_model = noise_model_for(sha256, settings.corrections_files(sha256))
     columns = []
     for snr in SNR:
         with tempfile.TemporaryDirectory() as folder:

@@ -49,6 +49,7 @@ def main(folder: Path) -> None:
             [stars[n].error for n, _ in cases],
             [stars[n].mask for n, _ in cases],
             [str(n) for n, _ in cases],
+            weights="demonstration",
             mc_samples=20,
         )
         if part == 0:

@@ -37,6 +37,7 @@ from benchmarks.rig.waiting import wait_for
 from producer.simulation.truth import NAME
 from worker.app import app
 from worker.queues import QUEUES
+from worker.starter.bundled import DEMONSTRATION, weights_path
 from worker.transport.broker import UNACKED
 
 EXECUTABLE = Path(sys.executable).parent / "astronn-stream"
@@ -226,11 +227,9 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=5)
     parser.add_argument("--rate", type=float, default=60, help="files per minute")
     parser.add_argument("--backlog", type=int, default=200_000, help="spectra in bulk")
-    parser.add_argument("--model", type=Path, help="weights; else the starter weights")
+    parser.add_argument("--model", type=weights_path, default=DEMONSTRATION.weights)
     arguments = parser.parse_args()
-    environment = {}
-    if arguments.model is not None:
-        environment["ASTRONN_STREAM_MODEL"] = str(arguments.model.resolve())
+    environment = {"ASTRONN_STREAM_MODEL": str(arguments.model.resolve())}
     stars = round(arguments.minutes * arguments.rate / 2)  # each comes twice on the average
     with short_folder() as folder:
         files = folder / "data"

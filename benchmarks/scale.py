@@ -48,7 +48,7 @@ from worker.messages import LoadSpectra, RecordLabels, SpectrumLabels
 from worker.monitoring.status import read_status
 from worker.queues import QUEUES
 from worker.settings import Settings
-from worker.starter import weights_name
+from worker.starter.bundled import weights_name
 from worker.transport.broker import Broker
 
 #: Visits to a star on average, as in DR17.

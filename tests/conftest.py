@@ -1,6 +1,6 @@
 """Fixtures of all tests: spectra, weights, and servers that the tests start themselves.
 
-Tests take simulated files and the starter weights, which every clone has. Those of them that
+Tests take simulated files and the demonstration weights, which every clone has. Those of them that
 ``on_real_data`` marks run a second time with real files and the peers' weights and corrections.
 """
 
@@ -30,7 +30,7 @@ from producer.simulation.survey import Survey, first_visits, write_star
 from worker.database.session import open_database, upgrade
 from worker.local.redis_server import redis_server
 from worker.settings import PREFIX, get_settings
-from worker.starter import STARTER_CORRECTIONS, STARTER_WEIGHTS
+from worker.starter.bundled import DEMONSTRATION
 
 if TYPE_CHECKING:
     pass
@@ -63,11 +63,11 @@ def corrections_pickle() -> Path:
 
 
 @pytest.fixture(scope="session")
-def starter_weights() -> Path:
-    """The starter weights themselves, with what is shipped beside them."""
-    if not STARTER_WEIGHTS.exists():
-        pytest.skip("this checkout holds no starter weights")
-    return STARTER_WEIGHTS
+def demonstration_weights() -> Path:
+    """The weights for the simulator's own stars, with what is shipped beside them."""
+    if not DEMONSTRATION.weights.exists():
+        pytest.skip("this checkout holds no demonstration weights")
+    return DEMONSTRATION.weights
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ class Inputs:
     corrections: Path
 
 
-#: Runs a test with simulated files and the starter weights, and with the real and the peers'.
+#: Runs a test with simulated files and the demonstration weights, and with the real and the peers'.
 on_real_data = pytest.mark.parametrize("inputs", ["simulated", "real"], indirect=True)
 
 
@@ -103,18 +103,19 @@ def inputs(request: pytest.FixtureRequest) -> Inputs:
         real = ("apstar_folder", "astra_weights", "corrections_pickle")
         return Inputs(*map(request.getfixturevalue, real))
     folder: Path = request.getfixturevalue("simulated_folder")
-    return Inputs(folder, request.getfixturevalue("starter_weights"), STARTER_CORRECTIONS)
+    weights = request.getfixturevalue("demonstration_weights")
+    return Inputs(folder, weights, DEMONSTRATION.corrections)
 
 
-#: Runs a test with such a file of the starter weights, and with the peers' own.
-on_peers_weights = pytest.mark.parametrize("weights", ["starter", "astra"], indirect=True)
+#: Runs a test with such a file of the demonstration weights, and with the peers' own.
+on_peers_weights = pytest.mark.parametrize("weights", ["demonstration", "astra"], indirect=True)
 
 
 @pytest.fixture(scope="session")
-def plain_weights(starter_weights: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The starter weights as Astra's class saves its own: in float32, without metadata."""
+def plain_weights(demonstration_weights: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The demonstration weights as Astra's class saves its own: in float32, without metadata."""
     path = tmp_path_factory.mktemp("weights") / "plain.pt"
-    state = torch.load(starter_weights, weights_only=True)["model_state_dict"]
+    state = torch.load(demonstration_weights, weights_only=True)["model_state_dict"]
     single = {k: v.float() if v.dtype == torch.float16 else v for k, v in state.items()}
     torch.save({"model_state_dict": single}, path)
     return path
@@ -122,7 +123,7 @@ def plain_weights(starter_weights: Path, tmp_path_factory: pytest.TempPathFactor
 
 @pytest.fixture(scope="module")
 def weights(request: pytest.FixtureRequest) -> Path:
-    peers = getattr(request, "param", "starter") == "astra"
+    peers = getattr(request, "param", "demonstration") == "astra"
     path: Path = request.getfixturevalue("astra_weights" if peers else "plain_weights")
     return path
 

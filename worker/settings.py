@@ -13,9 +13,9 @@ from urllib.parse import parse_qs, urlsplit, urlunsplit
 from pydantic import Field, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from worker import starter
 from worker.errors import FatalError
 from worker.redis_url import checked_redis_url
+from worker.starter.bundled import STARTER, bundled_with, weights_path
 
 PREFIX = "ASTRONN_STREAM_"
 
@@ -86,6 +86,11 @@ class Settings(BaseSettings):
             return _SQLITE + str(Path(url.removeprefix(_SQLITE)).resolve())
         return url
 
+    @field_validator("model", mode="before")
+    @classmethod
+    def _named_weights(cls, given: object) -> object:
+        return weights_path(given) if isinstance(given, str | Path) else given
+
     @field_validator("data_root", "model", "corrections")
     @classmethod
     def _absolute_path(cls, path: Path | None) -> Path | None:
@@ -93,8 +98,9 @@ class Settings(BaseSettings):
 
     @field_validator("also_models", "also_corrections")
     @classmethod
-    def _absolute_paths(cls, paths: str) -> str:
-        return os.pathsep.join(str(Path(each).resolve()) for each in _split(paths))
+    def _absolute_paths(cls, paths: str, info: ValidationInfo) -> str:
+        path_of = weights_path if info.field_name == "also_models" else Path
+        return os.pathsep.join(str(path_of(each).resolve()) for each in _split(paths))
 
     @property
     def broker(self) -> str:
@@ -119,7 +125,7 @@ class Settings(BaseSettings):
     @property
     def weights_file(self) -> Path:
         """The weights to use: those configured, or the starter weights."""
-        return self.model or starter.STARTER_WEIGHTS
+        return self.model or STARTER.weights
 
     @property
     def weights_files(self) -> tuple[Path, ...]:
@@ -134,13 +140,13 @@ class Settings(BaseSettings):
     def corrections_files(self, weights: str) -> tuple[Path, ...]:
         """Where to look for the noise model for labels of the weights with this SHA-256.
 
-        The first that fits them counts: what is configured, then for the starter weights
-        their own. A recorder therefore need not know what inference serves.
+        The first that fits them counts: what is configured, then for weights that come with
+        the package their own. A recorder therefore need not know what inference serves.
         """
         configured = [] if self.corrections is None else [self.corrections]
         configured += self.also_corrections_files
-        own = [starter.STARTER_CORRECTIONS] if starter.is_starter(weights) else []
-        return (*configured, *own)
+        bundled = bundled_with(weights)
+        return (*configured, *([bundled.corrections] if bundled else []))
 
     @property
     def loaders(self) -> int:

@@ -11,7 +11,7 @@ import numpy as np
 import typer
 from numpy.typing import NDArray
 
-from producer.commands.options import tell_starter
+from producer.commands.notice import tell_weights
 from producer.commands.screen import progress_bar, reading, say, telling_interruption
 from producer.commands.summary import print_labels, print_outcome
 from producer.ledger.plan import Plan
@@ -22,6 +22,7 @@ from worker.identity import COADD, weights_sha256
 from worker.labels import LABEL_NAMES
 from worker.results.snr import known_snr
 from worker.settings import ALSO, Settings, get_settings
+from worker.starter.bundled import DEMONSTRATION
 from worker.tables.export import write_table
 
 if TYPE_CHECKING:
@@ -53,13 +54,13 @@ def demo(
 ) -> None:
     """Show the stream at work: simulate a survey, process it, compare with the truth.
 
-    Writes apStar files of simulated stars, runs them through the whole stream with the starter
-    weights, and compares the labels with those that the spectra were made from: a table and
-    pictures in DIR. The same command again uses what is there.
+    Writes apStar files of simulated stars, runs them through the whole stream with the
+    demonstration weights, and compares the labels with those that the spectra were made from: a
+    table and pictures in DIR. The same command again uses what is there.
     """
     with telling_interruption():
         settings = _its_own_settings(folder)
-        tell_starter(weights_sha256(settings.weights_file))
+        tell_weights(weights_sha256(settings.weights_file))
         truth = _make_survey(folder, stars, seed, settings.loaders + 1)
         plan = Plan.make([folder / _SURVEY], settings, wanted="both", tag="")
         outcome = carry_out(plan, serial=False, headers=reading, bar=progress_bar)
@@ -75,7 +76,10 @@ def demo(
 def _its_own_settings(folder: Path) -> Settings:
     """The settings of the environment, with a stack and a database for the demonstration alone."""
     return get_settings().apart(
-        *_ITS_OWN, database_url=f"sqlite:///{folder / _DATABASE}", data_root=folder / _SURVEY
+        *_ITS_OWN,
+        database_url=f"sqlite:///{folder / _DATABASE}",
+        data_root=folder / _SURVEY,
+        model=DEMONSTRATION.weights,
     )
 
 
@@ -219,8 +223,9 @@ def _page(comparison: Comparison) -> list[str]:
     return [
         "# A simulated survey through the stream",
         "",
-        "No telescope saw these stars: `astronn-stream simulate` made them up, and the starter",
-        "weights, which were trained on such stars, found their labels again.",
+        "No telescope saw these stars: `astronn-stream simulate` simulated them, and the",
+        "demonstration weights, which were trained on such stars, found their labels again. What",
+        "these weights say of real stars means nothing.",
         "",
         "## Against the truth: coadds of S/N above 100",
         "",

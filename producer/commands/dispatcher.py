@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from contextlib import closing, suppress
 
-from producer.commands.options import tell_starter
+from producer.commands.notice import tell_weights
 from producer.ledger.dispatcher import Dispatcher
 from worker.database.session import open_database
 from worker.identity import weights_sha256
@@ -24,7 +24,7 @@ def dispatcher() -> None:
         level=logging.INFO, format="[%(asctime)s: %(levelname)s/dispatcher] %(message)s"
     )
     settings = get_settings()
-    tell_starter(weights_sha256(settings.weights_file))
+    tell_weights(weights_sha256(settings.weights_file))
     with (
         suppress(KeyboardInterrupt),
         stopping_on_signals(),

@@ -7,13 +7,14 @@ from typing import Annotated
 
 import typer
 
-from producer.commands.options import LaneOption, Model, Tag, settings_with, tell_starter
+from producer.commands.notice import tell_simulated, tell_weights
+from producer.commands.options import LaneOption, Model, Tag, settings_with
 from producer.commands.screen import progress_bar, telling_interruption
 from producer.commands.summary import print_enqueued, tell_waiting
 from producer.ledger import enqueue as intake
 from producer.ledger.enqueue import Missing
 from producer.ledger.served import why_nothing_is_sent
-from producer.sources.files import Wanted
+from producer.sources.files import Wanted, files_of
 from producer.sources.names import read_names
 from worker.errors import UsageError
 from worker.identity import weights_sha256
@@ -91,7 +92,8 @@ def enqueue(
             bar=progress_bar,
         )
     weights = weights_sha256(settings.weights_file)
-    tell_starter(weights)
+    tell_weights(weights)
+    tell_simulated(weights, files_of(paths or []))
     print_enqueued(enqueued, skipped=missing == "skip")
     if enqueued.waiting:
         tell_waiting(why_nothing_is_sent(settings, weights))

@@ -7,12 +7,11 @@ from typing import Annotated
 
 import typer
 
-from producer.commands.screen import say
 from worker.errors import UsageError
 from worker.identity import weights_sha256
 from worker.queues import Lane
 from worker.settings import Device, Settings, get_settings
-from worker.starter import NOTICE, is_starter
+from worker.starter.bundled import weights_path
 
 Paths = Annotated[
     list[Path],
@@ -31,7 +30,9 @@ Model = Annotated[
     typer.Option(
         "--model",
         metavar="FILE",
-        help="Weights of the network, a PyTorch checkpoint; without it the starter weights.",
+        parser=weights_path,
+        help="Weights of the network: a PyTorch checkpoint, or `demonstration` for those of "
+        "`demo`; without it the starter weights.",
     ),
 ]
 
@@ -40,7 +41,7 @@ Corrections = Annotated[
     typer.Option(
         "--corrections",
         metavar="FILE",
-        help="Noise model: .pkl of the peers, .json or .toml. The starter weights have their own.",
+        help="Noise model: .pkl of the peers, .json or .toml. Weights of the package have one.",
     ),
 ]
 
@@ -123,9 +124,3 @@ def configured_database() -> str:
     url = get_settings().database_url
     check_exists(url)
     return url
-
-
-def tell_starter(weights: str) -> None:
-    """Say so where the weights with this SHA-256 are the starter weights."""
-    if is_starter(weights):
-        say(NOTICE, style="yellow")

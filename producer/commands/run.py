@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from producer.commands.options import Corrections, Model, Paths, Tag, settings_with, tell_starter
+from producer.commands.notice import tell_simulated, tell_weights
+from producer.commands.options import Corrections, Model, Paths, Tag, settings_with
 from producer.commands.screen import progress_bar, reading, say, telling_interruption
 from producer.commands.summary import print_outcome, write_page
 from producer.ledger.plan import Plan
@@ -60,7 +61,8 @@ def run(
         from producer.ledger.served import check_stack
 
         check_stack(settings, plan.weights)
-    tell_starter(plan.weights)
+    tell_weights(plan.weights)
+    tell_simulated(plan.weights, plan.files)
     with telling_interruption():
         outcome = carry_out(plan, serial=serial, headers=reading, bar=progress_bar)
     with existing(settings.database_url) as database:

@@ -9,13 +9,15 @@ from typing import Annotated
 
 import typer
 
-from producer.commands.options import Corrections, Model, check_file, settings_with, tell_starter
+from producer.commands.notice import tell_weights
+from producer.commands.options import Corrections, Model, check_file, settings_with
 from producer.commands.screen import say
 from worker.database.session import wait_for_database
 from worker.errors import UsageError
 from worker.identity import weights_sha256
 from worker.local.stack import FLOWER, REDIS, WHOLE_STACK, LocalStack
 from worker.signals import stopping_on_signals
+from worker.starter.bundled import weights_path
 from worker.transport.client import broker_answers
 
 
@@ -27,6 +29,7 @@ def up(
         typer.Option(
             "--also-model",
             metavar="FILE",
+            parser=weights_path,
             help="Other weights to serve beside those of --model; may be given several times.",
         ),
     ] = None,
@@ -56,7 +59,7 @@ def up(
         weights_sha256(file)  # each can be read
     if settings.broker_url is None and broker_answers(settings):
         raise UsageError("A local stack for this database is running already.")
-    tell_starter(weights)
+    tell_weights(weights)
     services = [*WHOLE_STACK]
     services += [REDIS] if settings.broker_url is None else []
     services += [FLOWER] if flower else []

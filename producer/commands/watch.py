@@ -9,7 +9,8 @@ from typing import Annotated
 
 import typer
 
-from producer.commands.options import LaneOption, Model, settings_with, tell_starter
+from producer.commands.notice import tell_weights
+from producer.commands.options import LaneOption, Model, settings_with
 from producer.ledger.plan import Plan
 from producer.ledger.served import check_stack
 from producer.sources.paths import check_inside
@@ -74,7 +75,7 @@ def watch(
     plan = Plan.without_files(settings, wanted="both", tag=tag)
     if settings.model is None:  # named weights may be meant for a stack that is started later
         check_stack(settings, plan.weights)
-    tell_starter(plan.weights)
+    tell_weights(plan.weights)
     with suppress(KeyboardInterrupt), stopping_on_signals():
         wait_for_database(settings.database_url, "watch")
         database = open_database(settings.database_url)

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from producer.commands.options import tell_starter
+from producer.commands.notice import tell_weights
 from producer.commands.screen import tell_error
 from producer.process_pool import check_semaphores
 from worker.errors import FatalError, UsageError
@@ -80,7 +80,7 @@ def _prepare(stage: Stage) -> None:
         case "load":
             check_semaphores()  # its processes take turns
         case "infer":
-            tell_starter(process.inference.weights)
+            tell_weights(process.inference.weights)
         case "record":
             from worker.results.noise_model import read_noise_model
 

@@ -25,7 +25,7 @@ from worker.identity import weights_sha256
 from worker.queues import Lane
 from worker.settings import Settings, get_settings
 from worker.spectra.versions import ABSENT
-from worker.starter import weights_name
+from worker.starter.bundled import weights_name
 
 #: What becomes of spectra whose file is not there: rows that say so, or nothing.
 Missing = Literal["record", "skip"]

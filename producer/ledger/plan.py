@@ -10,7 +10,7 @@ from producer.sources.files import Wanted, find_files
 from worker.identity import weights_sha256
 from worker.results.noise_model import noise_model_for
 from worker.settings import Settings
-from worker.starter import weights_name
+from worker.starter.bundled import weights_name
 
 
 @dataclass(frozen=True)

@@ -79,16 +79,27 @@ def find_files(paths: Iterable[Path], data_root: Path) -> list[Path]:
     """
     root = data_root.resolve()
     files: dict[Path, None] = {}
-    for path in paths:
-        if not path.exists():
-            raise UsageError(f"{path} does not exist.")
-        for file in _below(path) if path.is_dir() else [path]:
-            place = place_of(file, root)
-            check_inside(file, place, root)
-            files[place] = None
+    for file in files_of(paths):
+        place = place_of(file, root)
+        check_inside(file, place, root)
+        files[place] = None
     if not files:
         raise UsageError("There is no .fits or .fits.gz file in the given folders.")
     return sorted(files)
+
+
+def files_of(paths: Iterable[Path]) -> Iterator[Path]:
+    """The files of :func:`find_files` as they are come upon, wherever they lie.
+
+    Raises
+    ------
+    UsageError
+        A path does not exist, or a folder cannot be read.
+    """
+    for path in paths:
+        if not path.exists():
+            raise UsageError(f"{path} does not exist.")
+        yield from _below(path) if path.is_dir() else [path]
 
 
 def _below(folder: Path) -> Iterator[Path]:

@@ -30,9 +30,9 @@ def spectra(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def own_weights(tmp_path_factory: pytest.TempPathFactory, starter_weights: Path) -> Path:
-    """Weights that are not the starter weights, for their file is another, but as good."""
-    content = torch.load(starter_weights, weights_only=True)
+def own_weights(tmp_path_factory: pytest.TempPathFactory, demonstration_weights: Path) -> Path:
+    """Weights that are none of the package, for their file is another, but as good."""
+    content = torch.load(demonstration_weights, weights_only=True)
     content["metadata"]["purpose"] = "tests"
     path = tmp_path_factory.mktemp("weights") / "own.pt"
     torch.save(content, path)

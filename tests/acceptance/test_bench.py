@@ -23,7 +23,7 @@ FEW = {"ASTRONN_STREAM_MC_SAMPLES": "10", "OMP_NUM_THREADS": "1"}
 
 
 @pytest.fixture
-def place(tmp_path: Path, starter_weights: Path) -> Workplace:  # noqa: ARG001 - they are there
+def place(tmp_path: Path, demonstration_weights: Path) -> Workplace:  # noqa: ARG001 - they are there
     return Workplace(tmp_path / "work", ELSEWHERE | FEW)
 
 

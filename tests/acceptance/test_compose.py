@@ -30,13 +30,13 @@ CHECKED = [name for name in SERVICES_HERE if "healthcheck" in SERVICES[name]]
 
 
 @pytest.fixture(scope="module")
-def composed(spectra: Path, starter_weights: Path) -> Iterator[Composed]:
+def composed(spectra: Path, demonstration_weights: Path) -> Iterator[Composed]:
     """The services, with spectra of both kinds on their way."""
     with short_folder() as folder:
         given = {"FLOWER_BASIC_AUTH": FLOWER, "LOAD_PROCESSES": "1"}
         services = Composed(folder, DATA_FOLDER="unused", MODEL_FOLDER="unused", **given)
         try:
-            shutil.copy(starter_weights, services.model / "weights.pt")
+            shutil.copy(demonstration_weights, services.model / "weights.pt")
             for file in sorted(spectra.glob("*.fits"))[:2]:
                 shutil.copy(file, services.data)
             services.up(*SERVING)

@@ -12,7 +12,7 @@ from astropy.table import Table
 from benchmarks.rig.waiting import wait_for
 from tests.acceptance.command import Workplace, assert_same_rows
 from worker.results.noise_model import read_noise_model
-from worker.starter import NOTICE, STARTER_CORRECTIONS, STARTER_NAME
+from worker.starter.bundled import DEMONSTRATION
 
 #: None of this is there; a demonstration that used any of it would fail.
 CONFIGURED = {
@@ -29,12 +29,12 @@ DEMO = ("demo", "show", "--stars", STARS)
 
 
 @pytest.fixture
-def place(tmp_path: Path, starter_weights: Path) -> Workplace:  # noqa: ARG001 - they are there
+def place(tmp_path: Path, demonstration_weights: Path) -> Workplace:  # noqa: ARG001 - they are there
     return Workplace(tmp_path / "work", dict(CONFIGURED))
 
 
 @pytest.fixture(scope="module")
-def shown(tmp_path_factory: pytest.TempPathFactory, starter_weights: Path) -> Workplace:  # noqa: ARG001
+def shown(tmp_path_factory: pytest.TempPathFactory, demonstration_weights: Path) -> Workplace:  # noqa: ARG001
     """A demonstration that was interrupted as its survey was there, and what it printed then."""
     place = Workplace(tmp_path_factory.mktemp("demo") / "work", dict(CONFIGURED))
     process = place.start(*DEMO)
@@ -57,6 +57,7 @@ def test_all_lies_in_one_folder_and_nothing_is_left_behind(shown: Workplace) -> 
     assert shown.files() == {"show", "interrupted.txt", "output.txt"}
     assert shown.left_behind() == []
     page = (folder / "demo.md").read_text()
+    assert "demonstration weights, which were trained on such stars" in page
     for name in PICTURES:
         assert f"]({name})" in page
         assert (folder / name).read_bytes().startswith(b"\x89PNG")
@@ -76,10 +77,10 @@ def test_every_simulated_spectrum_has_its_row(shown: Workplace, truth: Table) ->
     assert not table["flag_no_result"].any()
 
 
-def test_the_rows_are_those_of_the_starter_weights(shown: Workplace) -> None:
+def test_the_rows_are_those_of_the_demonstration_weights(shown: Workplace) -> None:
     table = shown.table("show/labels.fits")
-    assert set(table["weights_name"].astype(str)) == {STARTER_NAME}
-    noise_model = read_noise_model(STARTER_CORRECTIONS)
+    assert set(table["weights_name"].astype(str)) == {DEMONSTRATION.rows_name}
+    noise_model = read_noise_model(DEMONSTRATION.corrections)
     assert set(table["corrections_sha256"].astype(str)) == {noise_model.sha256}
 
 
@@ -95,7 +96,7 @@ def test_the_labels_are_near_the_truth_of_their_stars(shown: Workplace, truth: T
 
 def test_what_is_printed_tells_whose_weights_what_came_out_and_where(shown: Workplace) -> None:
     output = (shown.folder / "output.txt").read_text()
-    assert output.count(NOTICE) == 1
+    assert output.count(DEMONSTRATION.notice(0)) == 1
     assert f"({STARS} coadds, " in output
     assert "Against the truth" in output
     assert "teff (K)" in output
@@ -108,7 +109,7 @@ def test_a_second_run_uses_what_is_there(shown: Workplace) -> None:
     written = {path: path.stat().st_mtime_ns for path in (folder / "survey").rglob("*.fits")}
     output = shown.run(*DEMO)
     assert f"Nothing to compute: all {len(before)} spectra have results already" in output
-    assert output.count(NOTICE) == 1
+    assert output.count(DEMONSTRATION.notice(0)) == 1
     after = shown.table("show/labels.fits")
     assert_same_rows(before, after)
     assert (before["modified"] == after["modified"]).all()

@@ -27,14 +27,14 @@ TASKS = [("load", 1), ("load", 2), ("infer", 1)]
 
 
 @pytest.fixture
-def servers(spectra: Path, starter_weights: Path) -> Iterator[Composed]:
+def servers(spectra: Path, demonstration_weights: Path) -> Iterator[Composed]:
     """What runs outside of Slurm, with spectra that wait for the farm."""
     with short_folder() as folder:
         composed = Composed(
             folder, DATA_FOLDER="unused", MODEL_FOLDER="unused", FLOWER_BASIC_AUTH="unused"
         )
         try:
-            shutil.copy(starter_weights, composed.model / "weights.pt")
+            shutil.copy(demonstration_weights, composed.model / "weights.pt")
             for file in sorted(spectra.glob("*.fits"))[:4]:
                 shutil.copy(file, composed.data)
             composed.up("record", "dispatcher")

@@ -55,11 +55,13 @@ class Night:
 
 
 @pytest.fixture(scope="session")
-def night(tmp_path_factory: pytest.TempPathFactory, spectra: Path, starter_weights: Path) -> Night:
+def night(
+    tmp_path_factory: pytest.TempPathFactory, spectra: Path, demonstration_weights: Path
+) -> Night:
     folder = tmp_path_factory.mktemp("night")
     count = copies(spectra, folder / "files", SPECTRA)
     environment = {
-        "ASTRONN_STREAM_MODEL": str(starter_weights),
+        "ASTRONN_STREAM_MODEL": str(demonstration_weights),
         "ASTRONN_STREAM_MC_SAMPLES": "1000",  # with fewer all is done before a fault can strike
         "ASTRONN_STREAM_CHUNK_SIZE": "4",
         "ASTRONN_STREAM_LOAD_PROCESSES": "1",

@@ -38,7 +38,7 @@ addEventListener("load", () => {
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory, starter_weights: Path) -> Workplace:  # noqa: ARG001
+def place(tmp_path_factory: pytest.TempPathFactory, demonstration_weights: Path) -> Workplace:  # noqa: ARG001
     """A run of 60 good spectra and a file that is none."""
     place = Workplace(tmp_path_factory.mktemp("report") / "work")
     folder = place.folder / "stars"
@@ -46,7 +46,8 @@ def place(tmp_path_factory: pytest.TempPathFactory, starter_weights: Path) -> Wo
     for seed in range(STARS):
         write_apstar(folder / f"apStar-r6-2M{seed:08d}+0000000.fits", seed=seed)
     (folder / HOSTILE).write_text("no spectrum")
-    output = place.run("run", folder, "--serial", "--report", "report.html")
+    options = ("--serial", "--model", "demonstration", "--report", "report.html")
+    output = place.run("run", folder, *options)
     (place.folder / "output.txt").write_text(output)
     return place
 

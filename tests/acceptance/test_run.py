@@ -17,9 +17,14 @@ from astropy.table import Table
 from benchmarks.rig.waiting import wait_for
 from tests.acceptance.command import DONE, Workplace, assert_same_rows
 from tests.conftest import shared
+from worker.identity import weights_sha256
 from worker.labels import LABEL_NAMES
+from worker.network.weights.notice import notice_of
 from worker.queues import STAGES
-from worker.starter import NOTICE, STARTER_CORRECTIONS, STARTER_NAME
+from worker.starter.bundled import DEMONSTRATION, STARTER
+
+#: What is said of simulated spectra that are given to weights that do not know them.
+FOR_SIMULATED = "--model demonstration"
 
 
 @pytest.fixture
@@ -135,30 +140,45 @@ def test_another_tag_computes_all_anew_with_the_same_values(
 
 
 def test_without_weights_the_starter_weights_are_used_and_every_row_says_so(
-    place: Workplace, spectra: Path, starter_weights: Path
+    place: Workplace, spectra: Path
 ) -> None:
+    notice = notice_of(weights_sha256(STARTER.weights))
+    assert notice is not None
     files = sorted(spectra.iterdir())[:2]
     (place.folder / "text.fits").write_text("not FITS at all\n")
     output = place.run("run", *files, "text.fits", "--serial")
-    assert output.count(NOTICE) == 1
+    assert output.count(notice) == output.count(FOR_SIMULATED) == 1
     table = place.table()
-    assert (table["weights_name"] == STARTER_NAME).all()
+    assert (table["weights_name"] == STARTER.rows_name).all()
     assert table["flag_no_result"].sum() == 1
     labelled = table[~table["flag_no_result"]]
-    factors = json.loads(STARTER_CORRECTIONS.read_text())["teff"]
+    factors = json.loads(STARTER.corrections.read_text())["teff"]
     by_snr = np.interp(labelled["snr"], factors["by_snr"]["snr"], factors["by_snr"]["factor"])
     assert (labelled["snr"] > 0).all()
+    assert labelled["c_h"].mask.all()  # not learnt
     expected = (factors["scale"] * labelled["raw_e_teff"] + factors["offset"]) * by_snr
     np.testing.assert_allclose(labelled["e_teff"], expected, rtol=1e-6)
     with fits.open(place.folder / "labels.fits") as hdus:
         assert "starter weights" in str(hdus["ASTRONN"].header["COMMENT"])
     streamed = place.run("run", *files, "text.fits", "--tag", "streamed", "--out", "b.fits")
-    assert streamed.count(NOTICE) == 1
+    assert streamed.count(notice) == streamed.count(FOR_SIMULATED) == 1
     assert_same_rows(table, place.table("b.fits"), besides={"tag", "task_pk"})
-    copied = shutil.copy(starter_weights, place.folder / "renamed.pt")
+    copied = shutil.copy(STARTER.weights, place.folder / "renamed.pt")
     again = place.run("run", *files, "--model", copied, "--out", "c.fits")
     assert "Nothing to compute" in again
-    assert NOTICE in again
+    assert notice in again
+
+
+def test_simulated_spectra_get_all_labels_of_the_demonstration_by_its_name(
+    place: Workplace, spectra: Path
+) -> None:
+    file = next(spectra.iterdir())
+    output = place.run("run", file, "--serial", "--model", "demonstration")
+    assert output.count(DEMONSTRATION.notice(0)) == 1
+    assert FOR_SIMULATED not in output
+    table = place.table()
+    assert (table["weights_name"] == DEMONSTRATION.rows_name).all()
+    assert all(np.isfinite(table[name]).all() for name in LABEL_NAMES)
 
 
 @pytest.fixture

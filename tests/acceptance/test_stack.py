@@ -19,7 +19,7 @@ from worker.database.tables import JobState
 from worker.identity import weights_sha256
 from worker.monitoring.status import Status
 from worker.queues import STAGES
-from worker.starter import STARTER_NAME
+from worker.starter.bundled import STARTER
 
 
 @pytest.fixture
@@ -135,11 +135,13 @@ def test_a_stack_that_is_killed_leaves_no_process_and_the_next_one_stops_in_orde
 ) -> None:
     """Both serve the starter weights, for they are given none."""
     del place.environment["ASTRONN_STREAM_MODEL"]
-    assert "wait in the database" in place.run("enqueue", spectra)
+    told = place.run("enqueue", spectra)
+    assert "wait in the database" in told
+    assert told.count("--model demonstration") == 1, "the spectra are simulated"
     stack = start_stack(place)
     wait_for(lambda: place.count(DONE) == 44, "all jobs")
-    assert status(place).weights_name == STARTER_NAME
-    assert STARTER_NAME in place.run("export", "--out", "a.csv")
+    assert status(place).weights_name == STARTER.rows_name
+    assert STARTER.rows_name in place.run("export", "--out", "a.csv")
     place.stop(stack, signal.SIGKILL, -signal.SIGKILL)
     wait_for(lambda: not place.processes(), "the workers to stop", 40)
     again = start_stack(place)  # the socket that lies there is no obstacle

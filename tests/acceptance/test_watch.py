@@ -16,11 +16,11 @@ from tests.inputs.apstar_files import write_apstar
 NO_RESULT = "SELECT count(*) FROM astronn WHERE result_flags & 2048"
 
 
-def test_what_arrives_comes_out_as_rows(tmp_path: Path, starter_weights: Path) -> None:
+def test_what_arrives_comes_out_as_rows(tmp_path: Path, demonstration_weights: Path) -> None:
     place = Workplace(
         tmp_path / "work",
         {
-            "ASTRONN_STREAM_MODEL": str(starter_weights),
+            "ASTRONN_STREAM_MODEL": str(demonstration_weights),
             "ASTRONN_STREAM_MC_SAMPLES": "4",
             "ASTRONN_STREAM_DATA_ROOT": str(tmp_path / "data"),
         },

@@ -24,8 +24,11 @@ _ARGUMENTS = {
 
 
 @pytest.fixture(scope="module")
-def stream(simulated_folder: Path, starter_weights: Path) -> Iterator[Stream]:
-    environment = {"ASTRONN_STREAM_MODEL": str(starter_weights), "ASTRONN_STREAM_MC_SAMPLES": "4"}
+def stream(simulated_folder: Path, demonstration_weights: Path) -> Iterator[Stream]:
+    environment = {
+        "ASTRONN_STREAM_MODEL": str(demonstration_weights),
+        "ASTRONN_STREAM_MC_SAMPLES": "4",
+    }
     with stream_on_sqlite(environment, simulated_folder) as stream:
         yield stream
 

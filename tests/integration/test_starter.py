@@ -1,4 +1,4 @@
-"""The starter weights in the stream."""
+"""Weights of the package in the stream."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from producer.ledger.dispatcher import Dispatcher
 from producer.ledger.served import check_stack, why_nothing_is_sent
 from tests.conftest import Inputs
 from tests.integration.conftest import Stream
-from worker import starter
 from worker.database.session import transaction
 from worker.database.tables import AstroNN, Job, Spectrum
 from worker.errors import UsageError
@@ -21,24 +20,28 @@ from worker.labels import LABEL_NAMES
 from worker.monitoring.status import read_status
 from worker.results.noise_model import read_noise_model
 from worker.settings import get_settings
-from worker.starter import STARTER_NAME
+from worker.starter import bundled
+from worker.starter.bundled import STARTER
 from worker.transport.served_weights import served_weights, tell_served
 
 
 @pytest.fixture
 def bare(stream: Stream, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Stream:
     """A stream whose settings name neither weights nor corrections."""
-    corrections = tmp_path / "starter.corrections.json"
-    corrections.write_text(json.dumps({name: {"scale": 2, "offset": 3} for name in LABEL_NAMES}))
-    monkeypatch.setattr(starter, "STARTER_CORRECTIONS", corrections)
+    shipped = STARTER.weights
+    monkeypatch.setattr(bundled, "FOLDER", tmp_path)
+    STARTER.weights.symlink_to(shipped)
+    factors = {name: {"scale": 2, "offset": 3} for name in LABEL_NAMES}
+    STARTER.corrections.write_text(json.dumps(factors))
     for name in ("MODEL", "CORRECTIONS"):
         monkeypatch.delenv(f"ASTRONN_STREAM_{name}")
     get_settings.cache_clear()
+    stream.change_jobs(weights_sha256=stream.weights)
     return stream
 
 
 def test_rows_of_the_starter_weights_have_their_name_and_their_noise_model(bare: Stream) -> None:
-    bare.change_jobs(weights_name=STARTER_NAME)
+    bare.change_jobs(weights_name=STARTER.rows_name)
     with transaction(bare.engine) as session:
         job = session.get_one(Job, bare.registered.jobs[0])
         spectrum = session.get_one(Spectrum, job.spectrum_pk)
@@ -48,12 +51,12 @@ def test_rows_of_the_starter_weights_have_their_name_and_their_noise_model(bare:
     bare.drain()
     with transaction(bare.engine) as session:
         rows = session.scalars(select(AstroNN)).all()
-        assert {row.weights_name for row in rows} == {STARTER_NAME}
+        assert {row.weights_name for row in rows} == {STARTER.rows_name}
         assert [row.flag_no_result for row in rows].count(True) == 1
         for row in rows:
             if not row.flag_no_result:
                 assert row.e_teff == 2 * row.raw_e_teff + 3
-                assert row.e_ni_h == 2 * row.raw_e_ni_h + 3
+                assert row.e_o_h == 2 * row.raw_e_o_h + 3
 
 
 def test_corrections_that_are_given_win(
@@ -109,7 +112,7 @@ def test_status_names_what_is_served_and_counts_what_waits_for_others(bare: Stre
     assert read_status(get_settings()).weights is None
     tell_served(bare.client, bare.weights)
     report = read_status(get_settings())
-    assert report.weights_name == STARTER_NAME
+    assert report.weights_name == STARTER.rows_name
     assert report.other_weights == 0
     tell_served(bare.client, "ab" * 32)
     report = read_status(get_settings())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,8 +16,10 @@ from worker.array_types import Floats
 from worker.database.tables import label_columns
 from worker.errors import SpectrumError, UsageError
 from worker.flags import BAD, ResultFlag
+from worker.identity import weights_sha256
 from worker.inference.inference import Inference, open_inference
 from worker.labels import LABELS
+from worker.network.weights.notice import notice_of
 from worker.results.columns import table_columns
 from worker.results.noise_model import noise_model_for
 from worker.results.record import label_values
@@ -61,7 +64,9 @@ def infer(
         ``(n,)`` S/N per pixel, NaN where it is not known; for noise models that depend on it,
         and for ``p_training``.
     weights, noise_model
-        Files; without them those of the environment, or else the starter weights with theirs.
+        Files, or for ``weights`` the names ``starter`` and ``demonstration``; without them those
+        of the environment, or else the starter weights with their noise model, and a warning
+        that says what these are good for. ``meta["notice"]`` of the table says it in any case.
     device, mc_samples, seed
         As the settings of these names, which count where they are not given.
 
@@ -85,6 +90,9 @@ def infer(
         model=weights, corrections=noise_model, device=device, mc_samples=mc_samples, seed=seed
     )
     spectra = _Spectra.of(flux, error, mask, names, snr)
+    notice = notice_of(weights_sha256(settings.weights_file))
+    if notice and settings.model is None:
+        warnings.warn(notice, stacklevel=2)
     inference = open_inference(
         settings.weights_file,
         mc_samples=settings.mc_samples,
@@ -104,7 +112,9 @@ def infer(
     reasons = [reason or spoilt.get(row, "") for row, reason in enumerate(unread)]
     for array in (values, p_training):
         array[[bool(reason) for reason in reasons]] = np.nan
-    return _table(spectra.names, values, p_training, flags, reasons)
+    table = _table(spectra.names, values, p_training, flags, reasons)
+    table.meta |= {"notice": notice} if notice else {}
+    return table
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ from worker.errors import FatalError, TransientError
 from worker.messages import WIRE
 from worker.queues import ALL_QUEUES, LANES, QUEUES, STAGES, Lane, lane_queue
 from worker.settings import PREFIX, Settings
-from worker.starter import STARTER_NAME, is_starter
+from worker.starter.bundled import bundled_with
 from worker.transport.broker import UNACKED, dispatcher_version
 from worker.transport.client import broker_client
 from worker.transport.refusal import REDIS_ERRORS, check_writes, is_away, why_away
@@ -215,8 +215,8 @@ def _look_at_redis(settings: Settings, status: Status) -> Iterator[str]:
             yield _why_not_redis(client, error.__cause__ or error)
     status.weights = next(iter(status.open_by_weights), None)
     if status.weights is not None:
-        starter = is_starter(status.weights)
-        status.weights_name = STARTER_NAME if starter else status.weights[:12]
+        bundled = bundled_with(status.weights)
+        status.weights_name = bundled.rows_name if bundled else status.weights[:12]
 
 
 def _why_not_redis(client: redis.Redis, error: BaseException) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -19,7 +19,7 @@ from worker.errors import UsageError
 from worker.flags import DESCRIPTIONS
 from worker.results.arrow import ARROW_TYPES, arrow_numbers, arrow_texts, nulls, numpy_numbers
 from worker.results.columns import TableColumn, table_columns
-from worker.starter import STARTER_NAME, STARTER_NAMES
+from worker.starter.bundled import rows_of_bundled
 from worker.version import software_version
 
 if TYPE_CHECKING:
@@ -74,13 +74,14 @@ def _chosen(names: Collection[str] | None) -> list[TableColumn]:
     return [column for column in table_columns() if names is None or column.name in names]
 
 
-def table_meta(rows: int, starter_rows: int) -> dict[str, Any]:
+def table_meta(rows: int, bundled: Mapping[str, int]) -> dict[str, Any]:
     """What a table says about itself: software, the meaning of its bits, and a warning.
 
     Parameters
     ----------
-    starter_rows
-        How many of the rows come from the starter weights, with labels or without.
+    bundled
+        How many of the rows come from weights that come with the package, with labels or
+        without, as :func:`worker.starter.bundled.rows_of_bundled` counts them.
     """
     meta: dict[str, Any] = {
         "software": f"astronn-stream {software_version()}",
@@ -89,8 +90,9 @@ def table_meta(rows: int, starter_rows: int) -> dict[str, Any]:
             for flag, meaning in DESCRIPTIONS.items()
         },
     }
-    if starter_rows:
-        meta["notice"] = f"{starter_rows} of {rows} rows come from the {STARTER_NAME}."
+    if bundled:
+        parts = sorted(bundled.items())
+        meta["notice"] = " ".join(f"{part} of {rows} rows come from the {n}." for n, part in parts)
     return meta
 
 
@@ -139,8 +141,7 @@ def read_table(
     batches = list(read_batches(database, RowSelection(jobs, kind, tag, where)))
     rows = pa.Table.from_batches(batches, schema=table_schema())
     table = Table([_column(column, rows[column.name]) for column in table_columns()])
-    starter = np.isin(np.asarray(table["weights_name"]), STARTER_NAMES)
-    table.meta |= table_meta(len(table), int(starter.sum()))
+    table.meta |= table_meta(len(table), rows_of_bundled(table["weights_name"].tolist()))
     return table
 
 

@@ -7,6 +7,7 @@ of texts, which FITS has to know first, are known.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from importlib import import_module
@@ -23,7 +24,7 @@ from worker.atomic_file import check_place, replacing
 from worker.errors import UsageError
 from worker.results.arrow import arrow_numbers, arrow_texts
 from worker.results.read import RowSelection, read_batches, table_meta, table_schema
-from worker.starter import STARTER_NAMES
+from worker.starter.bundled import rows_of_bundled
 from worker.tables.packing import kind_of
 from worker.version import __version__
 
@@ -63,7 +64,7 @@ def check_output(path: Path) -> None:
 
 @dataclass(frozen=True)
 class Written:
-    """A file, how many rows it has, and its notice where rows come from the starter weights."""
+    """A file, how many rows it has, and its notice where rows come from weights of the package."""
 
     path: Path
     rows: int
@@ -143,18 +144,17 @@ def _writer(path: Path) -> Writer:
 
 def _write(path: Path, batches: Iterable[pa.RecordBatch | pa.Table], writer: Writer) -> Written:
     """Store rows beside ``path``, make the file from them, and let it take its place."""
-    starter_rows = 0
+    bundled: Counter[str] = Counter()
     with replacing(path) as temporary:
         stored = temporary.with_name("rows")
         with ParquetWriter(stored, table_schema()) as file:
             for batch in batches:
                 file.write(batch)
-                names = batch["weights_name"].to_pylist()
-                starter_rows += sum(map(names.count, STARTER_NAMES))
+                bundled += rows_of_bundled(batch["weights_name"].to_pylist())
         # What it buffers ahead it keeps to the end.
         with ParquetFile(stored, pre_buffer=False) as rows:
             number: int = rows.metadata.num_rows
-            meta = table_meta(number, starter_rows)
+            meta = table_meta(number, bundled)
             writer(rows, meta, temporary)
     return Written(path, number, meta.get("notice"))
 

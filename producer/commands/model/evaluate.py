@@ -28,6 +28,7 @@ from producer.sources.spectra_cache import match
 from worker.atomic_file import check_folder, check_place
 from worker.errors import UsageError
 from worker.settings import get_settings
+from worker.starter.bundled import weights_path
 from worker.training.label_table import read_label_table
 from worker.training.provenance import command_line, extent, known_part
 
@@ -37,7 +38,10 @@ if TYPE_CHECKING:
 
 
 def evaluate(
-    weights: Annotated[Path, typer.Argument(metavar="W", help="A checkpoint.")],
+    weights: Annotated[
+        Path,
+        typer.Argument(metavar="W", parser=weights_path, help="A checkpoint, or `demonstration`."),
+    ],
     paths: Paths,
     labels: Labels,
     out: Annotated[

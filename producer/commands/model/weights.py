@@ -17,6 +17,7 @@ from worker.atomic_file import check_place
 from worker.errors import UsageError
 from worker.network.checkpoint import write_checkpoint
 from worker.settings import get_settings
+from worker.starter.bundled import bundled_with, weights_path
 from worker.text import printable
 
 if TYPE_CHECKING:
@@ -24,7 +25,14 @@ if TYPE_CHECKING:
     from worker.network.weights.verification import Check
 
 _MARKS = {True: ("ok    ", "green"), False: ("FAILED", "bold red"), None: ("skip  ", "yellow")}
-_WEIGHTS_HELP = "A checkpoint, or an astroNN model folder."
+Weights = Annotated[
+    Path,
+    typer.Argument(
+        metavar="W",
+        parser=weights_path,
+        help="A checkpoint, `starter`, `demonstration`, or an astroNN model folder.",
+    ),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 
 
@@ -53,7 +61,7 @@ def convert(
 
 
 def info(
-    weights: Annotated[Path, typer.Argument(metavar="W", help=_WEIGHTS_HELP)],
+    weights: Weights,
     as_json: AsJson = False,
 ) -> None:
     """Show what weights are: network, labels, normalisation, provenance."""
@@ -70,7 +78,7 @@ def info(
 
 
 def verify(
-    weights: Annotated[Path, typer.Argument(metavar="W", help=_WEIGHTS_HELP)],
+    weights: Weights,
     device: DeviceOption = None,
     as_json: AsJson = False,
 ) -> None:
@@ -143,6 +151,8 @@ def _summary(description: Description) -> dict[str, str]:
         rows["not learnt"] = f"{len(unknown)}: {', '.join(unknown)}"
     if description.published is not None:
         rows["published"] = f"astroNN's {description.published} network, by its git blob below"
+    if bundled := bundled_with(description.sha256):
+        rows["known as"] = bundled.rows_name
     return rows
 
 

@@ -69,7 +69,8 @@ def read_header(path: Path) -> StarHeader:
             visits=visits,
             visit_snr=tuple(_number(header, f"SNRVIS{n}") for n in numbers),
             visit_flags=tuple(_integer(header, f"FLAG{n}") for n in numbers),
-            lost=tuple(header.lost),  # the last: all others have been asked for
+            lost=tuple(header.lost),  # all cards that a row needs have been asked for
+            of_line_list=header.get("SIMULATE") is True and _text(header, "STARLIKE") is None,
         )
 
     return _read(path, read)

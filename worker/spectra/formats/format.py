@@ -37,6 +37,8 @@ class StarHeader:
 
     ``visits`` are the names of the apVisit files combined, in the order of their spectra;
     ``lost`` the cards that are there but cannot be read, so that their values are None.
+    ``of_line_list`` says that the star was simulated from the simulator's own lines, on no model
+    of real stars.
     """
 
     obj: str | None
@@ -51,6 +53,7 @@ class StarHeader:
     visit_snr: tuple[float | None, ...]
     visit_flags: tuple[int | None, ...]
     lost: tuple[str, ...] = ()
+    of_line_list: bool = False
 
 
 class ReadSpectra(Protocol):

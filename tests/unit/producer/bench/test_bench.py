@@ -122,9 +122,9 @@ def test_the_steady_rate_leaves_out_the_start() -> None:
 
 
 def test_operations_are_those_of_the_layers_behind_the_first_dropouts(
-    starter_weights: Path,
+    demonstration_weights: Path,
 ) -> None:
-    model = read_checkpoint(starter_weights)
+    model = read_checkpoint(demonstration_weights)
     counted: dict[str, int] = {}
 
     def count_of(name: str, module: torch.nn.Module) -> None:
@@ -150,11 +150,11 @@ def test_operations_are_those_of_the_layers_behind_the_first_dropouts(
 
 
 def test_the_floor_of_inference_is_the_work_at_its_rates(
-    starter_weights: Path, monkeypatch: pytest.MonkeyPatch
+    demonstration_weights: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rates = {"float32": 1e9, "bfloat16": 4e9}
     monkeypatch.setattr(floors, "product_rate", lambda precision, _device: rates[precision])
-    model = read_checkpoint(starter_weights)
+    model = read_checkpoint(demonstration_weights)
     largest, rest = floors.operations(model)
     assert floors.inference_floor(model, 7, "bfloat16", "cpu") == pytest.approx(
         7 * (largest / 4e9 + rest / 1e9)

@@ -24,7 +24,7 @@ from worker.network.model import ApogeeBCNNCensored
 from worker.results.noise_model import read_noise_model
 from worker.settings import Settings
 from worker.spectra.load import load_spectra
-from worker.starter import STARTER_CORRECTIONS
+from worker.starter.bundled import DEMONSTRATION
 
 Files = tuple[Path, list[Place]]
 
@@ -46,8 +46,8 @@ def _one_thread() -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def model(starter_weights: Path) -> ApogeeBCNNCensored:
-    return read_checkpoint(starter_weights)
+def model(demonstration_weights: Path) -> ApogeeBCNNCensored:
+    return read_checkpoint(demonstration_weights)
 
 
 @pytest.mark.parametrize("load", [row_by_row, file_by_file])
@@ -99,7 +99,7 @@ def test_the_plain_pipeline_writes_a_row_for_each_spectrum(
     columns = np.array([[row[name] for name in label_columns()] for row in rows])
     labels, e_labels, raw, raw_e = np.split(columns, 4, axis=1)
     np.testing.assert_array_equal(labels, raw)
-    np.testing.assert_allclose(e_labels, read_noise_model(STARTER_CORRECTIONS).apply(raw_e))
+    np.testing.assert_allclose(e_labels, read_noise_model(DEMONSTRATION.corrections).apply(raw_e))
     assert [row["result_flags"] for row in rows] == flag_uncertain(labels, e_labels).tolist()
     flux = load_spectra(spectra, folder, settings.coadd_mask).flux
     keys = [each.natural_key for each in spectra]

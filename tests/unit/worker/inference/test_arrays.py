@@ -16,9 +16,10 @@ from worker import infer
 from worker.errors import FatalError, UsageError
 from worker.identity import natural_key
 from worker.labels import LABEL_NAMES
-from worker.settings import Settings
+from worker.settings import Settings, get_settings
 from worker.spectra.formats import read_header, read_spectra
 from worker.spectra.formats.format import SpectrumArrays
+from worker.starter.bundled import DEMONSTRATION
 
 Arrays = tuple[np.ndarray, np.ndarray, np.ndarray]
 
@@ -37,6 +38,11 @@ def arrays_of(folder: Path) -> tuple[Arrays, list[str], list[float | None]]:
         np.array([getattr(each, part) for each in spectra]) for part in ("flux", "error", "mask")
     )
     return (flux, error, mask), names, snr
+
+
+@pytest.fixture(autouse=True)
+def _weights_of_the_demonstration(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ASTRONN_STREAM_MODEL", "demonstration")
 
 
 @pytest.fixture(scope="module")
@@ -94,6 +100,21 @@ def test_a_spectrum_that_carries_nothing_has_its_reason_and_its_neighbours_their
     assert table["no_result_reason"][2] == "The spectrum has every pixel masked in the blue chip."
     for column in whole.colnames:
         np.testing.assert_array_equal(whole[column][[0, 3]], table[column][[0, 3]], column)
+
+
+def test_the_weights_of_the_package_say_what_they_are(
+    arrays: Arrays, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    named = infer(*arrays, mc_samples=2)
+    assert named.meta["notice"] == DEMONSTRATION.notice(0)
+    monkeypatch.delenv("ASTRONN_STREAM_MODEL")
+    get_settings.cache_clear()
+    with pytest.warns(UserWarning, match="13 of 22 labels are not learnt") as warned:
+        default = infer(*arrays, mc_samples=2)
+    assert [str(each.message) for each in warned] == [default.meta["notice"]]
+    again = infer(*arrays, mc_samples=2, weights="starter")
+    assert again.meta == default.meta
+    assert again["teff"].tolist() == default["teff"].tolist()
 
 
 def test_without_names_labels_follow_from_the_numbers_not_from_the_order(arrays: Arrays) -> None:

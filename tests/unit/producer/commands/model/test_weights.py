@@ -18,6 +18,7 @@ from worker.network.checkpoint import read_checkpoint, read_metadata, write_chec
 from worker.network.keras.convert import convert
 from worker.network.published import PUBLISHED
 from worker.settings import PREFIX, get_settings
+from worker.starter.bundled import BUNDLED, STARTER, Bundled
 
 
 @pytest.fixture(autouse=True)
@@ -53,6 +54,24 @@ def test_a_folder_is_converted_described_and_verified(tmp_path: Path) -> None:
     lines = printed("verify", out, "--device", "cpu").splitlines()
     assert len(lines) == 10
     assert all(line.startswith("ok ") for line in lines)
+
+
+@pytest.mark.parametrize("each", BUNDLED, ids=lambda each: each.name)
+def test_weights_of_the_package_are_described_by_their_name(each: Bundled) -> None:
+    text = printed("info", each.name)
+    assert str(each.weights) in text
+    assert each.rows_name in text
+    assert json.loads(printed("info", each.name, "--json"))["file"] == str(each.weights)
+
+
+def test_a_file_called_like_weights_of_the_package_is_named_with_a_dot(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_checkpoint(tmp_path / "starter", convert(keras_folder(DR17)).model, {"origin": "mine"})
+    described = json.loads(printed("info", "./starter", "--json"))
+    assert described["metadata"] == {"origin": "mine"}
+    assert json.loads(printed("info", "starter", "--json"))["file"] == str(STARTER.weights)
 
 
 def test_a_checkpoint_is_replaced_only_when_told_to(tmp_path: Path) -> None:

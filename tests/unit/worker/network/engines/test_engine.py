@@ -66,7 +66,7 @@ def expected(model: ApogeeBCNNCensored, spectra: NDArray[np.float32]) -> Callabl
 )
 @pytest.mark.parametrize(
     ("weights", "mc_samples"),
-    [("starter", 7), ("starter", 51), ("starter", 100), ("astra", 51)],
+    [("demonstration", 7), ("demonstration", 51), ("demonstration", 100), ("astra", 51)],
     indirect=["weights"],
 )
 def test_an_engine_equals_the_reference_within_a_part_of_the_uncertainty(
