@@ -19,7 +19,7 @@ from worker.identity import weights_sha256
 from worker.inference.batch_statistics import RecentBatches
 from worker.inference.batching import PROCESS_STOPS, Infer, InferredSpectrum, MicroBatcher
 from worker.labels import LABEL_NAMES
-from worker.network.checkpoint import read_checkpoint, read_not_learnt
+from worker.network.checkpoint import read_checkpoint, read_not_learnt, read_reference
 from worker.network.reference import Reference
 from worker.queues import Lane
 
@@ -177,11 +177,13 @@ def open_inference(
     from worker.network.engines.choose import choose_device, open_engine
 
     device = choose_device(device)
-    engines, not_learnt = {}, {}
+    engines, not_learnt, references = {}, {}, {}
     for file in weights_files:
         weights, model = weights_sha256(file), read_checkpoint(file)
         engines[weights] = open_engine(model, mc_samples=mc_samples, seed=seed, device=device)
         not_learnt[weights] = read_not_learnt(file)
+        if (reference := read_reference(file)) is not None:
+            references[weights] = reference
         logger.info("action=open weights=%s device=%s", weights, device)
     return Inference(
         engines,
@@ -192,6 +194,7 @@ def open_inference(
         batch_size=batch_size,
         batch_wait=batch_wait,
         not_learnt=not_learnt,
+        references=references,
     )
 
 

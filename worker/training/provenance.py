@@ -15,6 +15,7 @@ from worker.training.data import Indices, TrainingSet
 from worker.version import software_version
 
 if TYPE_CHECKING:
+    from worker.network.reference import Reference
     from worker.training.statistics import Numbers
     from worker.training.trainer import Trained, TrainingSettings
 
@@ -90,6 +91,18 @@ def metadata(run: TrainingRun, trained: Trained) -> dict[str, Any]:
         "torch_version": str(torch.__version__),
     }
     return content | ({"purpose": run.purpose} if run.purpose else {})
+
+
+def about_reference(reference: Reference, kind: str, command: str) -> dict[str, Any]:
+    """What the checkpoint says of where its reference comes from."""
+    return {
+        "reference": {
+            "spectra": int(reference.spectra[0]),
+            "kind": kind,
+            "command": command,
+            "software_version": software_version(),
+        }
+    }
 
 
 def summary(numbers: Numbers) -> dict[str, Any]:

@@ -136,8 +136,14 @@ def _summary(description: Description) -> dict[str, str]:
         "element branches": str(len(description.elements)),
         "dropout": f"rate {description.dropout_rate}, units: {sites}",
         "labels": f"{len(labels)}: {', '.join(labels)}",
+        "not learnt": ", ".join(description.not_learnt) or "none of them",
         "mean spectrum": "{:.4f} to {:.4f}".format(*description.input_mean),
     }
+    rows["reference"] = (
+        "none: p_training is not known; `model reference` makes one"
+        if description.reference is None
+        else f"{description.reference:,} spectra tell which others are unlike those of the training"
+    )
     if description.published is not None:
         rows["published"] = f"astroNN's {description.published} network, by its git blob below"
     return rows

@@ -7,7 +7,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from worker.errors import UsageError
-from worker.network.checkpoint import Metadata, read_checkpoint, read_metadata, stored_type
+from worker.network.checkpoint import (
+    Metadata,
+    read_checkpoint,
+    read_metadata,
+    read_not_learnt,
+    read_reference,
+    stored_type,
+)
+from worker.network.reference import Reference
 
 if TYPE_CHECKING:
     from worker.network.model import ApogeeBCNNCensored
@@ -17,13 +25,16 @@ if TYPE_CHECKING:
 class Weights:
     """A network, the file that holds its weights, and what is known about it.
 
-    ``stored_as`` is the type of the numbers in that file.
+    ``stored_as`` is the type of the numbers in that file, ``not_learnt`` the labels that its
+    training had none of.
     """
 
     model: ApogeeBCNNCensored
     file: Path
     stored_as: str
     metadata: Metadata
+    not_learnt: tuple[str, ...] = ()
+    reference: Reference | None = None
 
 
 def read_weights(path: Path) -> Weights:
@@ -44,4 +55,11 @@ def read_weights(path: Path) -> Weights:
 
         converted = convert(path)
         return Weights(converted.model, path / WEIGHTS, "float32", converted.metadata)
-    return Weights(read_checkpoint(path), path, stored_type(path), read_metadata(path))
+    return Weights(
+        read_checkpoint(path),
+        path,
+        stored_type(path),
+        read_metadata(path),
+        read_not_learnt(path),
+        read_reference(path),
+    )
