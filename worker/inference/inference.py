@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from worker.array_types import Floats
+from worker.array_types import Floats, nulls
 from worker.errors import FatalError, SpectrumError, TransientError
 from worker.identity import weights_sha256
 from worker.inference.batch_statistics import RecentBatches
@@ -127,19 +127,24 @@ class Inference:
         weights = weights or self.weights
         futures = self._batcher.submit(flux, mask_keys, lane, weights)
         try:
+            p_training = self._p_training(flux, snr, weights)  # meanwhile the device computes
             self._batcher.wait_for(futures)
         finally:
             for future in futures:
                 future.cancel()  # after Ctrl-C, drop what has not started
         learnt = self._learnt[weights]
-        outcomes = [_outcome(*pair, learnt) for pair in zip(mask_keys, futures, strict=True)]
-        if (reference := self._references.get(weights)) is None:
-            return outcomes
-        p_training = reference.p_training(flux, snr)
         return [
-            outcome if isinstance(outcome, SpectrumError) else replace(outcome, p_training=p)
-            for outcome, p in zip(outcomes, p_training.tolist(), strict=True)
+            _outcome(*spectrum, learnt)
+            for spectrum in zip(mask_keys, futures, p_training, strict=True)
         ]
+
+    def _p_training(
+        self, flux: NDArray[np.float32], snr: Floats | None, weights: str
+    ) -> Sequence[float | None]:
+        """What share of these weights' training is as unlike the rest as each; None: unknown."""
+        if (reference := self._references.get(weights)) is None:
+            return [None] * len(flux)
+        return nulls(reference.p_training(flux, snr))
 
     def vitals(self) -> dict[str, Any]:
         """The weights served, the device, its engine, and their last half minute.
@@ -199,7 +204,10 @@ def open_inference(
 
 
 def _outcome(
-    mask_key: str, future: Future[InferredSpectrum], learnt: NDArray[np.bool_]
+    mask_key: str,
+    future: Future[InferredSpectrum],
+    p_training: float | None,
+    learnt: NDArray[np.bool_],
 ) -> InferredSpectrum | SpectrumError:
     try:
         inferred = future.result()
@@ -212,7 +220,7 @@ def _outcome(
     labels, e_labels = (
         np.where(learnt, values, np.nan) for values in (inferred.raw_labels, inferred.raw_e_labels)
     )
-    return replace(inferred, raw_labels=labels, raw_e_labels=e_labels)
+    return replace(inferred, raw_labels=labels, raw_e_labels=e_labels, p_training=p_training)
 
 
 def _unusable_label(inferred: InferredSpectrum, learnt: NDArray[np.bool_]) -> str | None:

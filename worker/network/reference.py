@@ -138,7 +138,7 @@ class Reference:
         """``(n, 2)`` the two measures of some spectra."""
         return np.array([self._measures(row) for row in flux]).reshape(len(flux), N_MEASURES)
 
-    def _measures(self, flux: Singles) -> tuple[float, float]:
+    def _measures(self, flux: Singles) -> Floats:
         """The two measures of one spectrum.
 
         No BLAS, whose sums depend on the number of its threads.
@@ -148,10 +148,8 @@ class Reference:
         whole = float(np.einsum("p,p->", scaled, scaled, dtype=np.float64))
         outside = max(0.0, whole - float(np.einsum("k,k->", along, along)))
         inside = float(np.einsum("k,k->", *[along / self.deviations] * 2))
-        return (
-            min(math.sqrt(inside / len(along)), _LARGEST),
-            min(math.sqrt(outside / N_PIXELS), _LARGEST),
-        )
+        found = np.sqrt([inside / len(along), outside / N_PIXELS])
+        return np.nan_to_num(found, nan=_LARGEST, posinf=_LARGEST)
 
     def _shares(self, measure: int, values: Floats) -> Floats:
         """``(n, p)`` share of the training's spectra with at least these values, by S/N."""
