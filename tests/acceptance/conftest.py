@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from tests.acceptance.command import EXECUTABLE
+from tests.inputs.references import reference_of_stars, with_reference
 from worker.labels import LABEL_NAMES
 
 #: As many stars and visits as the real files have: with this seed 10 coadds and 34 visits.
@@ -31,12 +32,15 @@ def spectra(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def own_weights(tmp_path_factory: pytest.TempPathFactory, demonstration_weights: Path) -> Path:
-    """Weights that are none of the package, for their file is another, but as good."""
+    """Weights that are none of the package, for their file is another, but as good.
+
+    They know what the spectra of their training are like.
+    """
     content = torch.load(demonstration_weights, weights_only=True)
     content["metadata"]["purpose"] = "tests"
     path = tmp_path_factory.mktemp("weights") / "own.pt"
     torch.save(content, path)
-    return path
+    return with_reference(path, path, reference_of_stars())
 
 
 @pytest.fixture(scope="session")

@@ -13,13 +13,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from worker.array_types import Floats
+from worker.array_types import Floats, nulls
 from worker.errors import FatalError, SpectrumError, TransientError
 from worker.identity import weights_sha256
 from worker.inference.batch_statistics import RecentBatches
 from worker.inference.batching import PROCESS_STOPS, Infer, InferredSpectrum, MicroBatcher
 from worker.labels import LABEL_NAMES
-from worker.network.checkpoint import read_checkpoint, read_not_learnt
+from worker.network.checkpoint import read_checkpoint, read_not_learnt, read_reference
 from worker.network.reference import Reference
 from worker.queues import Lane
 
@@ -127,19 +127,24 @@ class Inference:
         weights = weights or self.weights
         futures = self._batcher.submit(flux, mask_keys, lane, weights)
         try:
+            p_training = self._p_training(flux, snr, weights)  # meanwhile the device computes
             self._batcher.wait_for(futures)
         finally:
             for future in futures:
                 future.cancel()  # after Ctrl-C, drop what has not started
         learnt = self._learnt[weights]
-        outcomes = [_outcome(*pair, learnt) for pair in zip(mask_keys, futures, strict=True)]
-        if (reference := self._references.get(weights)) is None:
-            return outcomes
-        p_training = reference.p_training(flux, snr)
         return [
-            outcome if isinstance(outcome, SpectrumError) else replace(outcome, p_training=p)
-            for outcome, p in zip(outcomes, p_training.tolist(), strict=True)
+            _outcome(*spectrum, learnt)
+            for spectrum in zip(mask_keys, futures, p_training, strict=True)
         ]
+
+    def _p_training(
+        self, flux: NDArray[np.float32], snr: Floats | None, weights: str
+    ) -> Sequence[float | None]:
+        """What share of these weights' training is as unlike the rest as each; None: unknown."""
+        if (reference := self._references.get(weights)) is None:
+            return [None] * len(flux)
+        return nulls(reference.p_training(flux, snr))
 
     def vitals(self) -> dict[str, Any]:
         """The weights served, the device, its engine, and their last half minute.
@@ -177,11 +182,13 @@ def open_inference(
     from worker.network.engines.choose import choose_device, open_engine
 
     device = choose_device(device)
-    engines, not_learnt = {}, {}
+    engines, not_learnt, references = {}, {}, {}
     for file in weights_files:
         weights, model = weights_sha256(file), read_checkpoint(file)
         engines[weights] = open_engine(model, mc_samples=mc_samples, seed=seed, device=device)
         not_learnt[weights] = read_not_learnt(file)
+        if (reference := read_reference(file)) is not None:
+            references[weights] = reference
         logger.info("action=open weights=%s device=%s", weights, device)
     return Inference(
         engines,
@@ -192,11 +199,15 @@ def open_inference(
         batch_size=batch_size,
         batch_wait=batch_wait,
         not_learnt=not_learnt,
+        references=references,
     )
 
 
 def _outcome(
-    mask_key: str, future: Future[InferredSpectrum], learnt: NDArray[np.bool_]
+    mask_key: str,
+    future: Future[InferredSpectrum],
+    p_training: float | None,
+    learnt: NDArray[np.bool_],
 ) -> InferredSpectrum | SpectrumError:
     try:
         inferred = future.result()
@@ -209,7 +220,7 @@ def _outcome(
     labels, e_labels = (
         np.where(learnt, values, np.nan) for values in (inferred.raw_labels, inferred.raw_e_labels)
     )
-    return replace(inferred, raw_labels=labels, raw_e_labels=e_labels)
+    return replace(inferred, raw_labels=labels, raw_e_labels=e_labels, p_training=p_training)
 
 
 def _unusable_label(inferred: InferredSpectrum, learnt: NDArray[np.bool_]) -> str | None:

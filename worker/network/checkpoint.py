@@ -2,7 +2,8 @@
 
 Widths come from the weights; every key and shape is checked, and the error says which differ.
 A small file may claim to be huge, so all that is done before any weight is read.
-What we write has ``"metadata"`` beside the weights, which others need not know.
+What we write has ``"metadata"`` beside the weights, and may have ``"reference"``, which tells what
+the spectra of the training are like; others need not know them.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from worker.errors import FatalError
 from worker.labels import LABEL_NAMES
 from worker.network.checkpoint_file import CheckpointFile, StoredTensor, opened
 from worker.network.normalisation import nonsense
+from worker.network.reference import Reference
 from worker.spectra.pixels import N_PIXELS
 
 if TYPE_CHECKING:
@@ -35,6 +37,8 @@ _SCALES = ("input_mean", "labels_mean", "labels_std")
 MOST_UNITS = 1024
 #: The published networks have 14 MB.
 _MOST_BYTES = 2**26
+_MOST_REFERENCE = 2**23
+_REFERENCE_TYPES = ("float16", "float32", "float64")
 _MOST_METADATA = 10_000
 _DEEPEST_METADATA = 20
 #: Python cannot even write numbers of any length.
@@ -98,6 +102,39 @@ def read_not_learnt(path: Path) -> tuple[str, ...]:
     return tuple(name for name in LABEL_NAMES if name in names)
 
 
+def read_reference(path: Path) -> Reference | None:
+    """What tells how unlike those of the training a spectrum is; None where a file has none.
+
+    Raises
+    ------
+    FatalError
+        The file cannot be read, or its reference cannot be used.
+    """
+    with opened(path) as file:
+        stored = file.content.get("reference") if isinstance(file.content, dict) else None
+        if stored is None:
+            return None
+        if not isinstance(stored, dict) or not all(map(_is_kept, stored, stored.values())):
+            raise FatalError(f"The reference of {path.name} is not made of plain tensors.")
+        if sum(max(each.bytes, each.storage.bytes) for each in stored.values()) > _MOST_REFERENCE:
+            raise FatalError(f"The reference of {path.name} is larger than any; it was not loaded.")
+        arrays = {name: file.tensor(each).numpy() for name, each in stored.items()}
+    try:
+        return Reference.of(arrays)
+    except ValueError as error:
+        raise FatalError(f"The reference of {path.name} cannot be used: {error}.") from error
+
+
+def _is_kept(name: object, tensor: object) -> bool:
+    """Whether this may be part of a reference."""
+    return (
+        isinstance(name, str)
+        and isinstance(tensor, StoredTensor)
+        and tensor.plain
+        and tensor.storage.dtype in _REFERENCE_TYPES
+    )
+
+
 def stored_type(path: Path) -> str:
     """The type in which a file holds the weights, such as ``float16``.
 
@@ -117,7 +154,12 @@ def stored_type(path: Path) -> str:
 
 
 def write_checkpoint(
-    path: Path, model: ApogeeBCNNCensored, metadata: Metadata, *, half: bool = False
+    path: Path,
+    model: ApogeeBCNNCensored,
+    metadata: Metadata,
+    *,
+    half: bool = False,
+    reference: Reference | None = None,
 ) -> None:
     """Write a network as others read it too; the same network gives the same bytes.
 
@@ -129,6 +171,8 @@ def write_checkpoint(
         Plain values of JSON.
     half
         Write the weights as float16, in half the space; means and scales stay float64.
+    reference
+        What the spectra of the training are like, where that is known.
 
     Raises
     ------
@@ -145,7 +189,12 @@ def write_checkpoint(
     # Through JSON, so that equal metadata always give the same bytes.
     plain = json.loads(json.dumps(metadata, allow_nan=False))
     buffer = io.BytesIO()  # in a file of its own name torch would write that name
-    torch.save({"model_state_dict": state, "metadata": plain}, buffer)
+    content = {"model_state_dict": state, "metadata": plain}
+    if reference is not None:
+        content["reference"] = {
+            name: torch.tensor(each) for name, each in reference.arrays().items()
+        }
+    torch.save(content, buffer)
     with replacing(path) as temporary:
         temporary.write_bytes(buffer.getvalue())
 

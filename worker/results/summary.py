@@ -29,7 +29,7 @@ class Summary:
     reasons
         How often each reason for having none occurs.
     flagged
-        How many labelled rows have each flag.
+        How many labelled rows have each flag that could be set.
     warn, bad
         How many labelled rows are flagged at all, and how many are bad.
     """
@@ -45,12 +45,18 @@ class Summary:
 
 
 #: The columns that are counted.
-COLUMNS = ("kind", "result_flags", "flag_warn", "flag_bad", "flag_no_result", "no_result_reason")
+COLUMNS = (
+    *("kind", "result_flags", "flag_warn", "flag_bad", "flag_no_result", "no_result_reason"),
+    "p_training",
+)
 
 
 def summarise(rows: Mapping[str, NDArray[Any]] | Table) -> Summary:
     """Count rows of results, of which the ``COLUMNS`` are given by name."""
-    kind, bits, warn, bad, lost, reason = (np.asarray(rows[name]) for name in COLUMNS)
+    kind, bits, warn, bad, lost, reason, p_training = (np.asarray(rows[name]) for name in COLUMNS)
+    # Where no weights know their training, that none is flagged says nothing.
+    without = [ResultFlag.NO_RESULT]
+    without += [] if np.isfinite(p_training).any() else [ResultFlag.UNLIKE_TRAINING]
     return Summary(
         spectra=len(kind),
         coadds=int((kind == "coadd").sum()),
@@ -60,7 +66,7 @@ def summarise(rows: Mapping[str, NDArray[Any]] | Table) -> Summary:
         flagged={
             flag.column: int((~lost & ((bits & flag.value) != 0)).sum())
             for flag in DESCRIPTIONS
-            if flag is not ResultFlag.NO_RESULT
+            if flag not in without
         },
         warn=int((~lost & warn).sum()),
         bad=int((~lost & bad).sum()),

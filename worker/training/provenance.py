@@ -17,6 +17,7 @@ from worker.version import software_version
 
 if TYPE_CHECKING:
     from worker.comparison.statistics import Numbers
+    from worker.network.reference import Reference
     from worker.training.trainer import Trained, TrainingSettings
 
 
@@ -98,6 +99,18 @@ def unknown_labels(run: TrainingRun) -> list[str]:
     """The labels that no spectrum of the training part has, in order."""
     known = known_labels(run.data.labels[run.split[0]])
     return [name for name, learnt in zip(LABEL_NAMES, known, strict=True) if not learnt]
+
+
+def about_reference(reference: Reference, kind: str, command: str) -> dict[str, Any]:
+    """What the checkpoint says of where its reference comes from."""
+    return {
+        "reference": {
+            "spectra": int(reference.spectra[0]),
+            "kind": kind,
+            "command": command,
+            "software_version": software_version(),
+        }
+    }
 
 
 def summary(numbers: Numbers) -> dict[str, Any]:

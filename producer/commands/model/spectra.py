@@ -79,13 +79,18 @@ def left_out(spectra: SpectraCache, matched: Matched) -> dict[str, str | int]:
     }
 
 
-def tell_data(spectra: SpectraCache, matched: Matched, use: str) -> None:
-    """Say what is there, what it serves for, and what is left out."""
+def tell_read(spectra: SpectraCache) -> None:
+    """Say how many spectra there are, and why others could not be read."""
     unread = sum(spectra.failures.values())
     kept = " (kept from before)" if spectra.reused else ""
     say(f"{len(spectra.spectra)} spectra{kept}, {unread} that cannot be read.")
     for reason, count in spectra.failures.most_common(10):
         say(f"  {count} left out: {reason}")
+
+
+def tell_data(spectra: SpectraCache, matched: Matched, use: str) -> None:
+    """Say what is there, what it serves for, and what is left out."""
+    tell_read(spectra)
     for note in matched.notes:
         say(note)
     stars = len(set(matched.data.stars))

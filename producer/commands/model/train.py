@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -37,6 +38,7 @@ from worker.training.data import split_by_star
 from worker.training.label_table import read_label_table
 from worker.training.provenance import (
     TrainingRun,
+    about_reference,
     command_line,
     counts,
     metadata,
@@ -47,6 +49,7 @@ from worker.training.provenance import (
 if TYPE_CHECKING:
     from worker.comparison.evaluation import Evaluated
     from worker.comparison.statistics import Numbers
+    from worker.network.reference import Reference
     from worker.training.state import Losses
     from worker.training.trainer import Progress as Step
     from worker.training.trainer import Trained, TrainingSettings
@@ -262,8 +265,18 @@ def _finish(run: TrainingRun, trained: Trained, outputs: Outputs) -> None:
     from worker.network.checkpoint import write_checkpoint
     from worker.reports.comparison import Account, write_report
 
+    reference = _reference(run)
     content = metadata(run, trained)
-    write_checkpoint(outputs.weights, trained.model, content, half=run.half)
+    if reference is not None:
+        content |= about_reference(reference, run.kind, run.command)
+    write = partial(
+        write_checkpoint,
+        outputs.weights,
+        trained.model,
+        half=run.half,
+        reference=reference,
+    )
+    write(content)
     evaluated = _evaluate(run, outputs.weights)
     noise_model = fit_noise_model(evaluated)
     write_noise_model(outputs.corrections, noise_model)
@@ -279,9 +292,22 @@ def _finish(run: TrainingRun, trained: Trained, outputs: Outputs) -> None:
     numbers = label_numbers(evaluated, noise_model)
     write_report(outputs.report, account, evaluated, numbers)
     content["validation"] |= summary(numbers)
-    write_checkpoint(outputs.weights, trained.model, content, half=run.half)
+    write(content)
     outputs.state.unlink(missing_ok=True)
     _tell_outputs(trained, outputs, numbers)
+
+
+def _reference(run: TrainingRun) -> Reference | None:
+    """What the spectra that were trained on are like; None where they are too few to tell."""
+    from worker.training.reference import LEAST_SPECTRA, fit_reference
+
+    trained_on = run.split[0]
+    if len(trained_on) < LEAST_SPECTRA:
+        say(
+            f"{len(trained_on)} spectra are too few for the weights to tell others that are unlike."
+        )
+        return None
+    return fit_reference(run.data.flux, run.data.rows[trained_on], run.data.snr[trained_on])
 
 
 def _evaluate(run: TrainingRun, weights: Path) -> Evaluated:

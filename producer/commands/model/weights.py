@@ -135,7 +135,7 @@ def _print_summary(description: Description) -> None:
 def _summary(description: Description) -> dict[str, str]:
     """What is said about the weights as a whole, by name."""
     labels = [label.name for label in description.labels if label.mean is not None]
-    unknown = [label.name for label in description.labels if label.mean is None]
+    unknown = description.not_learnt
     sites = ", ".join(f"{name} {units}" for name, units in description.dropout_sites.items())
     rows = {
         "file": f"{description.file}, {description.bytes:,} bytes, {description.stored_as}",
@@ -145,10 +145,14 @@ def _summary(description: Description) -> dict[str, str]:
         "element branches": str(len(description.elements)),
         "dropout": f"rate {description.dropout_rate}, units: {sites}",
         "labels": f"{len(labels)}: {', '.join(labels)}",
+        "not learnt": f"{len(unknown)}: {', '.join(unknown)}" if unknown else "none of them",
         "mean spectrum": "{:.4f} to {:.4f}".format(*description.input_mean),
     }
-    if unknown:
-        rows["not learnt"] = f"{len(unknown)}: {', '.join(unknown)}"
+    rows["reference"] = (
+        "none: p_training is not known; `model reference` makes one"
+        if description.reference is None
+        else f"{description.reference:,} spectra tell which others are unlike those of the training"
+    )
     if description.published is not None:
         rows["published"] = f"astroNN's {description.published} network, by its git blob below"
     if bundled := bundled_with(description.sha256):

@@ -64,6 +64,11 @@ class Description:
         Lowest and highest value of the mean spectrum.
     published
         The data release of the published network that it is, if it is one.
+    not_learnt
+        The labels that its training had none of.
+    reference
+        From how many spectra it can tell which are unlike those of the training; None if it
+        cannot.
     """
 
     file: str
@@ -79,6 +84,8 @@ class Description:
     input_mean: tuple[float, float]
     labels: list[LabelScale]
     published: str | None
+    not_learnt: list[str]
+    reference: int | None
     metadata: Metadata
 
 
@@ -91,7 +98,7 @@ def describe(weights: Weights) -> Description:
         Their file cannot be read.
     """
     model, architecture = weights.model, weights.model.architecture
-    published = published_network(weights.metadata)
+    published, reference = published_network(weights.metadata), weights.reference
     return Description(
         file=str(weights.file),
         bytes=weights.file.stat().st_size,
@@ -111,6 +118,8 @@ def describe(weights: Weights) -> Description:
             )
         ],
         published=None if published is None else published.release,
+        not_learnt=list(weights.not_learnt),
+        reference=None if reference is None else int(reference.spectra[0]),
         metadata=weights.metadata,
     )
 

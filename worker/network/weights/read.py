@@ -12,8 +12,10 @@ from worker.network.checkpoint import (
     read_checkpoint,
     read_metadata,
     read_not_learnt,
+    read_reference,
     stored_type,
 )
+from worker.network.reference import Reference
 
 if TYPE_CHECKING:
     from worker.network.model import ApogeeBCNNCensored
@@ -23,7 +25,8 @@ if TYPE_CHECKING:
 class Weights:
     """A network, the file that holds its weights, and what is known about it.
 
-    ``stored_as`` is the type of the numbers in that file, ``not_learnt`` names labels.
+    ``stored_as`` is the type of the numbers in that file, ``not_learnt`` the labels that its
+    training had none of.
     """
 
     model: ApogeeBCNNCensored
@@ -31,6 +34,7 @@ class Weights:
     stored_as: str
     metadata: Metadata
     not_learnt: tuple[str, ...] = ()
+    reference: Reference | None = None
 
 
 def read_weights(path: Path) -> Weights:
@@ -51,5 +55,11 @@ def read_weights(path: Path) -> Weights:
 
         converted = convert(path)
         return Weights(converted.model, path / WEIGHTS, "float32", converted.metadata)
-    metadata, not_learnt = read_metadata(path), read_not_learnt(path)
-    return Weights(read_checkpoint(path), path, stored_type(path), metadata, not_learnt)
+    return Weights(
+        read_checkpoint(path),
+        path,
+        stored_type(path),
+        read_metadata(path),
+        read_not_learnt(path),
+        read_reference(path),
+    )

@@ -118,6 +118,24 @@ def test_labels_that_were_not_learnt_are_none_whatever_the_network_says(opened: 
     assert str(two) == "The network gave no finite c_1_h for b/coadd."
 
 
+class Counting:
+    """Stands for a reference: a spectrum's share is its number over its S/N."""
+
+    def p_training(self, flux: NDArray[np.float32], snr: Floats | None = None) -> Floats:
+        return flux[:, 0] / (np.ones(len(flux)) if snr is None else snr)
+
+
+def test_shares_of_the_training_come_with_the_labels_of_their_weights(opened: Open) -> None:
+    served = opened(Network(raising(RuntimeError), 3), references={"w": Counting()})
+    found = served.infer(flux_of(1, 3, 2), "abc", snr=np.array([100.0, 100.0, 8.0]))
+    shares = [each.p_training for each in found if isinstance(each, InferredSpectrum)]
+    assert shares == [0.01, 0.25]
+    assert isinstance(found[1], SpectrumError)
+    other = opened(Network(), references={"others": Counting()}).infer(flux_of(1), "a")
+    assert isinstance(other[0], InferredSpectrum)
+    assert other[0].p_training is None
+
+
 def raising(error: BaseException | Callable[[], BaseException]) -> Callable[[], object]:
     def fault() -> None:
         raise error if isinstance(error, BaseException) else error()

@@ -21,7 +21,7 @@ from worker.comparison.noise import fit_noise_model
 from worker.comparison.statistics import label_numbers
 from worker.errors import UsageError
 from worker.labels import LABEL_NAMES, LABELS
-from worker.network.checkpoint import read_checkpoint, read_metadata
+from worker.network.checkpoint import read_checkpoint, read_metadata, read_reference
 from worker.network.engines.choose import open_engine
 from worker.reports.comparison import Account, write_report
 from worker.results.noise_model import SnrFactors, identity, read_noise_model
@@ -235,6 +235,19 @@ def test_the_command_leaves_weights_noise_model_report_and_cache(survey: Path) -
     assert str(survey) not in json.dumps(metadata)
     assert str(survey) not in (survey / "w_report" / "report.md").read_text()
     read_noise_model(survey / "w.corrections.json")
+    assert "are too few for the weights to tell others that are unlike" in result.stdout
+    assert read_reference(survey / "w.pt") is None
+
+
+def test_weights_know_the_spectra_that_they_were_trained_on(survey: Path) -> None:
+    for seed in range(12):
+        write_apstar(survey / "spectra" / f"{seed}.fits", n_visits=28, seed=seed)
+    result = run(survey)
+    assert result.exit_code == 0, result.output
+    metadata, reference = read_metadata(survey / "w.pt"), read_reference(survey / "w.pt")
+    assert reference is not None
+    assert int(reference.spectra[0]) == metadata["trained_on"]["spectra"] >= 200
+    assert metadata["reference"]["spectra"] == metadata["trained_on"]["spectra"]
 
 
 @pytest.mark.parametrize(
