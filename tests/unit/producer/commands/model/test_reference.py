@@ -67,7 +67,7 @@ def test_info_says_whether_weights_know_their_training(trusted: Path) -> None:
     found = json.loads(model("info", trusted / "new.pt", "--json").stdout)
     assert (found["reference"], found["not_learnt"]) == (216, [])
     write_checkpoint(trusted / "w.pt", new_network(0, (8, 8)), {"not_learnt": ["p_h"]})
-    assert "not learnt            p_h\n" in model("info", trusted / "w.pt").stdout
+    assert "not learnt            1: p_h\n" in model("info", trusted / "w.pt").stdout
 
 
 def test_too_few_spectra_are_refused_and_leave_no_weights(trusted: Path) -> None:
