@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from producer.simulation.survey import Survey, write_survey
 from producer.simulation.truth import Truth
+from worker.comparison.statistics import spread
 from worker.identity import COADD, Place, weights_sha256
 from worker.labels import LABELS
 from worker.network.checkpoint import read_checkpoint
@@ -25,7 +26,6 @@ from worker.network.engines.choose import choose_device, open_engine
 from worker.results.noise_model import read_noise_model
 from worker.settings import Settings
 from worker.spectra.load import load_spectra
-from worker.training.statistics import spread
 
 SNR = (20.0, 50.0, 100.0, 200.0)
 

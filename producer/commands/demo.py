@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from astropy.table import Table
 
     from producer.simulation.truth import Truth
-    from worker.training.evaluation import Evaluated
+    from worker.comparison.evaluation import Evaluated
 
 _SURVEY, _DATABASE, _LABELS, _PAGE = "survey", "demo.sqlite", "labels.fits", "demo.md"
 #: Visits to a star at most.
@@ -136,8 +136,8 @@ class Comparison:
 
     def evaluated(self) -> Evaluated:
         """In the form that the pictures of a training's report take."""
+        from worker.comparison.evaluation import Evaluated
         from worker.training.data import known_labels
-        from worker.training.evaluation import Evaluated
 
         snr = known_snr(np.asarray(self.table["snr"], dtype=np.float64))
         nothing = np.zeros(len(snr), dtype=np.bool_)
@@ -206,7 +206,7 @@ def _normalised(folder: Path, path: str) -> Floats:
 
 def _rows(comparison: Comparison) -> list[tuple[str, ...]]:
     """A line for each label: what was found against the truth, in coadds of good S/N."""
-    from worker.training.statistics import spread, within
+    from worker.comparison.statistics import spread, within
 
     good = comparison.coadds & (np.asarray(comparison.table["snr"]) > 100)
     residuals = (comparison.column("") - comparison.known)[good]

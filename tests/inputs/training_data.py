@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
+from worker.comparison.evaluation import Evaluated
 from worker.labels import LABELS
 from worker.spectra.pixels import N_PIXELS
 from worker.spectra.windows import element_window
 from worker.training.data import TrainingSet
-from worker.training.evaluation import Evaluated
 
 #: Pixels that a label moves in its window, or anywhere, and by how much for one sigma.
 _MOVED_IN_WINDOW, _MOVED, _DEPTH = 8, 200, 0.2

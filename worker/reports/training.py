@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from worker.comparison.evaluation import Evaluated
+from worker.comparison.statistics import Numbers, label_numbers
 from worker.errors import FatalError
 from worker.labels import LABELS, Label, told_not_learnt
 from worker.reports.training_figures import (
@@ -18,8 +20,6 @@ from worker.reports.training_figures import (
 )
 from worker.results.noise_model import NoiseModel
 from worker.results.snr import SNR_PLACES
-from worker.training.evaluation import Evaluated
-from worker.training.statistics import Numbers, label_numbers
 
 _PAGE = "report.md"
 _NUMBERS = "figures.json"

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from worker.comparison.evaluation import Evaluated
+from worker.comparison.statistics import GAUSSIAN, Numbers, spread
 from worker.labels import LABELS
 from worker.pictures.points import running
 from worker.pictures.style import (
@@ -20,8 +22,6 @@ from worker.pictures.style import (
     snr_axis,
     symbol,
 )
-from worker.training.evaluation import Evaluated
-from worker.training.statistics import GAUSSIAN, Numbers, spread
 
 if TYPE_CHECKING:
     pass

@@ -16,7 +16,7 @@ from worker.training.data import Indices, TrainingSet, known_labels
 from worker.version import software_version
 
 if TYPE_CHECKING:
-    from worker.training.statistics import Numbers
+    from worker.comparison.statistics import Numbers
     from worker.training.trainer import Trained, TrainingSettings
 
 

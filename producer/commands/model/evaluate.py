@@ -32,8 +32,8 @@ from worker.training.label_table import read_label_table
 from worker.training.provenance import command_line, extent, known_part
 
 if TYPE_CHECKING:
+    from worker.comparison.evaluation import Evaluated
     from worker.reports.training import Account
-    from worker.training.evaluation import Evaluated
 
 
 def evaluate(
@@ -57,9 +57,9 @@ def evaluate(
     The table may lack labels; their uncertainties stay as they are. The normalised spectra stay
     beside OUT.json (OUT.spectra.npy and .json); delete them when you need them no more.
     """
+    from worker.comparison.noise import fit_noise_model, write_noise_model
     from worker.network.engines.choose import choose_device
     from worker.reports.training import write_report
-    from worker.training.noise import fit_noise_model, write_noise_model
 
     cache, report = _outputs(out, cache, report)
     table = read_label_table(labels)
@@ -101,8 +101,8 @@ def _outputs(out: Path, cache: Path | None, report: Path | None) -> tuple[Path, 
 
 
 def _account(about: dict[str, str | int]) -> Account:
+    from worker.comparison.evaluation import NOTES
     from worker.reports.training import Account
-    from worker.training.evaluation import NOTES
 
     return Account(
         command=command_line(sys.argv[1:]),

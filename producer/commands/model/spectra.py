@@ -16,7 +16,7 @@ from worker.settings import Device, get_settings
 from worker.training.data import Indices, TrainingSet
 
 if TYPE_CHECKING:
-    from worker.training.evaluation import Evaluated
+    from worker.comparison.evaluation import Evaluated
 
 Paths = Annotated[
     list[Path], typer.Argument(metavar="PATH...", help="apStar files, and folders of them.")
@@ -98,9 +98,9 @@ def tell_data(spectra: SpectraCache, matched: Matched, use: str) -> None:
 
 def evaluated_by(weights: Path, data: TrainingSet, chosen: Indices, device: str) -> Evaluated:
     """Labels of some spectra by the weights of a file, beside those that are known."""
+    from worker.comparison.evaluation import evaluate
     from worker.network.checkpoint import read_checkpoint, read_not_learnt
     from worker.network.engines.choose import open_engine
-    from worker.training.evaluation import evaluate
 
     engine = open_engine(
         read_checkpoint(weights), mc_samples=get_settings().mc_samples, seed=0, device=device

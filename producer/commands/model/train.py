@@ -45,9 +45,9 @@ from worker.training.provenance import (
 )
 
 if TYPE_CHECKING:
-    from worker.training.evaluation import Evaluated
+    from worker.comparison.evaluation import Evaluated
+    from worker.comparison.statistics import Numbers
     from worker.training.state import Losses
-    from worker.training.statistics import Numbers
     from worker.training.trainer import Progress as Step
     from worker.training.trainer import Trained, TrainingSettings
 
@@ -256,10 +256,10 @@ def _train(run: TrainingRun, state: Path) -> Trained:
 
 def _finish(run: TrainingRun, trained: Trained, outputs: Outputs) -> None:
     """Write the weights, then what needs an evaluation of them; the state goes last."""
+    from worker.comparison.evaluation import MOST_EVALUATED, NOTES
+    from worker.comparison.noise import fit_noise_model, write_noise_model
     from worker.network.checkpoint import write_checkpoint
     from worker.reports.training import Account, write_report
-    from worker.training.evaluation import MOST_EVALUATED, NOTES
-    from worker.training.noise import fit_noise_model, write_noise_model
 
     content = metadata(run, trained)
     write_checkpoint(outputs.weights, trained.model, content, half=run.half)
@@ -283,7 +283,7 @@ def _finish(run: TrainingRun, trained: Trained, outputs: Outputs) -> None:
 
 def _evaluate(run: TrainingRun, weights: Path) -> Evaluated:
     """What was written is evaluated, float16 or not."""
-    from worker.training.evaluation import sample
+    from worker.comparison.evaluation import sample
 
     return evaluated_by(weights, run.data, sample(run.split[1]), run.settings.device)
 

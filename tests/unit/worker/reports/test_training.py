@@ -16,6 +16,9 @@ from typer.testing import CliRunner, Result
 from producer.commands.model.train import train
 from tests.inputs.apstar_files import object_name, write_apstar
 from tests.inputs.training_data import gaussian_residuals, linear_spectra
+from worker.comparison.evaluation import MOST_EVALUATED, evaluate, sample
+from worker.comparison.noise import fit_noise_model
+from worker.comparison.statistics import label_numbers
 from worker.errors import UsageError
 from worker.labels import LABEL_NAMES, LABELS
 from worker.network.checkpoint import read_checkpoint, read_metadata
@@ -24,11 +27,8 @@ from worker.reports.training import Account, write_report
 from worker.results.noise_model import SnrFactors, identity, read_noise_model
 from worker.results.snr import snr_bins
 from worker.settings import PREFIX, get_settings
-from worker.training.evaluation import MOST_EVALUATED, evaluate, sample
 from worker.training.new_network import new_network
-from worker.training.noise import fit_noise_model
 from worker.training.provenance import command_line
-from worker.training.statistics import label_numbers
 from worker.version import software_version
 
 PICTURES = ("predicted.png", "residuals.png", "calibration.png", "losses.png")

@@ -13,11 +13,11 @@ import numpy as np
 
 from worker.array_types import Floats
 from worker.calibration.calibration import width
+from worker.comparison.evaluation import Evaluated
 from worker.errors import FatalError
 from worker.labels import LABEL_NAMES, LABELS
 from worker.results.noise_model import NoiseModel, SnrFactors, by_snr_entry
 from worker.results.snr import hats, snr_bins, supported_places
-from worker.training.evaluation import Evaluated
 
 #: Fewer residuals than this say nothing about their percentiles.
 _LEAST_RESIDUALS = 5

@@ -10,12 +10,12 @@ from numpy.typing import NDArray
 
 from tests.inputs.training_data import gaussian_residuals
 from worker.calibration.calibration import ONE_SIGMA
+from worker.comparison.evaluation import Evaluated
+from worker.comparison.noise import fit_noise_model, write_noise_model
+from worker.comparison.statistics import label_numbers
 from worker.labels import LABEL_NAMES, LABELS
 from worker.results.noise_model import read_noise_model
 from worker.results.snr import LEAST_FREEDOM, SNR_PLACES, snr_bins
-from worker.training.evaluation import Evaluated
-from worker.training.noise import fit_noise_model, write_noise_model
-from worker.training.statistics import label_numbers
 
 Floats = NDArray[np.float64]
 

@@ -8,10 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from worker.array_types import Floats
+from worker.comparison.evaluation import Evaluated
 from worker.labels import LABELS
 from worker.results.noise_model import NoiseModel, by_snr_entry
 from worker.results.snr import snr_bins
-from worker.training.evaluation import Evaluated
 
 #: Parts of a Gaussian within 1, 2 and 3 sigma.
 GAUSSIAN = (0.6827, 0.9545, 0.9973)
