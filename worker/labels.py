@@ -76,6 +76,6 @@ FULL_SPECTRUM_POSITIONS: tuple[int, ...] = tuple(
 )
 
 
-def told_not_learnt(names: Collection[str]) -> str:
-    """A sentence that says how many labels are not learnt, and which."""
-    return f"{len(names)} of {len(LABELS)} labels are not learnt: {', '.join(names)}."
+def told_not_learnt(names: Collection[str], what: str = "not learnt") -> str:
+    """A sentence that says how many labels are not learnt, or what else, and which."""
+    return f"{len(names)} of {len(LABELS)} labels are {what}: {', '.join(names)}."

@@ -10,11 +10,10 @@ from typing import TYPE_CHECKING, Annotated
 import numpy as np
 import typer
 from numpy.typing import NDArray
-from rich.table import Table as Screen
 
 from producer.commands.options import tell_starter
-from producer.commands.screen import console, progress_bar, reading, say, telling_interruption
-from producer.commands.summary import print_outcome
+from producer.commands.screen import progress_bar, reading, say, telling_interruption
+from producer.commands.summary import print_labels, print_outcome
 from producer.ledger.plan import Plan
 from producer.running.run import carry_out, results_of
 from worker.array_types import Floats
@@ -69,7 +68,7 @@ def demo(
         print_outcome(outcome, plan.tag)
         comparison = Comparison.of(table, truth)
         _show(folder, comparison)
-    _print_comparison(comparison)
+    print_labels("Against the truth: coadds of S/N above 100", _rows(comparison))
     say(f"Pictures and tables: {folder / _PAGE}")
 
 
@@ -164,7 +163,7 @@ def _show(folder: Path, comparison: Comparison) -> None:
 
 def _draw(folder: Path, comparison: Comparison) -> None:
     from producer.simulation.truth_figures import draw_planes, draw_star
-    from worker.reports.training_figures import draw_predicted, draw_residuals
+    from worker.reports.comparison_figures import draw_predicted, draw_residuals
 
     with progress_bar("Drawing", 4) as advance:
         coadds = comparison.coadds
@@ -206,43 +205,17 @@ def _normalised(folder: Path, path: str) -> Floats:
 
 def _rows(comparison: Comparison) -> list[tuple[str, ...]]:
     """A line for each label: what was found against the truth, in coadds of good S/N."""
-    from worker.comparison.statistics import spread, within
+    from worker.comparison.statistics import group_numbers
+    from worker.reports.comparison_tables import short_rows
 
     good = comparison.coadds & (np.asarray(comparison.table["snr"]) > 100)
-    residuals = (comparison.column("") - comparison.known)[good]
-    errors = comparison.column("e_")[good]
-    lines: list[tuple[str, ...]] = []
-    for position, label in comparison.evaluated().learnt.items():
-        numbers = spread(residuals[:, position])
-        fractions = within(residuals[:, position] / errors[:, position])
-        if fractions is None:
-            continue
-        digits = 0 if label.unit == "K" else 3
-        lines.append(
-            (
-                f"{label.name} ({label.unit})",
-                f"{numbers['bias']:.{digits}f}",
-                f"{numbers['scatter']:.{digits}f}",
-                f"{np.median(errors[:, position]):.{digits}f}",
-                f"{100 * fractions[0]:.0f} %",
-            )
-        )
-    return lines
-
-
-_HEADINGS = ("label", "bias", "scatter", "typical uncertainty", "within 1 sigma")
-
-
-def _print_comparison(comparison: Comparison) -> None:
-    screen = Screen(title="Against the truth: coadds of S/N above 100", title_justify="left")
-    for heading in _HEADINGS:
-        screen.add_column(heading, justify="left" if heading == "label" else "right")
-    for line in _rows(comparison):
-        screen.add_row(*line)
-    console.print(screen)
+    numbers = group_numbers(comparison.evaluated(), comparison.column("e_"), {"good": good})
+    return short_rows({name: groups["good"] for name, groups in numbers.items()})
 
 
 def _page(comparison: Comparison) -> list[str]:
+    from worker.reports.comparison_tables import SHORT_HEADINGS
+
     return [
         "# A simulated survey through the stream",
         "",
@@ -254,7 +227,7 @@ def _page(comparison: Comparison) -> list[str]:
         "Bias is the median of what was found less the truth, scatter 1.4826 times the median",
         "absolute deviation. Honest uncertainties hold the truth within 1 sigma in 68 % of stars.",
         "",
-        f"| {' | '.join(_HEADINGS)} |",
+        f"| {' | '.join(SHORT_HEADINGS)} |",
         "|---|---:|---:|---:|---:|",
         *(f"| {' | '.join(line)} |" for line in _rows(comparison)),
         "",

@@ -27,7 +27,7 @@ LEFT_OUT = ("torch", "numba", "matplotlib", "h5py")
 COMMANDS = (
     *("run", "enqueue", "requeue", "forget", "dispatcher", "watch", "up", "worker", "export", "db"),
     *("status", "metrics", "calibrate", "recalibrate", "plot", "report", "model", "simulate"),
-    *("demo", "bench"),
+    *("compare", "demo", "bench"),
 )
 
 

@@ -6,7 +6,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from producer.commands.screen import progress_bar, progress_console, say, telling_interruption
+from producer.commands.screen import (
+    console,
+    progress_bar,
+    progress_console,
+    say,
+    telling_interruption,
+)
 from worker.text import counted
 
 if TYPE_CHECKING:
@@ -70,6 +76,20 @@ def print_enqueued(enqueued: Enqueued, *, skipped: bool) -> None:
         names = ", ".join(enqueued.first_missing)
         more = ", ..." if enqueued.missing > len(enqueued.first_missing) else ""
         say(f"{counted(enqueued.missing, 'file')} named but not there ({what}): {names}{more}")
+
+
+def print_labels(title: str, rows: Sequence[tuple[str, ...]]) -> None:
+    """Print the short table of labels against known ones."""
+    from rich.table import Table as Screen
+
+    from worker.reports.comparison_tables import SHORT_HEADINGS
+
+    screen = Screen(title=title, title_justify="left")
+    for heading in SHORT_HEADINGS:
+        screen.add_column(heading, justify="left" if heading == "label" else "right")
+    for row in rows:
+        screen.add_row(*row)
+    console.print(screen)
 
 
 def tell_waiting(reason: str | None) -> None:

@@ -18,8 +18,7 @@ from worker.database.tables import AstroNN, Kind, Spectrum
 from worker.errors import UsageError
 from worker.flags import ResultFlag
 from worker.labels import LABEL_NAMES
-from worker.tables.columns_of_file import numbers
-from worker.tables.results_file import results_file
+from worker.tables.results_file import integers, label_columns, results_file, texts, values
 
 #: The scatter of so many is known to some 0.3 per cent; of larger surveys every k-th star is read.
 MOST_VISITS = 100_000
@@ -200,8 +199,8 @@ def _of_columns(
     columns: Mapping[str, Any], weights: str | None, tag: str | None
 ) -> tuple[ResultSet, Visits]:
     size = len(next(iter(columns.values())))
-    texts = {
-        name: _texts(columns[name], size) if name in columns else np.full(size, default)
+    told = {
+        name: texts(columns, name, size, default)
         for name, default in (
             ("kind", Kind.VISIT.value),
             ("weights_sha256", ""),
@@ -210,28 +209,28 @@ def _of_columns(
         )
     }
     star = _stars(columns, size)
-    flags = _integers(columns, "result_flags", size, 0)
+    flags = integers(columns, "result_flags", size, 0)
     labelled = (flags & ResultFlag.NO_RESULT.value) == 0
-    visits = (texts["kind"] == Kind.VISIT.value) & labelled & (star >= 0)
-    chosen = choose_set(_sets(texts, visits), weights, tag)
-    visits &= (texts["weights_sha256"] == chosen.weights_sha256) & (texts["tag"] == chosen.tag)
+    visits = (told["kind"] == Kind.VISIT.value) & labelled & (star >= 0)
+    chosen = choose_set(_sets(told, visits), weights, tag)
+    visits &= (told["weights_sha256"] == chosen.weights_sha256) & (told["tag"] == chosen.tag)
     present = f"e_{LABEL_NAMES[0]}" in columns
     return chosen, Visits(
         star=star,
-        observation=np.stack([_integers(columns, name, size) for name in ("mjd", "fiber")], axis=1),
-        snr=_numbers(columns, "snr", size),
+        observation=np.stack([integers(columns, name, size) for name in ("mjd", "fiber")], axis=1),
+        snr=values(columns, "snr", size),
         flags=flags,
-        labels=_label_columns(columns, "raw_", size),
-        e_labels=_label_columns(columns, "e_" if present else "raw_e_", size),
-        raw_e_labels=_label_columns(columns, "raw_e_", size),
+        labels=label_columns(columns, "raw_", size),
+        e_labels=label_columns(columns, "e_" if present else "raw_e_", size),
+        raw_e_labels=label_columns(columns, "raw_e_", size),
     ).only(visits)
 
 
-def _sets(texts: Mapping[str, NDArray[np.str_]], rows: NDArray[np.bool_]) -> list[ResultSet]:
+def _sets(told: Mapping[str, NDArray[np.str_]], rows: NDArray[np.bool_]) -> list[ResultSet]:
     counts = Counter(
-        zip(*(texts[name][rows].tolist() for name in ("weights_sha256", "tag")), strict=True)
+        zip(*(told[name][rows].tolist() for name in ("weights_sha256", "tag")), strict=True)
     )
-    names = dict(zip(texts["weights_sha256"].tolist(), texts["weights_name"].tolist(), strict=True))
+    names = dict(zip(told["weights_sha256"].tolist(), told["weights_name"].tolist(), strict=True))
     return [
         ResultSet(sha256, names[sha256] or "weights", tag, count)
         for (sha256, tag), count in sorted(counts.items())
@@ -241,29 +240,7 @@ def _sets(texts: Mapping[str, NDArray[np.str_]], rows: NDArray[np.bool_]) -> lis
 def _stars(columns: Mapping[str, Any], size: int) -> NDArray[np.int64]:
     """Numbers of the stars, -1 where a row names none."""
     if "source_pk" in columns:
-        return _integers(columns, "source_pk", size)
-    names = _texts(columns["obj"], size)
+        return integers(columns, "source_pk", size)
+    names = texts(columns, "obj", size)
     number = np.unique(names, return_inverse=True)[1].reshape(-1)
     return np.where(names == "", _NOT_KNOWN, number)
-
-
-def _texts(column: Any, size: int) -> NDArray[np.str_]:
-    texts = np.array(
-        ["" if each is np.ma.masked or each is None else str(each) for each in column], dtype=str
-    )
-    return texts if size else texts.astype("U1")
-
-
-def _numbers(columns: Mapping[str, Any], name: str, size: int) -> NDArray[np.float64]:
-    values = numbers(columns, [name])
-    return np.full(size, np.nan) if values is None else values
-
-
-def _integers(
-    columns: Mapping[str, Any], name: str, size: int, missing: int = _NOT_KNOWN
-) -> NDArray[np.int64]:
-    return np.nan_to_num(_numbers(columns, name, size), nan=missing).astype(np.int64)
-
-
-def _label_columns(columns: Mapping[str, Any], prefix: str, size: int) -> NDArray[np.float64]:
-    return np.stack([_numbers(columns, prefix + name, size) for name in LABEL_NAMES], axis=1)

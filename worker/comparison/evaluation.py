@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -29,7 +29,7 @@ NOTES = (
 
 @dataclass(frozen=True)
 class Evaluated:
-    """Labels of validation spectra as the network gives them, and as they are known.
+    """Labels of spectra as the network gives them, and as they are known.
 
     Attributes
     ----------
@@ -42,7 +42,8 @@ class Evaluated:
     calibrating
         ``(n,)``: which spectra the noise model is fitted to; it is tested on the others.
     not_learnt
-        The labels that the network has not learnt; their columns of predictions are NaN.
+        The labels that the network has not learnt, or that a comparison of tables has of no
+        spectrum on both sides; they are left out of all numbers and pictures.
     """
 
     predicted: Floats
@@ -54,13 +55,19 @@ class Evaluated:
 
     @property
     def learnt(self) -> dict[int, Label]:
-        """The labels that the network has learnt, by position."""
+        """The labels that are compared, by position."""
         return {i: label for i, label in enumerate(LABELS) if label.name not in self.not_learnt}
 
     @property
     def residuals(self) -> Floats:
         """Predicted less known."""
         return self.predicted - self.known
+
+
+def half_of(stars: Sequence[str]) -> NDArray[np.bool_]:
+    """The spectra of every second star, in the order in which they first come."""
+    number = {star: i for i, star in enumerate(dict.fromkeys(stars))}
+    return np.array([number[star] % 2 == 0 for star in stars], dtype=np.bool_)
 
 
 def sample(validation: Indices) -> Indices:
@@ -83,13 +90,11 @@ def evaluate(
     predicted, e_predicted = (np.concatenate(column) for column in zip(*parts, strict=True))
     for labels in (predicted, e_predicted):
         labels[:, [LABEL_NAMES.index(name) for name in not_learnt]] = np.nan
-    stars = [data.stars[index] for index in chosen]
-    number = {star: i for i, star in enumerate(dict.fromkeys(stars))}
     return Evaluated(
         predicted=predicted,
         e_predicted=e_predicted,
         known=data.labels[chosen],
         snr=data.snr[chosen],
-        calibrating=np.array([number[star] % 2 == 0 for star in stars]),
+        calibrating=half_of([data.stars[index] for index in chosen]),
         not_learnt=not_learnt,
     )

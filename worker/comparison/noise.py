@@ -14,6 +14,7 @@ import numpy as np
 from worker.array_types import Floats
 from worker.calibration.calibration import width
 from worker.comparison.evaluation import Evaluated
+from worker.comparison.statistics import pulls
 from worker.errors import FatalError
 from worker.labels import LABEL_NAMES, LABELS
 from worker.results.noise_model import NoiseModel, SnrFactors, by_snr_entry
@@ -45,15 +46,15 @@ def fit_noise_model(evaluated: Evaluated) -> NoiseModel:
     leaves them to its neighbours; with fewer than two places there are no factors.
     """
     rows = evaluated.calibrating
-    pulls = np.abs(evaluated.residuals[rows]) / evaluated.e_predicted[rows]
+    off = np.abs(pulls(evaluated.residuals[rows], evaluated.e_predicted[rows]))
     snr = evaluated.snr[rows]
     weights = _weights(snr)
-    scale = np.array([_scale(column, weights) for column in pulls.T])
+    scale = np.array([_scale(column, weights) for column in off.T])
     return NoiseModel(
         scale=scale,
         offset=np.zeros(len(LABELS)),
         sha256=None,
-        by_snr=tuple(_by_snr(column, snr) for column in (pulls / scale).T),
+        by_snr=tuple(_by_snr(column, snr) for column in (off / scale).T),
     )
 
 

@@ -33,7 +33,7 @@ from worker.training.provenance import command_line, extent, known_part
 
 if TYPE_CHECKING:
     from worker.comparison.evaluation import Evaluated
-    from worker.reports.training import Account
+    from worker.reports.comparison import Account
 
 
 def evaluate(
@@ -58,8 +58,9 @@ def evaluate(
     beside OUT.json (OUT.spectra.npy and .json); delete them when you need them no more.
     """
     from worker.comparison.noise import fit_noise_model, write_noise_model
+    from worker.comparison.statistics import label_numbers
     from worker.network.engines.choose import choose_device
-    from worker.reports.training import write_report
+    from worker.reports.comparison import write_report
 
     cache, report = _outputs(out, cache, report)
     table = read_label_table(labels)
@@ -79,7 +80,7 @@ def evaluate(
             "evaluated": extent(data, every),
             **left_out(spectra, matched),
         }
-        write_report(report, _account(about), evaluated, noise_model)
+        write_report(report, _account(about), evaluated, label_numbers(evaluated, noise_model))
     _tell_calibrating(evaluated)
     tell_files(out, report, cache)
 
@@ -102,7 +103,7 @@ def _outputs(out: Path, cache: Path | None, report: Path | None) -> tuple[Path, 
 
 def _account(about: dict[str, str | int]) -> Account:
     from worker.comparison.evaluation import NOTES
-    from worker.reports.training import Account
+    from worker.reports.comparison import Account
 
     return Account(
         command=command_line(sys.argv[1:]),

@@ -258,8 +258,9 @@ def _finish(run: TrainingRun, trained: Trained, outputs: Outputs) -> None:
     """Write the weights, then what needs an evaluation of them; the state goes last."""
     from worker.comparison.evaluation import MOST_EVALUATED, NOTES
     from worker.comparison.noise import fit_noise_model, write_noise_model
+    from worker.comparison.statistics import label_numbers
     from worker.network.checkpoint import write_checkpoint
-    from worker.reports.training import Account, write_report
+    from worker.reports.comparison import Account, write_report
 
     content = metadata(run, trained)
     write_checkpoint(outputs.weights, trained.model, content, half=run.half)
@@ -273,8 +274,10 @@ def _finish(run: TrainingRun, trained: Trained, outputs: Outputs) -> None:
         losses=trained.losses,
         best_epoch=trained.best_epoch,
         notes=(*NOTES, f"At most {MOST_EVALUATED} are evaluated."),
+        title="Training report",
     )
-    numbers = write_report(outputs.report, account, evaluated, noise_model)
+    numbers = label_numbers(evaluated, noise_model)
+    write_report(outputs.report, account, evaluated, numbers)
     content["validation"] |= summary(numbers)
     write_checkpoint(outputs.weights, trained.model, content, half=run.half)
     outputs.state.unlink(missing_ok=True)

@@ -23,7 +23,7 @@ from worker.errors import UsageError
 from worker.labels import LABEL_NAMES, LABELS
 from worker.network.checkpoint import read_checkpoint, read_metadata
 from worker.network.engines.choose import open_engine
-from worker.reports.training import Account, write_report
+from worker.reports.comparison import Account, write_report
 from worker.results.noise_model import SnrFactors, identity, read_noise_model
 from worker.results.snr import snr_bins
 from worker.settings import PREFIX, get_settings
@@ -31,7 +31,7 @@ from worker.training.new_network import new_network
 from worker.training.provenance import command_line
 from worker.version import software_version
 
-PICTURES = ("predicted.png", "residuals.png", "calibration.png", "losses.png")
+PICTURES = ("predicted.png", "residuals.png", "diagram.png", "calibration.png", "losses.png")
 
 
 def account() -> Account:
@@ -40,7 +40,13 @@ def account() -> Account:
         for epoch in range(4)
     ]
     return Account(
-        "astronn-stream model train x", {"epochs": 4}, {"held out": "9"}, losses, 3, ("Said.",)
+        "astronn-stream model train x",
+        {"epochs": 4},
+        {"held out": "9"},
+        losses,
+        3,
+        ("Said.",),
+        "Training report",
     )
 
 
@@ -110,7 +116,8 @@ def test_a_report_has_its_page_numbers_and_pictures_and_changes_no_settings(
     evaluated = gaussian_residuals(200)
     evaluated.known[:, 12] = np.nan  # a label that no held-out star has
     before = dict(mpl.rcParams)
-    numbers = write_report(tmp_path / "report", account(), evaluated, fit_noise_model(evaluated))
+    numbers = label_numbers(evaluated, fit_noise_model(evaluated))
+    write_report(tmp_path / "report", account(), evaluated, numbers)
     assert dict(mpl.rcParams) == before
     page = (tmp_path / "report" / "report.md").read_text()
     for picture in PICTURES:
@@ -125,8 +132,8 @@ def test_a_report_has_its_page_numbers_and_pictures_and_changes_no_settings(
     every = numbers["mg_h"]["by_snr"]["all"]
     assert len(rows) == 1
     assert f"| {every['n']} | {every['bias']:.3f} | {every['scatter']:.3f} |" in rows[0]
-    # Overall, scatter by S/N, calibration by S/N, factors by S/N.
-    assert page.count("| mg_h") == 4
+    # Overall, scatter by S/N, by log g, Teff and [Fe/H], calibration by S/N, factors by S/N.
+    assert page.count("| mg_h") == 7
     assert page.startswith("# Training report")
 
 
@@ -138,19 +145,21 @@ def test_labels_that_are_not_learnt_are_left_out_of_a_report_but_for_a_sentence(
     evaluated.e_predicted[:, [1, 12]] = np.nan
     model = fit_noise_model(evaluated)
     assert [model.scale[12], model.by_snr[12]] == [1.0, None]
-    numbers = write_report(tmp_path, account(), evaluated, model)
+    numbers = label_numbers(evaluated, model)
+    write_report(tmp_path, account(), evaluated, numbers)
     assert set(numbers) == set(LABEL_NAMES) - {"logg", "k_h"}
     page = (tmp_path / "report.md").read_text()
     assert page.count("2 of 22 labels are not learnt: logg, k_h.") == 1
-    assert page.count("| mg_h") == 4
+    assert page.count("| mg_h") == 7
     assert "| k_h" not in page
     assert json.loads((tmp_path / "figures.json").read_text())["not_learnt"] == ["logg", "k_h"]
 
 
 def test_a_report_of_weights_that_were_there_tells_of_no_training(tmp_path: Path) -> None:
     evaluated = gaussian_residuals(200)
-    nothing_trained = replace(account(), losses=[], best_epoch=0)
-    write_report(tmp_path, nothing_trained, evaluated, fit_noise_model(evaluated))
+    nothing_trained = replace(account(), losses=[], best_epoch=0, title="Evaluation report")
+    numbers = label_numbers(evaluated, fit_noise_model(evaluated))
+    write_report(tmp_path, nothing_trained, evaluated, numbers)
     page = (tmp_path / "report.md").read_text()
     assert page.startswith("# Evaluation report")
     assert "epoch" not in page.replace("epochs: 4", "")
@@ -160,7 +169,7 @@ def test_a_report_of_weights_that_were_there_tells_of_no_training(tmp_path: Path
 def test_a_report_of_hardly_any_spectra_can_be_drawn(tmp_path: Path) -> None:
     evaluated = gaussian_residuals(2)
     evaluated.snr[:] = np.nan
-    write_report(tmp_path, account(), evaluated, fit_noise_model(evaluated))
+    write_report(tmp_path, account(), evaluated, label_numbers(evaluated, identity()))
     assert (tmp_path / "report.md").exists()
 
 

@@ -1,15 +1,15 @@
-"""The pictures of a training's report; matplotlib is imported when one is drawn."""
+"""The pictures of a comparison with known labels; matplotlib is imported when one is drawn."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from worker.comparison.evaluation import Evaluated
 from worker.comparison.statistics import GAUSSIAN, Numbers, spread
-from worker.labels import LABELS
+from worker.labels import LABEL_NAMES, LABELS
 from worker.pictures.points import running
 from worker.pictures.style import (
     BLUE,
@@ -21,10 +21,11 @@ from worker.pictures.style import (
     panels,
     snr_axis,
     symbol,
+    title,
 )
 
-if TYPE_CHECKING:
-    pass
+#: More points take long to draw and hide one another.
+_MOST_DRAWN = 20_000
 
 
 def draw_predicted(path: Path, evaluated: Evaluated) -> None:
@@ -35,11 +36,12 @@ def draw_predicted(path: Path, evaluated: Evaluated) -> None:
         points = None
         for position, axis in zip(shown, axes, strict=True):
             known, predicted = evaluated.known[:, position], evaluated.predicted[:, position]
-            valid = np.isfinite(known)
+            valid = np.isfinite(predicted - known)
             if not valid.any():
                 continue
             low, high = limits(np.concatenate([known[valid], predicted[valid]]))
-            order = np.flatnonzero(valid)[np.argsort(colours[valid])]
+            drawn = _drawn(valid)
+            order = drawn[np.argsort(colours[drawn])]
             points = axis.scatter(
                 known[order], predicted[order], c=colours[order], s=3, linewidths=0,
                 cmap="viridis", vmin=1.0, vmax=2.5, rasterized=True,
@@ -67,9 +69,12 @@ def draw_residuals(path: Path, evaluated: Evaluated) -> None:
             valid = np.isfinite(residual) & (evaluated.snr > 0)
             if not valid.any():
                 continue
-            snr, residual = evaluated.snr[valid], residual[valid]
-            axis.scatter(snr, residual, s=2.5, color=GREY, alpha=0.45, linewidths=0)
+            drawn = _drawn(valid)
+            axis.scatter(
+                evaluated.snr[drawn], residual[drawn], s=2.5, color=GREY, alpha=0.45, linewidths=0
+            )
             axis.axhline(0, color="black", linewidth=0.7)
+            snr, residual = evaluated.snr[valid], residual[valid]
             place, low, middle, high = running(snr, residual)
             axis.fill_between(place, low, high, color=BLUE, alpha=0.3, linewidth=0)
             axis.plot(place, middle, color=BLUE, linewidth=1.2)
@@ -82,6 +87,30 @@ def draw_residuals(path: Path, evaluated: Evaluated) -> None:
             spare.fill_between([], [], color=BLUE, alpha=0.3, label="16th to 84th percentile"),
         ]
         spare.legend(handles=handles, loc="center", frameon=False, fontsize=8)
+
+
+def draw_diagram(path: Path, evaluated: Evaluated) -> None:
+    """The Kiel diagram of the known labels, coloured by how far off each label of it is."""
+    teff, logg = (evaluated.known[:, LABEL_NAMES.index(name)] for name in ("teff", "logg"))
+    with figure_at(path, (11.0, 3.9)) as figure:
+        axes = figure.subplots(1, 3, sharex=True, sharey=True)
+        for axis, name in zip(axes, ("teff", "logg", "fe_h"), strict=True):
+            position = LABEL_NAMES.index(name)
+            residual = evaluated.residuals[:, position]
+            drawn = _drawn(np.isfinite(residual + teff + logg))
+            axis.set(title=title(LABELS[position]), xlabel=r"known $T_\mathrm{eff}$ (K)")
+            if not len(drawn):
+                axis.text(0.5, 0.5, "nothing to compare", ha="center", transform=axis.transAxes)
+                continue
+            end = float(np.percentile(np.abs(residual[drawn]), 95)) or 1.0
+            points = axis.scatter(
+                teff[drawn], logg[drawn], c=residual[drawn], s=7, linewidths=0.15,
+                edgecolors=GREY, cmap="RdBu_r", vmin=-end, vmax=end, rasterized=True,
+            )  # fmt: skip
+            figure.colorbar(points, ax=axis, extend="both", label="predicted − known")
+        axes[0].set_ylabel(r"known $\log\,g$ (dex)")
+        axes[0].invert_xaxis()
+        axes[0].invert_yaxis()
 
 
 def draw_calibration(path: Path, numbers: dict[str, Numbers]) -> None:
@@ -129,3 +158,9 @@ def draw_losses(path: Path, losses: list[dict[str, float]], best_epoch: int) -> 
 
 def _short(value: float) -> str:
     return f"{value:.0f}" if abs(value) >= 10 else f"{value:.3f}"
+
+
+def _drawn(valid: NDArray[np.bool_]) -> NDArray[np.intp]:
+    """The spectra that a panel shows, evenly taken of those that it could show."""
+    rows = np.flatnonzero(valid)
+    return rows[:: max(1, -(-len(rows) // _MOST_DRAWN))]

@@ -1,0 +1,146 @@
+"""Which known labels each result is compared with."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from worker.array_types import Floats
+from worker.comparison.evaluation import Evaluated, half_of
+from worker.comparison.results import Results
+from worker.errors import UsageError
+from worker.file_names import name_on_disk
+from worker.labels import LABEL_NAMES
+from worker.text import counted
+from worker.training.label_table import LabelTable
+
+
+@dataclass(frozen=True)
+class Matched:
+    """Results that have a partner, and what has none.
+
+    Attributes
+    ----------
+    results
+        The rows that are compared.
+    known
+        ``(n, 22)``: the known labels of each; NaN where missing.
+    left_out
+        What is not compared, and how much of it.
+    """
+
+    results: Results
+    known: Floats
+    left_out: dict[str, int]
+
+    def __str__(self) -> str:
+        return (
+            f"{counted(len(self.results), 'spectrum', 'spectra')} of "
+            f"{counted(len(set(self._stars)), 'star')}"
+        )
+
+    @property
+    def _stars(self) -> list[str]:
+        """The star of each row, or its file where that is all there is."""
+        results = self.results
+        names: list[str] = np.where(results.stars == "", results.paths, results.stars).tolist()
+        return names
+
+    def as_found(self) -> Evaluated:
+        """Labels as the results have them; no star calibrates."""
+        none = np.zeros(len(self.results), dtype=np.bool_)
+        return self._evaluated(self.results.labels, none)
+
+    def to_calibrate(self, *, all_stars: bool) -> Evaluated:
+        """Labels as the network gave them; half of the stars calibrate, or all."""
+        return self._evaluated(self.results.raw_labels, half_of(self._stars) | all_stars)
+
+    def _evaluated(self, labels: Floats, calibrating: NDArray[np.bool_]) -> Evaluated:
+        there = np.isfinite(labels - self.known).any(axis=0)
+        return Evaluated(
+            predicted=labels,
+            e_predicted=self.results.raw_e_labels,
+            known=self.known,
+            snr=self.results.snr,
+            calibrating=calibrating,
+            not_learnt=tuple(np.array(LABEL_NAMES)[~there].tolist()),
+        )
+
+
+def match(results: Results, tables: Sequence[LabelTable], data_root: Path) -> Matched:
+    """Match results by file or star with the first table that has labels for it.
+
+    Parameters
+    ----------
+    data_root
+        The folder that the results' paths are relative to.
+
+    Raises
+    ------
+    UsageError
+        No result has labels, or none has a partner, or there is no label that both have.
+    """
+    labelled = results.only(results.labelled)
+    if not len(labelled):
+        raise UsageError(f"None of the {len(results)} results has labels.")
+    known, partners = _known(labelled, tables, data_root.resolve())
+    matched = _any(known)
+    if not matched.any():
+        raise UsageError(_without_partner(labelled, tables))
+    common = _any(known - labelled.labels)
+    if not common.any():
+        raise UsageError(_without_common(labelled.only(matched), known[matched]))
+    return Matched(
+        results=labelled.only(common),
+        known=known[common],
+        left_out={
+            "results without labels": len(results) - len(labelled),
+            "results without known labels": int((~matched).sum()),
+            "results that share no label with the known ones": int((matched & ~common).sum()),
+            "rows of known labels without a result": _n_rows(tables) - partners,
+        },
+    )
+
+
+def _known(results: Results, tables: Sequence[LabelTable], root: Path) -> tuple[Floats, int]:
+    """The known labels of each result, and how many rows of the tables they are."""
+    paths = [root / name_on_disk(path) for path in results.paths.tolist()]
+    known = np.full(results.labels.shape, np.nan)
+    partners = 0
+    for table in tables:
+        rows = table.rows_of(paths, results.stars.tolist(), root)
+        useful = _any(table.labels)
+        taken = (rows >= 0) & useful[rows] & ~_any(known)
+        known[taken] = table.labels[rows[taken]]
+        partners += len(set(rows[taken].tolist()))
+    return known, partners
+
+
+def _any(labels: Floats) -> NDArray[np.bool_]:
+    """Which rows have any label."""
+    return np.asarray(np.isfinite(labels).any(axis=1))
+
+
+def _n_rows(tables: Sequence[LabelTable]) -> int:
+    return sum(len(table.names) for table in tables)
+
+
+def _without_partner(results: Results, tables: Sequence[LabelTable]) -> str:
+    names = ", ".join(repr(table.names[0]) for table in tables if table.names)
+    return (
+        f"None of the {len(results)} results is in the tables of known labels: the first is of "
+        f"the star {str(results.stars[0])!r} in {str(results.paths[0])!r}, the tables begin with "
+        f"{names or 'no row'}."
+    )
+
+
+def _without_common(results: Results, known: Floats) -> str:
+    found, there = (
+        ", ".join(np.array(LABEL_NAMES)[np.isfinite(labels).any(axis=0)].tolist())
+        for labels in (results.labels, known)
+    )
+    return f"No label can be compared: the results have {found}, the known labels are {there}."
