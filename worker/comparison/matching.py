@@ -40,15 +40,8 @@ class Matched:
     def __str__(self) -> str:
         return (
             f"{counted(len(self.results), 'spectrum', 'spectra')} of "
-            f"{counted(len(set(self._stars)), 'star')}"
+            f"{counted(len(set(self.results.names)), 'star')}"
         )
-
-    @property
-    def _stars(self) -> list[str]:
-        """The star of each row, or its file where that is all there is."""
-        results = self.results
-        names: list[str] = np.where(results.stars == "", results.paths, results.stars).tolist()
-        return names
 
     def as_found(self) -> Evaluated:
         """Labels as the results have them; no star calibrates."""
@@ -57,7 +50,7 @@ class Matched:
 
     def to_calibrate(self, *, all_stars: bool) -> Evaluated:
         """Labels as the network gave them; half of the stars calibrate, or all."""
-        return self._evaluated(self.results.raw_labels, half_of(self._stars) | all_stars)
+        return self._evaluated(self.results.raw_labels, half_of(self.results.names) | all_stars)
 
     def _evaluated(self, labels: Floats, calibrating: NDArray[np.bool_]) -> Evaluated:
         there = np.isfinite(labels - self.known).any(axis=0)

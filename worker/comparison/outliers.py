@@ -50,7 +50,7 @@ class Outlier:
 def furthest(evaluated: Evaluated, e_labels: Floats, results: Results) -> dict[str, list[Outlier]]:
     """The spectra with the largest residuals, by uncertainty and by the label's scatter.
 
-    A spectrum counts by its worst label.
+    A star counts once, by the worst label of its worst spectrum.
 
     Parameters
     ----------
@@ -77,21 +77,23 @@ def _furthest(
 ) -> list[Outlier]:
     distance = np.where(np.isfinite(off), np.abs(off), -1.0)
     worst = distance.argmax(axis=1)
-    largest = distance.max(axis=1)
-    rows = np.argsort(-largest, kind="stable")[:MOST_NAMED]
+    names = results.names
+    rows: dict[str, int] = {}
+    for row in np.argsort(-distance.max(axis=1), kind="stable").tolist():
+        if distance[row].max() > 0 and len(rows) < MOST_NAMED:
+            rows.setdefault(names[row], row)
     return [
         Outlier(
-            star=results.stars[row],
-            path=results.paths[row],
-            member=results.members[row],
+            star=str(results.stars[row]),
+            path=str(results.paths[row]),
+            member=str(results.members[row]),
             snr=_plain(evaluated.snr[row]),
             flags=int(results.flags[row]),
             label=LABELS[worst[row]].name,
             off=float(off[row, worst[row]]),
-            labels=_labels(int(row), evaluated, e_labels),
+            labels=_labels(row, evaluated, e_labels),
         )
-        for row in rows
-        if largest[row] > 0
+        for row in rows.values()
     ]
 
 

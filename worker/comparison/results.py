@@ -93,6 +93,12 @@ class Results:
         return np.asarray(has_result & np.isfinite(self.labels).any(axis=1))
 
     @property
+    def names(self) -> list[str]:
+        """The star of each row, or its file where that is all there is."""
+        names: list[str] = np.where(self.stars == "", self.paths, self.stars).tolist()
+        return names
+
+    @property
     def made_by(self) -> Counter[str]:
         """How many rows each weights made, by their names."""
         return Counter(name or "weights without a name" for name in self.weights.tolist())

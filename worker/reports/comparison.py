@@ -193,7 +193,7 @@ def _outliers(outliers: Mapping[str, Sequence[Outlier]]) -> Iterator[str]:
     if not any(outliers.values()):
         return
     yield from ("", "## Outliers", "")
-    yield "Each spectrum by the label that is furthest from the known one; the JSON has all labels."
+    yield "Stars by the label that is furthest from the known one; the JSON has their other labels."
     for unit, rows in outliers.items():
         yield from ("", f"In units of the {unit}:", "")
         yield from named(rows)

@@ -136,7 +136,7 @@ def draw_calibration(path: Path, numbers: dict[str, Numbers]) -> None:
         names = [symbol(label) for label in shown]
         axes[-1].set_xticks(places, names, rotation=60, ha="right", rotation_mode="anchor")
         axes[0].legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=3, frameon=False)
-        figure.suptitle("Fraction of held-out residuals within 1, 2 and 3 of their uncertainties")
+        figure.suptitle("Fraction of residuals within 1, 2 and 3 of their uncertainties")
 
 
 def draw_losses(path: Path, losses: list[dict[str, float]], best_epoch: int) -> None:
