@@ -126,8 +126,10 @@ def _matched(
 
 
 def _tell_compared(matched: Matched) -> None:
-    left_out = ", ".join(f"{count} {what}" for what, count in matched.left_out.items() if count)
-    say(f"{matched}; left out: {left_out or 'nothing'}.")
+    say(f"{matched} are compared.")
+    for what, count in matched.left_out.items():
+        if count:
+            say(f"  left out: {count} {what}")
 
 
 def _account(

@@ -91,10 +91,10 @@ def match(results: Results, tables: Sequence[LabelTable], data_root: Path) -> Ma
         results=labelled.only(common),
         known=known[common],
         left_out={
-            "results without labels": len(results) - len(labelled),
-            "results without known labels": int((~matched).sum()),
-            "results that share no label with the known ones": int((matched & ~common).sum()),
-            "rows of known labels without a result": _n_rows(tables) - partners,
+            "without labels": len(results) - len(labelled),
+            "not among the known labels": int((~matched).sum()),
+            "with no label that is known": int((matched & ~common).sum()),
+            "of the known labels, which no result is for": _n_rows(tables) - partners,
         },
     )
 

@@ -15,6 +15,7 @@ from sqlalchemy import (
     MetaData,
     Table,
     Text,
+    and_,
     create_engine,
     insert,
     select,
@@ -46,7 +47,7 @@ def rows_where(columns: Mapping[str, Any], text: str, file: str) -> NDArray[np.b
     UsageError
         It is no condition, or asks for a column that the table lacks.
     """
-    meant = condition(text)
+    meant = and_(condition(text))  # a flag alone is an attribute of a class, and no expression yet
     asked = {each.name: each for each in iterate(meant) if isinstance(each, Column)}
     if lacking := sorted(asked.keys() - columns.keys()):
         raise UsageError(f"--where: the results table {file} has no {', '.join(lacking)}.")
