@@ -120,7 +120,7 @@ def _matched(
     from worker.comparison.results import read_results
     from worker.training.label_table import read_label_table
 
-    tables = [read_label_table(path, complete=False) for path in known]
+    tables = [read_label_table(path) for path in known]
     rows = read_results(results, None if kind == "both" else kind, where, raw=raw)
     return match(rows, tables, get_settings().data_root)
 
@@ -130,6 +130,8 @@ def _tell_compared(matched: Matched) -> None:
     for what, count in matched.left_out.items():
         if count:
             say(f"  left out: {count} {what}")
+    for note in matched.notes:
+        say(note)
 
 
 def _account(
@@ -148,6 +150,7 @@ def _account(
             "known labels": ", ".join(path.name for path in known),
             "compared": str(matched),
             **matched.left_out,
+            **({"of the known labels": " ".join(matched.notes)} if matched.notes else {}),
         },
         losses=[],
         best_epoch=0,

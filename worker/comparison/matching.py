@@ -31,11 +31,14 @@ class Matched:
         ``(n, 22)``: the known labels of each; NaN where missing.
     left_out
         What is not compared, and how much of it.
+    notes
+        What was turned into something else or ignored in the tables of known labels.
     """
 
     results: Results
     known: Floats
     left_out: dict[str, int]
+    notes: tuple[str, ...]
 
     def __str__(self) -> str:
         return (
@@ -96,6 +99,7 @@ def match(results: Results, tables: Sequence[LabelTable], data_root: Path) -> Ma
             "with no label that is known": int((matched & ~common).sum()),
             "of the known labels, which no result is for": _n_rows(tables) - partners,
         },
+        notes=tuple(note for table in tables for note in table.notes),
     )
 
 
