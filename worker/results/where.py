@@ -27,6 +27,8 @@ from worker.database.tables import UtcDateTime
 from worker.errors import UsageError
 from worker.results.columns import table_columns
 
+#: The rows that a page shows first. Not by `flag_bad` and `flag_warn`: see docs/results.md.
+GOOD = "e_fe_h < 0.1 and not flag_unlike_training"
 #: Longer conditions were not written by a person; deep ones exhaust the stack of Python or SQLite.
 _LONGEST = 2000
 _DEEPEST = 40

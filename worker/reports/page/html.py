@@ -22,10 +22,14 @@ class Heading:
 
 @dataclass(frozen=True)
 class Row:
-    """The cells of a row, as plain texts, and whether it is flagged where that is a question."""
+    """The cells of a row, as plain texts.
+
+    Where that is a question, whether it is flagged, and whether the table begins with it.
+    """
 
     cells: Sequence[object]
     flagged: bool | None = None
+    good: bool | None = None
 
 
 def text(value: object) -> str:
@@ -40,7 +44,13 @@ def definitions(pairs: Iterable[tuple[str, object]]) -> str:
 
 
 def table(
-    key: str, caption: str, headings: Sequence[Heading], rows: Iterable[Row], *, explored: bool
+    key: str,
+    caption: str,
+    headings: Sequence[Heading],
+    rows: Iterable[Row],
+    *,
+    explored: bool,
+    choice: str | None = None,
 ) -> str:
     """A table that scrolls by itself where it is wide.
 
@@ -48,6 +58,8 @@ def table(
     ----------
     explored
         Whether the page's script is to sort, filter and page it.
+    choice
+        What the script calls the choice of good rows, which it shows first.
     """
     classes = [f' class="{heading.sort}"' if heading.sort else "" for heading in headings]
     head = "".join(
@@ -56,6 +68,7 @@ def table(
     )
     body = "\n".join(_row(row, classes) for row in rows)
     kind = ' class="explore"' if explored else ""
+    kind += "" if choice is None else f' data-choice="{text(choice)}"'
     return (
         f'<div class="table" id="{key}" role="region" tabindex="0" aria-label="{text(caption)}">'
         f"<table{kind}><thead><tr>{head}</tr></thead>\n<tbody>\n{body}\n</tbody></table></div>"
@@ -63,8 +76,12 @@ def table(
 
 
 def _row(row: Row, classes: Sequence[str]) -> str:
-    flagged = "" if row.flagged is None else f' data-flagged="{"yes" if row.flagged else "no"}"'
+    about = "".join(
+        f' data-{name}="{"yes" if value else "no"}"'
+        for name, value in (("flagged", row.flagged), ("good", row.good))
+        if value is not None
+    )
     cells = "".join(
         f"<td{given}>{text(cell)}</td>" for cell, given in zip(row.cells, classes, strict=True)
     )
-    return f"<tr{flagged}>{cells}</tr>"
+    return f"<tr{about}>{cells}</tr>"

@@ -40,7 +40,10 @@
     const label = element("label", "Filter ");
     label.append(wanted);
     const flagged = element("select", "");
-    for (const [value, text] of [["", "all"], ["yes", "flagged"], ["no", "unflagged"]]) {
+    const choices = [["", "all"], ["yes", "flagged"], ["no", "unflagged"]];
+    const good = (row) => row.dataset.good === "yes";
+    if (rows.some(good)) choices.unshift(["good", table.dataset.choice]);
+    for (const [value, text] of choices) {
       const option = element("option", text);
       option.value = value;
       flagged.append(option);
@@ -63,7 +66,8 @@
       const words = wanted.value.toLowerCase().split(/\s+/).filter(Boolean);
       const kept = rows.filter((row) => {
         const text = row.textContent.toLowerCase();
-        const kind = flagged.value === "" || row.dataset.flagged === flagged.value;
+        const kind = flagged.value === "" || row.dataset.flagged === flagged.value
+          || (flagged.value === "good" && good(row));
         return kind && words.every((word) => text.includes(word));
       });
       const pages = Math.max(1, Math.ceil(kept.length / ROWS));

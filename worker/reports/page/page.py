@@ -26,6 +26,8 @@ from worker.reports.page.rows import (
     result_rows,
 )
 from worker.results.summary import Summary, summarise
+from worker.results.where import GOOD
+from worker.tables.where import rows_where
 from worker.version import software_version
 
 if TYPE_CHECKING:
@@ -84,6 +86,7 @@ def page(results: Table, facts: Sequence[tuple[str, object]], advance: Advance) 
 
     style, script = ((_HERE / f"page.{kind}").read_text("utf-8") for kind in ("css", "js"))
     summary, positions, labels = summarise(results), listed(results), known_labels(results)
+    good = rows_where(results.columns, GOOD, "results")
     sample = Sample.of({name: results[name] for name in COLUMNS})
     notice = results.meta.get("notice")
     return Template((_HERE / "page.html").read_text("utf-8")).substitute(
@@ -93,12 +96,12 @@ def page(results: Table, facts: Sequence[tuple[str, object]], advance: Advance) 
         script=script,
         made=text(f"astronn-stream {software_version()}, {datetime.now(UTC):%Y-%m-%d %H:%M} UTC"),
         notice=f'<p class="notice">{text(notice)}</p>' if notice else "",
-        summary=definitions([*facts, *_summary(summary)]),
+        summary=definitions([*facts, *_summary(summary, int(good.sum()))]),
         pictures="\n".join(_pictures(sample, advance)),
         results_told=_results_told(summary, len(positions), labels),
         results=table(
             "result-table", "Results", result_headings(labels),
-            result_rows(results, positions, labels), explored=True,
+            result_rows(results, positions, labels, good), explored=True, choice=GOOD,
         ),
         failed_told=_failed_told(summary),
         reasons=_reasons(summary),
@@ -122,10 +125,11 @@ def _policy(style: str, script: str) -> str:
     )
 
 
-def _summary(summary: Summary) -> Iterator[tuple[str, object]]:
+def _summary(summary: Summary, good: int) -> Iterator[tuple[str, object]]:
     failed = summary.spectra - summary.labelled
     yield "Spectra", f"{summary.spectra:,} ({summary.coadds:,} coadds, {summary.visits:,} visits)"
     yield "With labels", f"{summary.labelled:,}"
+    yield GOOD, f"{good:,}"
     yield "Without labels", f"{failed:,}"
     yield "flag_warn", f"{summary.warn:,}"
     yield from ((name, f"{count:,}") for name, count in summary.flagged.items())

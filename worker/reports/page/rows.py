@@ -75,16 +75,23 @@ def result_headings(labels: Sequence[Label]) -> list[Heading]:
 
 
 def result_rows(
-    table: Table, positions: NDArray[np.intp], labels: Sequence[Label]
+    table: Table,
+    positions: NDArray[np.intp],
+    labels: Sequence[Label],
+    good: NDArray[np.bool_],
 ) -> Iterator[Row]:
-    """These labels with uncertainties and flags, a row for each position."""
-    for row in table[positions]:
+    """These labels with uncertainties and flags, a row for each position.
+
+    ``good`` says of each row of the table whether the page begins with it.
+    """
+    for row, is_good in zip(table[positions], good[positions], strict=True):
         flags = [flag.label for flag in DESCRIPTIONS if row["result_flags"] & flag.value]
         measured = [
             _measured(row[label.name], row[f"e_{label.name}"], 0 if label.unit == "K" else 3)
             for label in labels
         ]
-        yield Row([*_identity(row), *measured, ", ".join(flags), _visit(row)], flagged=bool(flags))
+        cells = [*_identity(row), *measured, ", ".join(flags), _visit(row)]
+        yield Row(cells, flagged=bool(flags), good=bool(is_good))
 
 
 def failed_rows(table: Table) -> Iterator[Row]:

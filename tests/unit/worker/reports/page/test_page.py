@@ -55,12 +55,26 @@ def test_the_page_tells_results_failures_and_what_made_them(table: Table) -> Non
     assert of_three["flags"] == "uncertain_logg, uncertain_teff, uncertain_fe_h"
     assert of_three["S/N"] == "103.2"
     assert re.findall(r'data-flagged="(\w+)"', content) == ["yes", "no", "yes", "yes"]
+    assert re.findall(r'data-good="(\w+)"', content) == ["no"] * 4
     (failed,) = cells(content, "failed-table")
     assert failed[0] == "4"
     assert failed[4].startswith("No flux in Ångström’s chip – “blue”, and a comma.")
     assert [row[0] for row in cells(content, "provenance-table")] == ["2", "1", "1", "1"]
     assert "<dt>Without labels</dt><dd>1</dd>" in content
     assert "All spectra that have labels." in content
+
+
+def test_the_table_begins_with_certain_rows_that_are_like_the_training(table: Table) -> None:
+    certain = table["spectrum_pk"] != 2
+    table["e_fe_h"][certain & ~np.asarray(table["flag_no_result"])] = 0.05
+    table["result_flags"][table["spectrum_pk"] == 3] |= ResultFlag.UNLIKE_TRAINING.value
+    content = made(table)
+    keys = [row[0] for row in cells(content, "result-table")]
+    assert dict(zip(keys, re.findall(r'data-good="(\w+)"', content), strict=True)) == {
+        **{"5": "yes", "1": "yes", "2": "no", "3": "no"}
+    }
+    assert 'data-choice="e_fe_h &lt; 0.1 and not flag_unlike_training"' in content
+    assert "<dt>e_fe_h &lt; 0.1 and not flag_unlike_training</dt><dd>2</dd>" in content
 
 
 def test_what_others_wrote_stays_text(table: Table) -> None:
