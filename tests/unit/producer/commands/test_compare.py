@@ -107,6 +107,7 @@ def test_all_star_and_a_second_table_and_a_second_file_of_results(place: Path) -
     )
     # Ten stars are in both tables of known labels, the first of which counts.
     assert "Compared: 59 spectra of 59 stars. left out: 1 without labels left out: 11 of" in told
+    assert "10 results are in several of the tables of known labels, the first of" in told
     labels = figures(place / "r")["labels"]
     assert {each: labels[each]["by_snr"]["all"]["n"] for each in labels} == {
         **{"teff": 59, "logg": 18, "mg_h": 40, "fe_h": 19},
