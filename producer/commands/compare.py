@@ -126,7 +126,7 @@ def _matched(
 
 
 def _tell_compared(matched: Matched) -> None:
-    say(f"{matched} are compared.")
+    say(f"Compared: {matched}.")
     for what, count in matched.left_out.items():
         if count:
             say(f"  left out: {count} {what}")

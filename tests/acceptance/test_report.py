@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from astropy.table import Table
 
 from tests.acceptance.chromium import dom, look
 from tests.acceptance.command import Workplace
@@ -28,6 +29,11 @@ document.addEventListener("securitypolicyviolation", hear);
 const table = (key) => document.querySelector(`#${key} table`);
 const column = (key, n) => [...table(key).tBodies[0].rows].map((row) => row.cells[n].textContent);
 const head = (key, n) => table(key).tHead.rows[0].cells[n];
+const choose = (value) => {
+  const menu = document.querySelector("#results select");
+  menu.value = value;
+  menu.dispatchEvent(new Event("change"));
+};
 const status = () => document.querySelector("#results [role=status]").textContent;
 addEventListener("load", () => {
   %s
@@ -78,12 +84,17 @@ def test_the_page_opens_without_errors_and_shows_its_pictures(
     told = driven(
         place,
         "told.pictures = [...document.images].map((image) => image.naturalWidth);"
+        "told.first = status(); choose('');"
         "told.rows = column('result-table', 0).length; told.status = status();"
         "told.wide = document.documentElement.scrollWidth <= innerWidth;",
     )
     assert told["errors"] == []
     assert len(told["pictures"]) >= 5
     assert min(told["pictures"]) > 300
+    labels = Table.read(place.folder / "labels.fits")
+    good = (labels["e_fe_h"] < 0.1) & ~labels["flag_unlike_training"]
+    assert 0 < good.sum() < 50
+    assert told["first"] == f"1–{good.sum()} of {good.sum()} rows"
     assert told["rows"] == 50
     assert told["status"] == "1–50 of 60 rows"
     assert told["wide"]  # tables scroll, not the page
@@ -106,6 +117,7 @@ def test_tables_sort_filter_and_turn_pages(place: Workplace) -> None:
         const c_h = () => column('result-table', 6).map(number);
         const click = (n) => head('result-table', n).querySelector('button').click();
         const [before, after] = document.querySelectorAll('#results .tools button');
+        choose('');
         click(6); told.rising = c_h(); told.sorted = head('result-table', 6).ariaSort;
         after.click(); told.second = c_h(); told.page = status(); told.last = after.disabled;
         click(6); told.falling = c_h();

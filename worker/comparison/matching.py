@@ -83,7 +83,7 @@ def match(results: Results, tables: Sequence[LabelTable], data_root: Path) -> Ma
     labelled = results.only(results.labelled)
     if not len(labelled):
         raise UsageError(f"None of the {len(results)} results has labels.")
-    known, partners = _known(labelled, tables, data_root.resolve())
+    known, partners, twice = _known(labelled, tables, data_root.resolve())
     matched = _any(known)
     if not matched.any():
         raise UsageError(_without_partner(labelled, tables))
@@ -99,22 +99,30 @@ def match(results: Results, tables: Sequence[LabelTable], data_root: Path) -> Ma
             "with no label that is known": int((matched & ~common).sum()),
             "of the known labels, which no result is for": _n_rows(tables) - partners,
         },
-        notes=tuple(note for table in tables for note in table.notes),
+        notes=(*_told_twice(twice), *(note for table in tables for note in table.notes)),
     )
 
 
-def _known(results: Results, tables: Sequence[LabelTable], root: Path) -> tuple[Floats, int]:
-    """The known labels of each result, and how many rows of the tables they are."""
+def _known(results: Results, tables: Sequence[LabelTable], root: Path) -> tuple[Floats, int, int]:
+    """The known labels of each result, how many rows of the tables they are, and how many results
+    are in more than one table.
+    """
     paths = [root / name_on_disk(path) for path in results.paths.tolist()]
     known = np.full(results.labels.shape, np.nan)
-    partners = 0
+    partners, times = 0, np.zeros(len(results), dtype=np.int64)
     for table in tables:
         rows = table.rows_of(paths, results.stars.tolist(), root)
-        useful = _any(table.labels)
-        taken = (rows >= 0) & useful[rows] & ~_any(known)
+        there = (rows >= 0) & _any(table.labels)[rows]
+        taken = there & (times == 0)
+        times += there
         known[taken] = table.labels[rows[taken]]
         partners += len(set(rows[taken].tolist()))
-    return known, partners
+    return known, partners, int((times > 1).sum())
+
+
+def _told_twice(twice: int) -> list[str]:
+    told = "results are in several of the tables of known labels, the first of which counts."
+    return [f"{twice} {told}"] if twice else []
 
 
 def _any(labels: Floats) -> NDArray[np.bool_]:

@@ -21,7 +21,6 @@ from worker.tables.where import rows_where
 
 #: What says which spectrum a row is of; one is enough.
 _NAMES = ("path", "obj")
-_RAW = ("raw_", "raw_e_")
 
 
 @dataclass(frozen=True)
@@ -128,9 +127,12 @@ def read_results(paths: Sequence[Path], kind: str | None, where: str | None, raw
 
 
 def _read(path: Path, where: str | None, raw: bool) -> Results:
-    needed = [_NAMES, LABEL_NAMES]
-    if raw:
-        needed += [tuple(prefix + name for name in LABEL_NAMES) for prefix in _RAW]
-    with results_file(path, needed) as columns:
+    with results_file(path, [_NAMES]) as columns:
+        for prefix in ("", "raw_", "raw_e_") if raw else ("",):
+            if not columns.keys() & {prefix + name for name in LABEL_NAMES}:
+                raise UsageError(
+                    f"The results table {path.name} has no label, such as "
+                    f"{prefix}{LABEL_NAMES[0]}; give it as `astronn-stream export` writes it."
+                )
         results = Results.of_columns(columns)
         return results if where is None else results.only(rows_where(columns, where, path.name))

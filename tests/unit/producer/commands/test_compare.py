@@ -59,9 +59,7 @@ def figures(folder: Path) -> dict[str, Any]:
 def test_results_are_compared_by_file_and_reported(place: Path) -> None:
     write_known(place / "truth.ecsv", STARS[:30])
     told = good("labels.fits", "--with", "truth.ecsv")
-    assert (
-        "58 spectra of 29 stars are compared. left out: 2 without labels left out: 20 not" in told
-    )
+    assert "Compared: 58 spectra of 29 stars. left out: 2 without labels left out: 20 not" in told
     assert "labels_comparison/report.md: tables, pictures and outliers." in told
     # 15 stars are half an uncertainty above and 13 below, one is far off.
     assert "│ teff (K) │ 25 │ " in told
@@ -108,7 +106,8 @@ def test_all_star_and_a_second_table_and_a_second_file_of_results(place: Path) -
         *("--kind", "coadd", "--out", "r"),
     )
     # Ten stars are in both tables of known labels, the first of which counts.
-    assert "59 spectra of 59 stars are compared. left out: 1 without labels left out: 11 of" in told
+    assert "Compared: 59 spectra of 59 stars. left out: 1 without labels left out: 11 of" in told
+    assert "10 results are in several of the tables of known labels, the first of" in told
     labels = figures(place / "r")["labels"]
     assert {each: labels[each]["by_snr"]["all"]["n"] for each in labels} == {
         **{"teff": 59, "logg": 18, "mg_h": 40, "fe_h": 19},
@@ -154,6 +153,7 @@ def other_labels(place: Path) -> None:
     table = Table.read(place / "labels.fits")
     table.remove_columns([each for each in LABEL_NAMES if each != "mg_h"])
     table.write(place / "mg.fits")
+    table["obj", "mg_h", "e_mg_h"].write(place / "raw.csv")
     write_known(place / "known.ecsv", STARS, ["teff", "logg"])
 
 
@@ -169,7 +169,12 @@ def no_labels(place: Path) -> None:
         (other_stars, ["no.fits", "--with", "known.ecsv"], r"results table no\.fits does not exis"),
         (other_stars, ["labels.fits", "--with", "known.ecsv"], "None of the 78 results is in the"),
         (other_labels, ["mg.fits", "--with", "known.ecsv"], "the results have mg_h, the known"),
-        (no_labels, ["none.csv", "--with", "known.ecsv"], "has no teff or logg or"),
+        (no_labels, ["none.csv", "--with", "known.ecsv"], "has no label, such as teff;"),
+        (
+            other_labels,
+            ["raw.csv", "--with", "known.ecsv", "--noise-model", "w.json"],
+            "has no label, such as raw_teff;",
+        ),
         (
             no_labels,
             ["labels.fits", "--with", "known.ecsv", "--where", "snr < 0"],
