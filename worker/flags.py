@@ -78,8 +78,9 @@ RULES = {
     ResultFlag.UNCERTAIN_FE_H: Rule("fe_h", relative=0.12),
 }
 
-#: A spectrum is unlike those of the training when fewer of these were as odd as it is.
-LEAST_P_TRAINING = 0.01
+#: A spectrum is unlike those of the training when fewer of these were as odd as it is. Real stars
+#: that models do not follow to the last per cent have more.
+LEAST_P_TRAINING = 0.001
 
 DESCRIPTIONS: dict[ResultFlag, str] = {
     **{flag: str(rule) for flag, rule in RULES.items()},

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from tests.acceptance.command import EXECUTABLE
-from tests.inputs.references import reference_of_stars, with_reference
+from tests.inputs.references import reference_of_anything, with_reference
 from worker.labels import LABEL_NAMES
 
 #: As many stars and visits as the real files have: with this seed 10 coadds and 34 visits.
@@ -40,7 +40,7 @@ def own_weights(tmp_path_factory: pytest.TempPathFactory, demonstration_weights:
     content["metadata"]["purpose"] = "tests"
     path = tmp_path_factory.mktemp("weights") / "own.pt"
     torch.save(content, path)
-    return with_reference(path, path, reference_of_stars())
+    return with_reference(path, path, reference_of_anything())
 
 
 @pytest.fixture(scope="session")

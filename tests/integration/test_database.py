@@ -290,7 +290,7 @@ def test_labels_that_were_not_learnt_are_null(engine: Engine) -> None:
     few = {
         "raw_labels": (teff, *others[:-1], None),
         "raw_e_labels": (e_teff, *e_others[:-1], None),
-        "p_training": 0.009,
+        "p_training": 0.0009,
     }
     message = message.model_copy(update={"results": (result.model_copy(update=few),)})
     with transaction(engine) as session:
@@ -299,7 +299,7 @@ def test_labels_that_were_not_learnt_are_null(engine: Engine) -> None:
         row = session.scalars(select(AstroNN)).one()
         assert (row.ni_h, row.e_ni_h, row.raw_ni_h, row.raw_e_ni_h) == (None,) * 4
         assert (row.teff, row.e_teff, row.raw_co_h) == (teff, e_teff, others[-2])
-        assert (row.p_training, row.flag_warn) == (0.009, True)
+        assert (row.p_training, row.flag_warn) == (0.0009, True)
         assert row.result_flags & ResultFlag.UNLIKE_TRAINING
         assert not row.flag_no_result
 

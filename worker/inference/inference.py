@@ -125,26 +125,20 @@ class Inference:
             The device is broken or stuck, for good as far as this process goes.
         """
         weights = weights or self.weights
+        reference = self._references.get(weights)
         futures = self._batcher.submit(flux, mask_keys, lane, weights)
         try:
-            p_training = self._p_training(flux, snr, weights)  # meanwhile the device computes
+            # Meanwhile the device computes.
+            unexplained = None if reference is None else reference.unexplained(flux)
             self._batcher.wait_for(futures)
         finally:
             for future in futures:
                 future.cancel()  # after Ctrl-C, drop what has not started
         learnt = self._learnt[weights]
-        return [
-            _outcome(*spectrum, learnt)
-            for spectrum in zip(mask_keys, futures, p_training, strict=True)
-        ]
-
-    def _p_training(
-        self, flux: NDArray[np.float32], snr: Floats | None, weights: str
-    ) -> Sequence[float | None]:
-        """What share of these weights' training is as unlike the rest as each; None: unknown."""
-        if (reference := self._references.get(weights)) is None:
-            return [None] * len(flux)
-        return nulls(reference.p_training(flux, snr))
+        outcomes = [_outcome(*pair, learnt) for pair in zip(mask_keys, futures, strict=True)]
+        if reference is None or unexplained is None or snr is None:
+            return outcomes
+        return _compared(outcomes, reference, unexplained, snr)
 
     def vitals(self) -> dict[str, Any]:
         """The weights served, the device, its engine, and their last half minute.
@@ -203,11 +197,30 @@ def open_inference(
     )
 
 
+def _compared(
+    outcomes: Sequence[InferredSpectrum | SpectrumError],
+    reference: Reference,
+    unexplained: Floats,
+    snr: Floats,
+) -> list[InferredSpectrum | SpectrumError]:
+    """The outcomes, where there are labels with the share of the training that is as unlike."""
+    good = [n for n, each in enumerate(outcomes) if isinstance(each, InferredSpectrum)]
+    inferred = [each for each in outcomes if isinstance(each, InferredSpectrum)]
+    if not inferred:
+        return list(outcomes)
+    labels, e_labels = (
+        np.stack([getattr(each, name) for each in inferred])
+        for name in ("raw_labels", "raw_e_labels")
+    )
+    shares = nulls(reference.p_training(unexplained[good], labels, e_labels, snr[good]))
+    found: list[InferredSpectrum | SpectrumError] = list(outcomes)
+    for number, each, share in zip(good, inferred, shares, strict=True):
+        found[number] = replace(each, p_training=share)
+    return found
+
+
 def _outcome(
-    mask_key: str,
-    future: Future[InferredSpectrum],
-    p_training: float | None,
-    learnt: NDArray[np.bool_],
+    mask_key: str, future: Future[InferredSpectrum], learnt: NDArray[np.bool_]
 ) -> InferredSpectrum | SpectrumError:
     try:
         inferred = future.result()
@@ -220,7 +233,7 @@ def _outcome(
     labels, e_labels = (
         np.where(learnt, values, np.nan) for values in (inferred.raw_labels, inferred.raw_e_labels)
     )
-    return replace(inferred, raw_labels=labels, raw_e_labels=e_labels, p_training=p_training)
+    return replace(inferred, raw_labels=labels, raw_e_labels=e_labels)
 
 
 def _unusable_label(inferred: InferredSpectrum, learnt: NDArray[np.bool_]) -> str | None:

@@ -2,108 +2,187 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
-from numpy.typing import NDArray
 
 from worker.array_types import Floats, Singles
 from worker.errors import UsageError
-from worker.network.reference import LEVELS, Reference
-from worker.results.snr import SNR_PLACES
+from worker.network.engines.engine import Engine
+from worker.network.reference import (
+    EXCEEDANCES,
+    N_AXES,
+    N_MEASURES,
+    N_TERMS,
+    Reference,
+    answers_of,
+    deviations,
+    unexplained,
+)
+from worker.results.snr import hats
 from worker.training.data import Indices, chunks
 
-#: Directions in which spectra differ; most are far from the noise.
-_COMPONENTS = 32
-#: More spectra than these hardly change the directions.
-_MOST_FITTED = 4000
-#: Directions beyond those that are wanted, and rounds, after which the wanted ones stand.
+#: Fewer tell nothing of the rare ones among them; more than the most tell little more.
+LEAST_SPECTRA, _MOST_SPECTRA = 200, 4000
+_CHUNK = 32
+_COMPONENTS, _MOST_FOR_COMPONENTS = 12, 3000
+#: Components beyond those that are wanted, and rounds, after which the wanted ones stand.
 _MORE, _ROUNDS = 16, 6
-#: So many spectra tell the quantiles at a place in S/N.
-_LEAST_AT_PLACE = 200
-#: Fewer tell nothing of the rare ones among them.
-LEAST_SPECTRA = 200
-_CHUNK = 512
-#: Of the last quantile; no tail is shorter.
-_LEAST_TAIL = 1e-3
-#: A pixel that is the same in all spectra has no scatter.
-_LEAST_SCALE = 1e-3
+#: Of the variance of each number of an answer, added so that none is without.
+_RIDGE = 1e-3
+_PLACES, _LEAST_AT_PLACE = 6, 25
+#: The tail between two quantiles that are the same.
+_LEAST_STEP = 1e-9
 
 
-def fit_reference(flux: Singles, rows: Indices, snr: Floats) -> Reference:
-    """What some spectra are like: directions from one half, quantiles from the other.
+@dataclass(frozen=True)
+class Trusted:
+    """Spectra that weights can be trusted with, and the network's own answers to them.
 
-    Parameters
+    Attributes
     ----------
     flux
-        ``(m, 7514)`` normalised flux; may be a memory map.
-    rows
-        ``(n,)`` rows of it that count, ascending.
+        ``(n, 7514)`` normalised flux.
     snr
-        ``(n,)`` S/N per pixel; NaN where not known.
+        ``(n,)`` S/N per pixel, all known.
+    labels, e_labels
+        ``(n, 22)`` as the network gives them.
+    learnt
+        ``(22,)`` 1 for labels that the weights have learnt, 0 for others.
+    """
+
+    flux: Singles
+    snr: Floats
+    labels: Floats
+    e_labels: Floats
+    learnt: Floats
+
+
+def reference_spectra(snr: Floats) -> Indices:
+    """Which spectra make a reference: some thousands of known S/N, taken evenly.
 
     Raises
     ------
     UsageError
         They are too few.
     """
-    if len(rows) < LEAST_SPECTRA:
+    known = np.flatnonzero(snr > 0)
+    if len(known) < LEAST_SPECTRA:
         raise UsageError(
-            f"{len(rows)} spectra do not tell what those of a training are like: give "
-            f"{LEAST_SPECTRA} or, better, some thousands."
+            f"{len(known)} spectra of known S/N do not tell what those of a training are like: "
+            f"give {LEAST_SPECTRA} or, better, some thousands."
         )
-    fitted = rows[:: 2 * -(-len(rows) // (2 * _MOST_FITTED))]
-    spectra = np.asarray(flux[fitted])
-    mean, scale = spectra.mean(axis=0), np.maximum(spectra.std(axis=0), _LEAST_SCALE)
-    scaled = (spectra - mean) / scale
-    components = _directions(scaled)
-    made = Reference(
+    return known[:: -(-len(known) // _MOST_SPECTRA)]
+
+
+def answered(
+    engine: Engine,
+    flux: Singles,
+    rows: Indices,
+    snr: Floats,
+    keys: Sequence[str],
+    learnt: Floats,
+    finished: Callable[[int], None],
+) -> Trusted:
+    """Some rows of flux, with the answers of an engine; ``snr`` and ``keys`` are theirs."""
+    parts = []
+    for chunk in chunks(np.arange(len(rows)), _CHUNK):
+        parts.append(engine(np.asarray(flux[rows[chunk]]), [keys[index] for index in chunk]))
+        finished(len(chunk))
+    labels, e_labels = (np.concatenate(column) for column in zip(*parts, strict=True))
+    return Trusted(np.asarray(flux[rows]), snr, labels, e_labels, learnt)
+
+
+def fit_reference(trusted: Trusted) -> Reference:
+    """What some spectra are like."""
+    shown = trusted.flux != 1
+    total = np.sum(trusted.flux, axis=0, dtype=np.float64, where=shown)
+    mean = np.where(shown.any(axis=0), total / np.maximum(shown.sum(axis=0), 1), 1.0)
+    reference = _with_answers(trusted, mean.astype(np.float32))
+    left = _unexplained(trusted, reference.mean)
+    answers = reference.answers(trusted.labels, trusted.e_labels)
+    terms = reference.terms(answers, trusted.snr)
+    coefficients = np.asarray(np.linalg.lstsq(terms, left)[0], np.float64)
+    return _with_quantiles(replace(reference, coefficients=coefficients), trusted, left)
+
+
+def _with_answers(trusted: Trusted, mean: Singles) -> Reference:
+    """With components and answers; what to expect, and the quantiles, are still missing."""
+    answers = answers_of(trusted.labels, trusted.e_labels, trusted.learnt)
+    answer_std = np.maximum(answers.std(axis=0), _LEAST_STEP)
+    covariance = np.cov(answers.T) + np.diag(_RIDGE * answer_std**2)
+    ln_snr = np.log(trusted.snr)
+    return Reference(
+        spectra=np.array([float(len(trusted.snr))]),
         mean=mean,
-        scale=scale,
-        components=components,
-        deviations=(scaled @ components.T).std(axis=0, dtype=np.float64),
-        snr=np.ones(1),
-        quantiles=np.zeros((2, 1, len(LEVELS))),
-        tails=np.ones((2, 1)),
-        spectra=np.array([float(len(rows))]),
+        components=_components(trusted.flux, trusted.snr, mean),
+        learnt=trusted.learnt,
+        answer_mean=answers.mean(axis=0),
+        answer_std=answer_std,
+        answer_factor=np.linalg.inv(np.linalg.cholesky(covariance)),
+        answer_axes=_axes((answers - answers.mean(axis=0)) / answer_std),
+        ln_snr=np.array([*np.percentile(ln_snr, [1, 99]), ln_snr.mean()]),
+        coefficients=np.zeros((N_TERMS, N_MEASURES - 1)),
+        snr_places=np.zeros(1),
+        quantiles=np.zeros((N_MEASURES, 1, len(EXCEEDANCES))),
     )
-    return _with_quantiles(Reference.of(made.arrays()), flux, rows[1::2], snr[1::2])
 
 
-def _directions(scaled: Singles) -> Singles:
-    """``(k, 7514)`` the orthonormal directions in which spectra differ most.
+def _unexplained(trusted: Trusted, mean: Singles) -> Floats:
+    """What each half's components leave of the other half: their own noise they explain too."""
+    odd = np.arange(len(trusted.snr)) % 2 == 1
+    found = np.empty((len(odd), N_MEASURES - 1))
+    for half in (odd, ~odd):
+        components = _components(trusted.flux[~half], trusted.snr[~half], mean)
+        found[half] = [unexplained(row, mean, components) for row in trusted.flux[half]]
+    return found
+
+
+def _components(flux: Singles, snr: Floats, mean: Singles) -> Singles:
+    """``(k, 7514)`` the orthonormal directions in which the brighter half differs most.
 
     By subspace iteration from a fixed start.
     """
+    bright = np.flatnonzero(snr >= np.median(snr))[:_MOST_FOR_COMPONENTS]
+    away = deviations(flux[bright], mean)
     rng = np.random.default_rng(0)
-    found = rng.standard_normal((scaled.shape[1], _COMPONENTS + _MORE), dtype=np.float32)
+    found = rng.standard_normal((away.shape[1], _COMPONENTS + _MORE), dtype=np.float32)
     for _ in range(_ROUNDS):
-        found, _ = np.linalg.qr(scaled.T @ (scaled @ found))
-    _, _, turned = np.linalg.svd(scaled @ found, full_matrices=False)
+        found, _ = np.linalg.qr(away.T @ (away @ found))
+    _, _, turned = np.linalg.svd(away @ found, full_matrices=False)
     return np.asarray((found @ turned.T)[:, :_COMPONENTS].T, np.float32)
 
 
-def _with_quantiles(reference: Reference, flux: Singles, rows: Indices, snr: Floats) -> Reference:
-    """With the quantiles of these spectra's measures, at each S/N that has enough of them."""
-    measures = np.concatenate([reference.measures(flux[part]) for part in chunks(rows, _CHUNK)])
-    places, near = _places(snr)
-    quantiles = np.stack([np.quantile(measures[some], LEVELS, axis=0).T for some in near], axis=1)
-    beyond = [
-        np.maximum(measures[some] - quantiles[:, place, -1], 0).sum(axis=0)
-        / np.maximum((measures[some] > quantiles[:, place, -1]).sum(axis=0), 1)
-        for place, some in enumerate(near)
-    ]
-    tails = np.maximum(np.stack(beyond, axis=1), _LEAST_TAIL * quantiles[:, :, -1])
-    made = replace(reference, snr=places, quantiles=quantiles, tails=tails)
+def _axes(scaled: Floats) -> Floats:
+    """``(5, 2l)`` the directions in which answers differ most, over the deviation along them.
+
+    Answers of fewer numbers have fewer; the others are zero.
+    """
+    _, singular, directions = np.linalg.svd(scaled, full_matrices=False)
+    deviation = np.maximum(singular / np.sqrt(len(scaled)), _LEAST_STEP)
+    axes = (directions / deviation[:, None])[:N_AXES]
+    return np.pad(axes, ((0, N_AXES - len(axes)), (0, 0)))
+
+
+def _with_quantiles(reference: Reference, trusted: Trusted, left: Floats) -> Reference:
+    """With the quantiles of the measures, at S/N that have enough spectra."""
+    measures = reference.measures(left, trusted.labels, trusted.e_labels, trusted.snr)
+    ln_snr = np.log(trusted.snr)
+    lowest, highest = np.percentile(ln_snr, [2, 98])
+    places = np.unique(np.linspace(lowest, highest, _PLACES))
+    places = places[hats(ln_snr, places).sum(axis=0) >= _LEAST_AT_PLACE]
+    near = hats(ln_snr, places)
+    quantiles = np.array(
+        [[_quantiles(values, weight) for weight in near.T] for values in measures.T]
+    )
+    made = replace(reference, snr_places=places, quantiles=quantiles)
     return Reference.of(made.arrays())
 
 
-def _places(snr: Floats) -> tuple[Floats, list[NDArray[np.bool_]]]:
-    """The S/N with enough spectra nearest to them, and which these are; all where there is none."""
-    places = np.array(SNR_PLACES)
-    nearest = np.digitize(snr, np.sqrt(places[1:] * places[:-1]))
-    near = [(nearest == place) & (snr > 0) for place in range(len(places))]
-    enough = [place for place, some in enumerate(near) if some.sum() >= _LEAST_AT_PLACE]
-    if not enough:
-        return np.array([100.0]), [np.ones(len(snr), dtype=np.bool_)]
-    return places[enough], [near[place] for place in enough]
+def _quantiles(values: Floats, weight: Floats) -> Floats:
+    """The values that the wanted parts of the spectra exceed, each with its weight."""
+    order = np.argsort(values)
+    below = np.cumsum(weight[order]) - weight[order] / 2
+    found: Floats = np.interp(1 - EXCEEDANCES, below / weight.sum(), values[order])
+    return found + _LEAST_STEP * np.arange(len(found))  # no two the same

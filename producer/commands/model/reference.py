@@ -9,12 +9,19 @@ from typing import Annotated
 import numpy as np
 import typer
 
-from producer.commands.model.spectra import Cache, Paths, cache_of, read_spectra, tell_read
+from producer.commands.model.spectra import (
+    Cache,
+    Computing,
+    Paths,
+    cache_of,
+    read_spectra,
+    reference_by,
+    tell_read,
+)
 from producer.commands.screen import say, telling_interruption
 from producer.sources.files import Wanted
 from worker.atomic_file import check_place
 from worker.errors import UsageError
-from worker.results.snr import known_snr
 from worker.training.provenance import about_reference, command_line
 
 
@@ -25,6 +32,7 @@ def reference(
     paths: Paths,
     out: Annotated[Path, typer.Option("--out", metavar="NEW.pt", help="The weights to write.")],
     kind: Annotated[Wanted, typer.Option("--kind", help="Coadds, visits, or both.")] = "both",
+    device: Computing = "auto",
     cache: Cache = None,
 ) -> None:
     """Let weights tell which spectra are unlike those that they can be trusted with.
@@ -36,8 +44,8 @@ def reference(
     .json); delete them when you need them no more.
     """
     from worker.network.checkpoint import write_checkpoint
+    from worker.network.engines.choose import choose_device
     from worker.network.weights.read import read_weights
-    from worker.training.reference import fit_reference
 
     if out.suffix != ".pt":
         raise UsageError(f"--out {out}: weights are written as a .pt file.")
@@ -47,8 +55,15 @@ def reference(
     with telling_interruption():
         spectra = read_spectra(paths, cache, kind)
         tell_read(spectra)
-        snr = known_snr(np.array([each.snr for each in spectra.spectra], dtype=np.float64))
-        made = fit_reference(spectra.flux, np.arange(len(snr)), snr)
+        made = reference_by(
+            old.model,
+            old.not_learnt,
+            spectra.flux,
+            np.arange(len(spectra.spectra)),
+            np.array([each.snr for each in spectra.spectra], dtype=np.float64),
+            [each.natural_key for each in spectra.spectra],
+            choose_device(device),
+        )
         metadata = old.metadata | about_reference(made, kind, command_line(sys.argv[1:]))
         half = old.stored_as == "float16"
         write_checkpoint(out, old.model, metadata, half=half, reference=made)

@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
+import numpy as np
 import typer
+from numpy.typing import NDArray
 
 from producer.commands.screen import progress_bar, say
 from producer.sources.files import Wanted
 from producer.sources.spectra_cache import Matched, SpectraCache, cached_spectra
+from worker.array_types import Floats
 from worker.atomic_file import check_place
 from worker.errors import UsageError
+from worker.labels import LABEL_NAMES
 from worker.settings import Device, get_settings
 from worker.training.data import Indices, TrainingSet
 
 if TYPE_CHECKING:
     from worker.comparison.evaluation import Evaluated
+    from worker.network.model import ApogeeBCNNCensored
+    from worker.network.reference import Reference
 
 Paths = Annotated[
     list[Path], typer.Argument(metavar="PATH...", help="apStar files, and folders of them.")
@@ -112,6 +119,35 @@ def evaluated_by(weights: Path, data: TrainingSet, chosen: Indices, device: str)
     )
     with progress_bar("Evaluating", len(chosen)) as finished:
         return evaluate(engine, data, chosen, finished, read_not_learnt(weights))
+
+
+def reference_by(
+    model: ApogeeBCNNCensored,
+    not_learnt: Collection[str],
+    flux: NDArray[np.float32],
+    rows: Indices,
+    snr: Floats,
+    keys: Sequence[str],
+    device: str,
+) -> Reference:
+    """What some rows of flux are like, with the network's answers to them.
+
+    Raises
+    ------
+    UsageError
+        Too few have a known S/N; ``snr`` and ``keys`` are those of the rows.
+    """
+    from worker.network.engines.choose import open_engine
+    from worker.training.reference import answered, fit_reference, reference_spectra
+
+    chosen = reference_spectra(snr)
+    engine = open_engine(model, mc_samples=get_settings().mc_samples, seed=0, device=device)
+    learnt = (~np.isin(LABEL_NAMES, list(not_learnt))).astype(np.float64)
+    with progress_bar("Comparing", len(chosen)) as finished:
+        names = [keys[number] for number in chosen]
+        return fit_reference(
+            answered(engine, flux, rows[chosen], snr[chosen], names, learnt, finished)
+        )
 
 
 def tell_files(corrections: Path, report: Path, cache: Path) -> None:

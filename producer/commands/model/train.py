@@ -7,7 +7,6 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -24,6 +23,7 @@ from producer.commands.model.spectra import (
     evaluated_by,
     left_out,
     read_spectra,
+    reference_by,
     tell_data,
     tell_files,
 )
@@ -265,18 +265,8 @@ def _finish(run: TrainingRun, trained: Trained, outputs: Outputs) -> None:
     from worker.network.checkpoint import write_checkpoint
     from worker.reports.comparison import Account, write_report
 
-    reference = _reference(run)
     content = metadata(run, trained)
-    if reference is not None:
-        content |= about_reference(reference, run.kind, run.command)
-    write = partial(
-        write_checkpoint,
-        outputs.weights,
-        trained.model,
-        half=run.half,
-        reference=reference,
-    )
-    write(content)
+    write_checkpoint(outputs.weights, trained.model, content, half=run.half)
     evaluated = _evaluate(run, outputs.weights)
     noise_model = fit_noise_model(evaluated)
     write_noise_model(outputs.corrections, noise_model)
@@ -292,22 +282,32 @@ def _finish(run: TrainingRun, trained: Trained, outputs: Outputs) -> None:
     numbers = label_numbers(evaluated, noise_model)
     write_report(outputs.report, account, evaluated, numbers)
     content["validation"] |= summary(numbers)
-    write(content)
+    reference = _reference(run, outputs.weights)
+    if reference is not None:
+        content |= about_reference(reference, run.kind, run.command)
+    write_checkpoint(outputs.weights, trained.model, content, half=run.half, reference=reference)
     outputs.state.unlink(missing_ok=True)
     _tell_outputs(trained, outputs, numbers)
 
 
-def _reference(run: TrainingRun) -> Reference | None:
+def _reference(run: TrainingRun, weights: Path) -> Reference | None:
     """What the spectra that were trained on are like; None where they are too few to tell."""
-    from worker.training.reference import LEAST_SPECTRA, fit_reference
+    from worker.network.checkpoint import read_checkpoint, read_not_learnt
 
-    trained_on = run.split[0]
-    if len(trained_on) < LEAST_SPECTRA:
-        say(
-            f"{len(trained_on)} spectra are too few for the weights to tell others that are unlike."
+    data, trained_on = run.data, run.split[0]
+    try:
+        return reference_by(
+            read_checkpoint(weights),
+            read_not_learnt(weights),
+            data.flux,
+            data.rows[trained_on],
+            data.snr[trained_on],
+            [data.keys[index] for index in trained_on],
+            run.settings.device,
         )
+    except UsageError as error:
+        say(f"The weights will not tell spectra that are unlike these. {error}")
         return None
-    return fit_reference(run.data.flux, run.data.rows[trained_on], run.data.snr[trained_on])
 
 
 def _evaluate(run: TrainingRun, weights: Path) -> Evaluated:

@@ -1,4 +1,4 @@
-"""``from tests.inputs.references import reference_of_stars, with_reference
+"""``from tests.inputs.references import reference_of_anything, with_reference
 from worker import infer``: arrays in, the rows of ``run --serial`` out."""
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from producer.ledger.plan import Plan
 from producer.progress import no_bar
 from producer.running.run import carry_out, results_of
 from tests.conftest import Inputs, on_real_data
-from tests.inputs.references import reference_of_stars, with_reference
+from tests.inputs.references import reference_of_anything, with_reference
 from worker import infer
 from worker.errors import FatalError, UsageError
 from worker.identity import natural_key
@@ -56,7 +56,7 @@ def arrays(simulated_folder: Path) -> Arrays:
 
 @on_real_data
 def test_rows_are_those_of_a_serial_run_to_the_last_bit(inputs: Inputs, tmp_path: Path) -> None:
-    weights = with_reference(inputs.weights, tmp_path / "w.pt", reference_of_stars())
+    weights = with_reference(inputs.weights, tmp_path / "w.pt", reference_of_anything())
     settings = Settings(
         database_url=f"sqlite:///{tmp_path / 'run.sqlite'}",
         data_root=inputs.folder,
@@ -79,7 +79,9 @@ def test_rows_are_those_of_a_serial_run_to_the_last_bit(inputs: Inputs, tmp_path
         mc_samples=7,
     )
     assert len(table) == len(rows) >= 10
-    assert np.isfinite(rows["p_training"]).all()
+    known = rows["snr"] > 0
+    assert (np.isfinite(rows["p_training"]) == known).all()
+    assert len(set(rows["p_training"][known])) > 3
     for row in table:
         same = of_name[row["name"]]
         for column in table.colnames[1:]:

@@ -119,17 +119,23 @@ def test_labels_that_were_not_learnt_are_none_whatever_the_network_says(opened: 
 
 
 class Counting:
-    """Stands for a reference: a spectrum's share is its number over its S/N."""
+    """Stands for a reference: a spectrum's share is its number, the square of it, over its S/N."""
 
-    def p_training(self, flux: NDArray[np.float32], snr: Floats | None = None) -> Floats:
-        return flux[:, 0] / (np.ones(len(flux)) if snr is None else snr)
+    def unexplained(self, flux: NDArray[np.float32]) -> Floats:
+        return flux[:, :2].astype(np.float64)
+
+    def p_training(
+        self, unexplained: Floats, labels: Floats, e_labels: Floats, snr: Floats
+    ) -> Floats:
+        np.testing.assert_array_equal(labels, 10 * e_labels)
+        return unexplained[:, 0] * labels[:, 0] / snr
 
 
 def test_shares_of_the_training_come_with_the_labels_of_their_weights(opened: Open) -> None:
     served = opened(Network(raising(RuntimeError), 3), references={"w": Counting()})
-    found = served.infer(flux_of(1, 3, 2), "abc", snr=np.array([100.0, 100.0, 8.0]))
+    found = served.infer(flux_of(1, 3, 2, 5), "abcd", snr=np.array([100.0, 100.0, 8.0, np.nan]))
     shares = [each.p_training for each in found if isinstance(each, InferredSpectrum)]
-    assert shares == [0.01, 0.25]
+    assert shares == [0.01, 0.5, None]
     assert isinstance(found[1], SpectrumError)
     other = opened(Network(), references={"others": Counting()}).infer(flux_of(1), "a")
     assert isinstance(other[0], InferredSpectrum)

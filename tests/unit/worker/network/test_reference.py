@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.inputs.references import reference_of_stars, stars
-from worker.array_types import Singles
+from tests.inputs.references import reference_of_stars, shares, stars
 from worker.errors import FatalError, UsageError
 from worker.network.checkpoint import (
     read_checkpoint,
@@ -20,8 +21,8 @@ from worker.network.checkpoint import (
     write_checkpoint,
 )
 from worker.network.model import ApogeeBCNNCensored
-from worker.network.reference import LEVELS, Reference
-from worker.training.reference import fit_reference
+from worker.network.reference import EXCEEDANCES, Reference
+from worker.training.reference import Trusted, fit_reference, reference_spectra
 
 
 @pytest.fixture(scope="module")
@@ -29,87 +30,123 @@ def reference() -> Reference:
     return reference_of_stars()
 
 
-def plain(reference: Reference, spectrum: Singles, snr: float) -> float:
+def plain(reference: Reference, spectra: Trusted, number: int) -> float:
     """The share by the formula, one number after the other, in double precision."""
-    scaled = (spectrum.astype(float) - reference.mean) / reference.scale
-    along = reference.components.astype(float) @ scaled
-    outside = scaled - along @ reference.components.astype(float)
-    values = (
-        math.sqrt(sum((along / reference.deviations) ** 2) / len(along)),
-        math.sqrt(sum(outside**2) / 7514),
-    )
-    shares = []
-    for value, quantiles, tails in zip(values, reference.quantiles, reference.tails, strict=True):
+    flux, snr = spectra.flux[number].astype(float), float(spectra.snr[number])
+    away = np.where(flux == 1, 0, np.clip(flux - reference.mean, -0.5, 0.5))
+    components = reference.components.astype(float)
+    left = away - components.T @ (components @ away)
+    power = sum(left**2)
+    smooth = sum(left[i] * left[i + 1] for i in range(7513)) / power
+    known = reference.learnt == 1
+    answer = np.array([*spectra.labels[number][known], *np.log(spectra.e_labels[number][known])])
+    answer -= reference.answer_mean
+    axes = np.clip(reference.answer_axes @ (answer / reference.answer_std), -3, 3)
+    low, high, mean = reference.ln_snr
+    x = [*axes, min(max(math.log(snr), low), high) - mean]
+    terms = [1.0, *x, *(x[i] * x[j] for i in range(6) for j in range(i, 6))]
+    expected = np.array(terms) @ reference.coefficients
+    measures = [
+        sum((reference.answer_factor @ answer) ** 2),
+        math.log(power) - expected[0],
+        smooth - expected[1],
+    ]
+    found = []
+    for measure, value in enumerate(measures):
         at = [
-            (1 - np.interp(value, row, LEVELS)) * math.exp(-max(value - row[-1], 0) / tail)
-            for row, tail in zip(quantiles, tails, strict=True)
+            np.interp(math.log(snr), reference.snr_places, reference.quantiles[measure, :, q])
+            for q in range(13)
         ]
-        known = snr > 0
-        shares.append(np.interp(math.log(snr), np.log(reference.snr), at) if known else max(at))
-    return min(1.0, 2 * min(shares))
+        if value > at[12]:
+            found.append(0.01 * 10 ** (-(value - at[12]) / (at[12] - at[9])))
+        else:
+            found.append(math.exp(np.interp(value, at, np.log(EXCEEDANCES))))
+    return min(1.0, found[0] / 0.1, found[1] / 0.6, found[2] / 0.3)
 
 
-@pytest.mark.parametrize("snr", [5.0, 40.0, 70.0, 160.0, 900.0, math.nan, 0.0])
-def test_the_share_is_that_of_the_plain_formula(reference: Reference, snr: float) -> None:
-    flux = np.concatenate([stars(20, 3), stars(5, 4) ** 2, np.ones((1, 7514), np.float32)])
-    found = reference.p_training(flux, np.full(len(flux), snr))
-    expected = [plain(reference, spectrum, snr) for spectrum in flux]
-    np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-12)
+@pytest.mark.parametrize("odd", [False, True])
+def test_the_share_is_that_of_the_plain_formula(reference: Reference, odd: bool) -> None:
+    spectra = stars(12, 3)
+    spectra.flux[0, 100:200] = 1
+    spectra.flux[1, 300] = 7
+    if odd:
+        spectra = replace(spectra, flux=spectra.flux**2, labels=1.5 * spectra.labels)
+    spectra.snr[:2] = 1, 5000
+    found = shares(reference, spectra)
+    expected = [plain(reference, spectra, number) for number in range(12)]
+    np.testing.assert_allclose(found, expected, rtol=0.01)
     assert len(set(found)) > 5
 
 
-def test_without_snr_it_is_not_known(reference: Reference) -> None:
-    flux = stars(5, 5)
-    unknown = reference.p_training(flux, np.full(5, np.nan))
-    np.testing.assert_array_equal(reference.p_training(flux), unknown)
-    for snr in reference.snr:
-        assert (unknown >= reference.p_training(flux, np.full(5, snr))).all()
+@pytest.mark.parametrize("snr", [math.nan, 0.0, -1.0])
+def test_where_snr_is_not_known_the_share_is_not_either(reference: Reference, snr: float) -> None:
+    assert np.isnan(shares(reference, stars(3, 5), np.full(3, snr))).all()
 
 
 def test_a_share_does_not_depend_on_what_else_is_in_the_batch(reference: Reference) -> None:
-    flux, snr = stars(33, 6), np.linspace(20, 300, 33)
-    whole = reference.p_training(flux, snr)
-    alone = [reference.p_training(flux[i : i + 1], snr[i : i + 1])[0] for i in range(33)]
+    spectra = stars(33, 6)
+
+    def of(numbers: list[int]) -> bytes:
+        arrays = (getattr(spectra, field.name) for field in fields(Trusted))
+        chosen = [array[numbers] for array in (*arrays,)[:4]]
+        return shares(reference, Trusted(*chosen, spectra.learnt)).tobytes()
+
+    whole = shares(reference, spectra)
+    assert whole.tobytes() == b"".join(of([number]) for number in range(33))
     mixed = np.random.default_rng(0).permutation(33)
-    spread = np.zeros((33, 7514 * 2 + 1), np.float32)[:, 1:7515]  # odd places in memory
-    spread[:] = flux
-    assert whole.tobytes() == np.array(alone).tobytes()
-    assert whole[mixed].tobytes() == reference.p_training(flux[mixed], snr[mixed]).tobytes()
-    assert whole.tobytes() == reference.p_training(spread, snr).tobytes()
-    assert reference.p_training(flux[:0], snr[:0]).shape == (0,)
+    assert whole[mixed].tobytes() == of(mixed.tolist())
+    apart = np.zeros((33, 7514 * 2 + 1), np.float32)[:, 1:7515]  # odd places in memory
+    apart[:] = spectra.flux
+    assert whole.tobytes() == shares(reference, replace(spectra, flux=apart)).tobytes()
+    assert of([]) == b""
 
 
-@pytest.mark.parametrize("snr", [40.0, 160.0])
-def test_of_spectra_like_the_training_shares_are_even(reference: Reference, snr: float) -> None:
-    shares = reference.p_training(stars(1000, 7, snr=snr), np.full(1000, snr))
-    assert (shares < 0.01).mean() < 0.02
-    assert 0.02 < (shares < 0.1).mean() < 0.2
+def test_of_spectra_like_the_training_shares_are_even(reference: Reference) -> None:
+    found = shares(reference, stars(2000, 7))
+    assert 0.001 < (found < 0.01).mean() < 0.03
+    assert 0.05 < (found < 0.1).mean() < 0.2
+    assert (found < 0.001).mean() < 0.005
 
 
-@pytest.mark.parametrize(
-    "odd",
-    [
-        lambda flux: np.roll(flux, 3, axis=1),
-        lambda flux: 0 * flux + 1,
-        lambda flux: flux[:, ::-1],
-        lambda flux: np.random.default_rng(0).uniform(0, 2, flux.shape),
-        lambda flux: flux * 1e9,
-    ],
-)
-def test_other_spectra_are_unlike(reference: Reference, odd: Any) -> None:
-    flux = np.asarray(odd(stars(20, 8)), np.float32)
-    assert (reference.p_training(flux, np.full(20, 100.0)) < 0.01).all()
+ODD: dict[str, Callable[[Trusted], Trusted]] = {
+    "shifted": lambda it: replace(it, flux=np.roll(it.flux, 3, axis=1)),
+    "backwards": lambda it: replace(it, flux=it.flux[:, ::-1]),
+    "noise": lambda it: replace(
+        it, flux=np.random.default_rng(0).uniform(0, 2, it.flux.shape).astype(np.float32)
+    ),
+    "bright": lambda it: replace(it, flux=it.flux * np.float32(1e9)),
+    "infinite": lambda it: replace(it, flux=it.flux * np.float32(np.inf)),
+    "odd labels": lambda it: replace(it, labels=it.labels + 3),
+    "odd errors": lambda it: replace(it, e_labels=it.e_labels * 100),
+}
 
 
-def test_a_few_spectra_tell_nothing() -> None:
-    with pytest.raises(UsageError, match="5 spectra do not tell"):
-        fit_reference(stars(5, 9), np.arange(5), np.full(5, 100.0))
+@pytest.mark.filterwarnings("ignore:overflow encountered")
+@pytest.mark.parametrize("change", ODD.values(), ids=ODD)
+def test_other_spectra_are_unlike(
+    reference: Reference, change: Callable[[Trusted], Trusted]
+) -> None:
+    assert (shares(reference, change(stars(20, 8))) < 0.001).all()
 
 
-def test_spectra_of_unknown_snr_make_a_reference_too() -> None:
-    made = fit_reference(stars(500, 10), np.arange(0, 500, 2), np.full(250, np.nan))
-    assert (made.spectra[0], len(made.snr)) == (250, 1)
-    assert (made.p_training(stars(50, 11)) >= 0.01).mean() > 0.9
+def test_spectra_for_a_reference_are_taken_evenly_from_those_of_known_snr() -> None:
+    snr = np.full(20_000, 80.0)
+    snr[::2] = np.nan
+    snr[1] = 0  # as DR17 writes it
+    chosen = reference_spectra(snr)
+    assert 3000 < len(chosen) <= 4000
+    assert (snr[chosen] == 80).all()
+    assert chosen[-1] > 19_900
+    with pytest.raises(UsageError, match="199 spectra of known S/N do not tell"):
+        reference_spectra(np.full(199, 50.0))
+
+
+def test_spectra_of_one_snr_and_a_single_label_make_a_reference_too() -> None:
+    few = stars(300, 10)
+    few = replace(few, snr=np.full(300, 100.0), learnt=(np.arange(22) == 0).astype(float))
+    made = fit_reference(few)
+    assert (made.spectra[0], len(made.snr_places), len(made.answer_mean)) == (300, 1, 2)
+    assert (shares(made, few) >= 0.001).mean() > 0.95
 
 
 def test_a_reference_survives_writing_and_reading(
@@ -125,7 +162,7 @@ def test_a_reference_survives_writing_and_reading(
     read_checkpoint(path)
     # What others read it with.
     content = torch.load(path, weights_only=True)
-    assert content["reference"]["components"].dtype == torch.float16
+    assert content["reference"]["components"].dtype == torch.float32
     again = tmp_path / "again.pt"
     write_checkpoint(again, model, {"some": 1}, reference=found)
     assert again.read_bytes() == path.read_bytes()
@@ -133,7 +170,7 @@ def test_a_reference_survives_writing_and_reading(
     assert read_reference(path) is None
 
 
-ODD: dict[str, tuple[Any, str]] = {
+NONE: dict[str, tuple[Any, str]] = {
     "a number": (5, "not made of plain tensors"),
     "a text in it": ({"mean": "text"}, "not made of plain tensors"),
     "integers": ({"mean": torch.zeros(7514, dtype=torch.int64)}, "not made of plain tensors"),
@@ -145,21 +182,23 @@ ODD: dict[str, tuple[Any, str]] = {
 }
 CHANGED: dict[str, tuple[str, Any, str]] = {
     "NaN": ("mean", lambda it: it * math.nan, "mean has values that are not finite"),
-    "infinite": ("tails", lambda it: it / 0, "tails has values that are not finite"),
-    "no scale": ("scale", lambda it: it * 0, "scale has values that are not positive"),
+    "infinite": ("answer_factor", lambda it: it / 0, "answer_factor has values that are not"),
+    "no scatter": ("answer_std", lambda it: it * 0, "answer_std or spectra are not positive"),
+    "no spectra": ("spectra", lambda it: it * 0, "answer_std or spectra are not positive"),
     "pixels": ("mean", lambda it: it[:-1], "mean has shape"),
     "axes": ("components", lambda it: it[0], "components has shape"),
-    "components": ("components", lambda it: it[:-1], "has shape"),
-    "many components": ("components", lambda it: it.repeat(5, 1), "has shape"),
-    "places": ("snr", lambda it: it[:1], "has shape"),
-    "no places": ("snr", lambda it: it[:0], "has shape"),
-    "S/N": ("snr", lambda it: it.flip(0), "do not ascend"),
+    "many components": ("components", lambda it: it.repeat(20, 1), "it has 240 components"),
+    "labels": ("learnt", lambda it: it * 0, "its answers have 12 numbers"),
+    "places": ("snr_places", lambda it: it[:1], "has shape"),
+    "no places": ("snr_places", lambda it: it[:0], "has shape"),
+    "S/N": ("snr_places", lambda it: it.flip(0), "do not ascend"),
     "quantiles": ("quantiles", lambda it: -it, "do not ascend"),
-    "a scalar": ("snr", lambda it: it[0], "has shape"),
+    "no tail": ("quantiles", lambda it: it * 0, "do not ascend"),
+    "a scalar": ("mean", lambda it: it[0], "has shape"),
 }
 
 
-@pytest.mark.parametrize(("content", "said"), ODD.values(), ids=ODD)
+@pytest.mark.parametrize(("content", "said"), NONE.values(), ids=NONE)
 def test_what_is_no_reference_is_refused(
     tmp_path: Path, weights: Path, content: Any, said: str
 ) -> None:
