@@ -29,6 +29,8 @@ _CHUNK = 32
 _COMPONENTS, _MOST_FOR_COMPONENTS = 12, 3000
 #: Components beyond those that are wanted, and rounds, after which the wanted ones stand.
 _MORE, _ROUNDS = 16, 6
+#: Each part of the spectra is measured with components of the others.
+_PARTS = 5
 #: Of the variance of each number of an answer, added so that none is without.
 _RIDGE = 1e-3
 _PLACES, _LEAST_AT_PLACE = 6, 25
@@ -130,12 +132,13 @@ def _with_answers(trusted: Trusted, mean: Singles) -> Reference:
 
 
 def _unexplained(trusted: Trusted, mean: Singles) -> Floats:
-    """What each half's components leave of the other half: their own noise they explain too."""
-    odd = np.arange(len(trusted.snr)) % 2 == 1
-    found = np.empty((len(odd), N_MEASURES - 1))
-    for half in (odd, ~odd):
-        components = _components(trusted.flux[~half], trusted.snr[~half], mean)
-        found[half] = [unexplained(row, mean, components) for row in trusted.flux[half]]
+    """What components leave of spectra other than those they come from, whose noise they know."""
+    part = np.arange(len(trusted.snr)) % _PARTS
+    found = np.empty((len(part), N_MEASURES - 1))
+    for number in range(_PARTS):
+        some = part == number
+        components = _components(trusted.flux[~some], trusted.snr[~some], mean)
+        found[some] = [unexplained(row, mean, components) for row in trusted.flux[some]]
     return found
 
 

@@ -235,7 +235,7 @@ def test_the_command_leaves_weights_noise_model_report_and_cache(survey: Path) -
     assert str(survey) not in json.dumps(metadata)
     assert str(survey) not in (survey / "w_report" / "report.md").read_text()
     read_noise_model(survey / "w.corrections.json")
-    assert "are too few for the weights to tell others that are unlike" in result.stdout
+    assert "The weights will not tell spectra that are unlike these. 10 spectra of" in result.stdout
     assert read_reference(survey / "w.pt") is None
 
 
