@@ -131,7 +131,7 @@ def _drawn(model: Model | None, uniform: Floats, normal: Floats) -> tuple[Floats
         labels = draw_labels(uniform[None], normal[None])[0]
         return labels, labels
     parameters = draw_parameters(model, uniform, normal)
-    return labels_of(parameters), parameters
+    return labels_of(model, parameters), parameters
 
 
 def _star(rng: np.random.Generator, labels: Floats, model: Model | None) -> Star:
