@@ -1,4 +1,4 @@
-"""What spectra and weights are called: members of files, natural keys, hashes."""
+"""What spectra and weights are called: members of files, natural and mask keys, hashes."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Place:
 def natural_key(path: str, member: str) -> str:
     """The name of a spectrum that does not depend on where its file lies.
 
-    It keys the dropout masks, so a copied or moved file gives the same labels.
+    By it messages and database agree on which spectrum they mean.
 
     Parameters
     ----------
@@ -57,6 +57,39 @@ def natural_key(path: str, member: str) -> str:
         For example ``apStar-r6-2M00452143+1634446/apVisit-r6-6561-56587-131``.
     """
     return f"{stem(path)}/{stem(member)}"
+
+
+def mask_key(
+    path: str,
+    member: str,
+    obj: str | None = None,
+    plate: str | None = None,
+    mjd: int | None = None,
+    fiber: int | None = None,
+) -> str:
+    """What seeds a spectrum's dropout masks: what was observed, not how its file is called.
+
+    So the same coadd or visit has the same masks under any name of its file and in any reduction.
+
+    Parameters
+    ----------
+    path, member
+        As for :func:`natural_key`.
+    obj, plate, mjd, fiber
+        Star and exposure, as the columns of these names in a table of results have them; what is
+        not known may be None, empty or masked.
+
+    Returns
+    -------
+    str
+        For example ``2M00452143+1634446/6561-56587-131``, or ``2M00452143+1634446/coadd``. Where
+        the star, or the exposure of a visit, is not known: the natural key.
+    """
+    if obj and member == COADD:
+        return f"{obj}/{COADD}"
+    if obj and plate and mjd and fiber:
+        return f"{obj}/{plate}-{int(mjd)}-{int(fiber)}"
+    return natural_key(path, member)
 
 
 def stem(name: str) -> str:

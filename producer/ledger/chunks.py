@@ -5,14 +5,21 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
-from typing import cast
+from typing import Any, cast
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from worker.database.tables import Job, JobState, Spectrum
+from worker.identity import mask_key
 from worker.messages import LoadSpectra, SpectrumReference
 from worker.queues import Lane
+
+#: What a message says of a spectrum, and what was observed: the key of its masks.
+_COLUMNS = (
+    *(Spectrum.path, Spectrum.member, Spectrum.snr),
+    *(Spectrum.obj, Spectrum.plate, Spectrum.mjd, Spectrum.fiber),
+)
 
 
 def load_messages(session: Session, jobs: Sequence[int], *, chunk_size: int) -> list[LoadSpectra]:
@@ -22,7 +29,7 @@ def load_messages(session: Session, jobs: Sequence[int], *, chunk_size: int) -> 
     chunk; none does where it is 0.
     """
     rows = session.execute(
-        select(Job, Spectrum.path, Spectrum.member, Spectrum.snr, Spectrum.natural_key)
+        select(Job, *_COLUMNS)
         .join(Spectrum, Spectrum.pk == Job.spectrum_pk)
         .where(Job.pk.in_(jobs), Job.state != JobState.DONE)
         .order_by(Job.weights_sha256, Job.lane, Spectrum.path, Spectrum.pk)
@@ -41,7 +48,7 @@ def load_messages(session: Session, jobs: Sequence[int], *, chunk_size: int) -> 
 
 
 def _reference(
-    job: Job, path: str, member: str, snr: float | None, natural_key: str
+    job: Job, path: str, member: str, snr: float | None, *observed: Any
 ) -> SpectrumReference:
     return SpectrumReference(
         job=job.pk,
@@ -50,7 +57,7 @@ def _reference(
         path=path,
         member=member,
         snr=snr if snr is not None and math.isfinite(snr) else None,
-        mask_key=natural_key,
+        mask_key=mask_key(path, member, *observed),
     )
 
 

@@ -22,7 +22,7 @@ from producer.sources.paths import (
 )
 from worker.database.tables import Kind
 from worker.errors import SpectrumError, UsageError
-from worker.identity import COADD, natural_key, stem
+from worker.identity import COADD, mask_key, natural_key, stem
 from worker.spectra.formats import read_header
 from worker.spectra.formats.format import StarHeader
 from worker.spectra.versions import file_version
@@ -63,6 +63,12 @@ class CatalogueEntry:
     snr: float | None = None
     spectrum_flags: int | None = None
     unread_cards: str | None = None
+
+    @property
+    def mask_key(self) -> str:
+        """See :func:`mask_key`."""
+        observed = (self.obj, self.plate, self.mjd, self.fiber)
+        return mask_key(self.path, self.member, *observed)
 
 
 def find_files(paths: Iterable[Path], data_root: Path) -> list[Path]:

@@ -28,7 +28,7 @@ from worker.training.data import TrainingSet
 from worker.training.label_table import LabelTable
 
 #: A change of what the cache holds, or of how spectra are normalised, takes a new number.
-_FORMAT = 1
+_FORMAT = 2
 _FILES_AT_ONCE = 16
 
 Floats32 = NDArray[np.float32]
@@ -39,11 +39,11 @@ Progress = Callable[[str, int], AbstractContextManager[Finished]]
 
 @dataclass(frozen=True)
 class CachedSpectrum:
-    """What the cache knows of one row: its file below the data root, member, star and S/N."""
+    """What the cache knows of one row: its file below the data root, what it is, and its S/N."""
 
     path: str
     member: str
-    natural_key: str
+    mask_key: str
     star: str
     snr: float | None
 
@@ -154,7 +154,7 @@ def match(cache: SpectraCache, table: LabelTable, data_root: Path) -> Matched:
         labels=table.labels[rows[labelled]],
         e_labels=table.e_labels[rows[labelled]],
         stars=[spectrum.star for spectrum in spectra],
-        keys=[spectrum.natural_key for spectrum in spectra],
+        keys=[spectrum.mask_key for spectrum in spectra],
         snr=known_snr(np.array([spectrum.snr or np.nan for spectrum in spectra])),
     )
     used = len(set(rows[labelled].tolist()))
@@ -285,7 +285,7 @@ def _read_part(source: _Source, files: Sequence[Path]) -> _Part:
         flux=loaded.flux,
         spectra=[
             CachedSpectrum(
-                entry.path, entry.member, entry.natural_key, entry.obj or entry.path, entry.snr
+                entry.path, entry.member, entry.mask_key, entry.obj or entry.path, entry.snr
             )
             for entry in loaded.spectra
         ],

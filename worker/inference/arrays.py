@@ -57,9 +57,10 @@ def infer(
     mask
         Their bits of APOGEE_PIXMASK, of any type of number.
     names
-        What the spectra are called. A name seeds the spectrum's dropout masks, so with the
-        ``natural_key`` that the stream gives a spectrum its labels are the stream's to the last
-        bit. Without names a spectrum is called by its content.
+        What the spectra are called. A name seeds the spectrum's dropout masks, so with what
+        ``worker.identity.mask_key`` gives for it, for example
+        ``2M00452143+1634446/6561-56587-131`` or ``2M00452143+1634446/coadd``, its labels are the
+        stream's to the last bit. Without names a spectrum is called by its content.
     snr
         ``(n,)`` S/N per pixel, NaN where it is not known; for noise models that depend on it,
         and for ``p_training``.

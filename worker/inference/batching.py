@@ -36,7 +36,7 @@ _PRIORITY: dict[Lane, int] = {"live": 0, "bulk": 1}
 #: How the text of a fault ends.
 PROCESS_STOPS = "this process stops, since only a new one can use the device again"
 
-#: Flux ``(n, 7514)`` and natural keys to raw labels and uncertainties, ``(n, 22)`` each.
+#: Flux ``(n, 7514)`` and keys of masks to raw labels and uncertainties, ``(n, 22)`` each.
 Infer = Callable[[NDArray[np.float32], Sequence[str]], tuple[Floats, Floats]]
 
 
@@ -60,7 +60,7 @@ class _Request:
     number: int
     weights: str = field(compare=False)
     flux: NDArray[np.float32] = field(compare=False)
-    natural_key: str = field(compare=False)
+    mask_key: str = field(compare=False)
     submitted: float = field(compare=False)
     outcome: Future[InferredSpectrum] = field(compare=False, default_factory=Future)
 
@@ -107,7 +107,7 @@ class MicroBatcher:
         self._thread.start()
 
     def submit(
-        self, flux: NDArray[np.float32], natural_keys: Sequence[str], lane: Lane, weights: str
+        self, flux: NDArray[np.float32], mask_keys: Sequence[str], lane: Lane, weights: str
     ) -> list[Future[InferredSpectrum]]:
         """Queue spectra for inference by these weights; one future for each, in order.
 
@@ -119,7 +119,7 @@ class MicroBatcher:
         moment = time.perf_counter()
         requests = [
             _Request(_PRIORITY[lane], next(self._numbers), weights, row, key, moment)
-            for row, key in zip(flux, natural_keys, strict=True)
+            for row, key in zip(flux, mask_keys, strict=True)
         ]
         with self._changed:
             if self._fault is not None:
@@ -228,7 +228,7 @@ class MicroBatcher:
         try:
             labels, e_labels = self._engines[batch[0].weights](
                 np.stack([request.flux for request in batch]),
-                [request.natural_key for request in batch],
+                [request.mask_key for request in batch],
             )
         finally:
             self.statistics.end()
@@ -255,7 +255,7 @@ def _failure(error: Exception, batch: list[_Request]) -> Exception:
     logger.warning(
         "action=infer spectra=%d first=%s: the network failed: %r",
         len(batch),
-        batch[0].natural_key,
+        batch[0].mask_key,
         error,
         exc_info=len(batch) == 1,
     )

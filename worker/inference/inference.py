@@ -246,9 +246,9 @@ def _telling_faults(engine: Infer) -> Infer:
     """The engine, its device's errors turned into those that the micro-batcher understands."""
     import torch
 
-    def infer(flux: NDArray[np.float32], natural_keys: Sequence[str]) -> tuple[Floats, Floats]:
+    def infer(flux: NDArray[np.float32], mask_keys: Sequence[str]) -> tuple[Floats, Floats]:
         try:
-            return engine(flux, natural_keys)
+            return engine(flux, mask_keys)
         except RuntimeError as error:
             fault = _device_fault(error)
             if fault is None:

@@ -75,7 +75,7 @@ def site_blocks(sites: dict[str, Site]) -> dict[int, int]:
     return blocks
 
 
-def dropout_masks(seed: int, natural_key: str, passes: range, architecture: Architecture) -> Masks:
+def dropout_masks(seed: int, mask_key: str, passes: range, architecture: Architecture) -> Masks:
     """The dropout masks of some passes of one spectrum.
 
     Returns
@@ -84,7 +84,7 @@ def dropout_masks(seed: int, natural_key: str, passes: range, architecture: Arch
         For each dropout site of the network ``(passes, units)``: True where a unit is kept.
     """
     sites = mask_sites(architecture)
-    key = philox_key(seed, natural_key)
+    key = philox_key(seed, mask_key)
     kept = {
         site: _numbers(key, site, blocks, passes) >= THRESHOLD
         for site, blocks in site_blocks(sites).items()

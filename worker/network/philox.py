@@ -21,9 +21,9 @@ _WORD = 0xFFFFFFFF
 Words = NDArray[np.uint64]
 
 
-def philox_key(seed: int, natural_key: str) -> tuple[int, int]:
+def philox_key(seed: int, mask_key: str) -> tuple[int, int]:
     """The key of a spectrum: BLAKE2b with 8 bytes, as two little-endian 32-bit words."""
-    digest = hashlib.blake2b(f"{seed}/{natural_key}".encode(), digest_size=8).digest()
+    digest = hashlib.blake2b(f"{seed}/{mask_key}".encode(), digest_size=8).digest()
     return int.from_bytes(digest[:4], "little"), int.from_bytes(digest[4:], "little")
 
 

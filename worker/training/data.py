@@ -32,7 +32,7 @@ class TrainingSet:
     labels, e_labels
         ``(n, 22)`` in the labels' units; NaN where missing, errors 0 where not known.
     stars, keys
-        ``(n,)``: the name of each spectrum's star, and its natural key.
+        ``(n,)``: the name of each spectrum's star, and the key of its dropout masks.
     snr
         ``(n,)``; NaN where not known.
     """

@@ -7,10 +7,11 @@ import subprocess
 import sys
 from typing import Any
 
+import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from worker.identity import natural_key, stem
+from worker.identity import mask_key, natural_key, stem
 from worker.messages import (
     Failure,
     InferSpectra,
@@ -252,10 +253,32 @@ def test_the_natural_key_does_not_depend_on_where_the_file_lies(folder: str, end
     )
 
 
+_EXPOSURE = {"plate": "6561", "mjd": 56587, "fiber": 31}
+
+
+@pytest.mark.parametrize("path", ["apStar-r6-2M1+1.fits", "dr17/lco25m/asStar-dr17-2M1+1.fits.gz"])
+def test_the_mask_key_says_what_was_observed_and_not_in_which_file(path: str) -> None:
+    assert mask_key(path, "coadd", "2M1+1") == "2M1+1/coadd"
+    for member in ("apVisit-r6-6561-56587-031", "apVisit-dr17-apo25m-6561-56587-031.fits"):
+        assert mask_key(path, member, obj="2M1+1", **_EXPOSURE) == "2M1+1/6561-56587-31"
+
+
+@pytest.mark.parametrize("unknown", [None, "", 0, np.ma.masked], ids=repr)
+@pytest.mark.parametrize("column", ["obj", "plate", "mjd", "fiber"])
+def test_the_natural_key_seeds_the_masks_of_what_is_not_known(column: str, unknown: Any) -> None:
+    path, member = "apStar-r6-2M1+1.fits", "apVisit-r6-56587-1m.fits"
+    known = {"obj": "2M1+1", **_EXPOSURE, column: unknown}
+    assert mask_key(path, member, **known) == natural_key(path, member)
+    is_star_known = column != "obj"
+    assert mask_key(path, "coadd", **known) == (
+        "2M1+1/coadd" if is_star_known else "apStar-r6-2M1+1/coadd"
+    )
+
+
 def test_a_reference_knows_its_natural_key() -> None:
     assert COADD.natural_key == natural_key(COADD.path, "coadd")
     assert VISIT.natural_key != COADD.natural_key
-    # The database's numbers do not count: another database gives the same dropout masks.
+    # The database's numbers do not count: another database names it alike.
     assert COADD.model_copy(update={"job": 1, "spectrum": 2}).natural_key == COADD.natural_key
 
 

@@ -48,14 +48,14 @@ class Engine(ABC):
         self.mc_samples = mc_samples
         self.seed = seed
 
-    def __call__(self, flux: Flux, natural_keys: Sequence[str]) -> tuple[Floats, Floats]:
+    def __call__(self, flux: Flux, mask_keys: Sequence[str]) -> tuple[Floats, Floats]:
         """Labels of continuum-normalised spectra.
 
         Parameters
         ----------
         flux
             ``(n, 7514)`` continuum-normalised flux.
-        natural_keys
+        mask_keys
             One for each spectrum.
 
         Returns
@@ -69,9 +69,9 @@ class Engine(ABC):
         ValueError
             The shapes do not fit.
         """
-        if flux.shape != (len(natural_keys), N_PIXELS):
-            raise ValueError(f"flux of shape {flux.shape} for {len(natural_keys)} spectra")
-        pairs = self._infer(flux, natural_keys)
+        if flux.shape != (len(mask_keys), N_PIXELS):
+            raise ValueError(f"flux of shape {flux.shape} for {len(mask_keys)} spectra")
+        pairs = self._infer(flux, mask_keys)
         means, stds = (np.array(part).reshape(len(pairs), -1) for part in zip(*pairs, strict=True))
         mean = self.model.labels_mean.cpu().numpy()
         std = self.model.labels_std.cpu().numpy()
@@ -86,7 +86,7 @@ class Engine(ABC):
         logger.info("action=warm_up engine=%s seconds=%.1f", self.name, seconds)
 
     @abstractmethod
-    def _infer(self, flux: Flux, natural_keys: Sequence[str]) -> list[tuple[Floats, Floats]]:
+    def _infer(self, flux: Flux, mask_keys: Sequence[str]) -> list[tuple[Floats, Floats]]:
         """Mean and total standard deviation of each spectrum, in normalised units."""
 
 

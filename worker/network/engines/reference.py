@@ -24,18 +24,18 @@ class ReferenceEngine(Engine):
         self._double = copy.deepcopy(model).double()
 
     @torch.inference_mode()
-    def _infer(self, flux: Flux, natural_keys: Sequence[str]) -> list[tuple[Floats, Floats]]:
-        return [self._spectrum(row, key) for row, key in zip(flux, natural_keys, strict=True)]
+    def _infer(self, flux: Flux, mask_keys: Sequence[str]) -> list[tuple[Floats, Floats]]:
+        return [self._spectrum(row, key) for row, key in zip(flux, mask_keys, strict=True)]
 
-    def _spectrum(self, flux: Flux, natural_key: str) -> tuple[Floats, Floats]:
+    def _spectrum(self, flux: Flux, mask_key: str) -> tuple[Floats, Floats]:
         spectrum = torch.from_numpy(flux[None]).double() - self.model.input_mean
-        passes = [self._pass(spectrum, natural_key, number) for number in range(self.mc_samples)]
+        passes = [self._pass(spectrum, mask_key, number) for number in range(self.mc_samples)]
         labels, log_variances = (np.concatenate(part) for part in zip(*passes, strict=True))
         return summarise(labels, log_variances)
 
-    def _pass(self, spectrum: torch.Tensor, natural_key: str, number: int) -> tuple[Floats, Floats]:
+    def _pass(self, spectrum: torch.Tensor, mask_key: str, number: int) -> tuple[Floats, Floats]:
         kept = dropout_masks(
-            self.seed, natural_key, range(number, number + 1), self.model.architecture
+            self.seed, mask_key, range(number, number + 1), self.model.architecture
         )
         scaled = {site: torch.from_numpy(mask * KEEP_SCALE) for site, mask in kept.items()}
         labels, log_variances = self._double(spectrum, masked(scaled))

@@ -33,15 +33,15 @@ class TorchEngine(Engine):
         self._draw = TorchMasks(self.model.architecture, self.device)
 
     @torch.inference_mode()
-    def _infer(self, flux: Flux, natural_keys: Sequence[str]) -> list[tuple[Floats, Floats]]:
-        return [self._spectrum(row, key) for row, key in zip(flux, natural_keys, strict=True)]
+    def _infer(self, flux: Flux, mask_keys: Sequence[str]) -> list[tuple[Floats, Floats]]:
+        return [self._spectrum(row, key) for row, key in zip(flux, mask_keys, strict=True)]
 
-    def _spectrum(self, flux: Flux, natural_key: str) -> tuple[Floats, Floats]:
+    def _spectrum(self, flux: Flux, mask_key: str) -> tuple[Floats, Floats]:
         spectrum = torch.from_numpy(flux[None]).to(self.device)
         shared = self.model.share(self.model.normalise_input(spectrum))
         step = _CPU_PASSES if self.device.type == "cpu" else _PASSES
         blocks = [
-            self.model.finish(shared, masked(self._masks(natural_key, first, first + step)))
+            self.model.finish(shared, masked(self._masks(mask_key, first, first + step)))
             for first in range(0, self.mc_samples, step)
         ]
         labels, log_variances = (
@@ -49,7 +49,7 @@ class TorchEngine(Engine):
         )
         return summarise(labels, log_variances)
 
-    def _masks(self, natural_key: str, first: int, last: int) -> dict[str, Tensor]:
+    def _masks(self, mask_key: str, first: int, last: int) -> dict[str, Tensor]:
         passes = range(first, min(last, self.mc_samples))
-        kept = self._draw(self.seed, natural_key, passes)
+        kept = self._draw(self.seed, mask_key, passes)
         return {site: mask * KEEP_SCALE for site, mask in kept.items()}

@@ -41,9 +41,9 @@ class TorchMasks:
             for name, site in sites.items()
         }
 
-    def __call__(self, seed: int, natural_key: str, passes: range) -> dict[str, Tensor]:
+    def __call__(self, seed: int, mask_key: str, passes: range) -> dict[str, Tensor]:
         """For each dropout site ``(passes, units)`` bool: which units are kept."""
-        key = philox_key(seed, natural_key)
+        key = philox_key(seed, mask_key)
         kept = {site: self._kept(key, site, passes) for site in self._blocks}
         return {name: kept[site][:, numbers] for name, (site, numbers) in self._sites.items()}
 

@@ -204,8 +204,6 @@ def _check_speed(engine: Engine) -> Check:
     )
 
 
-def _run(
-    engine: Engine, flux: NDArray[np.float32], natural_keys: list[str]
-) -> tuple[Floats, Floats]:
+def _run(engine: Engine, flux: NDArray[np.float32], mask_keys: list[str]) -> tuple[Floats, Floats]:
     with np.errstate(all="ignore"):  # what overflows is a finding, not a warning
-        return engine(flux, natural_keys)
+        return engine(flux, mask_keys)

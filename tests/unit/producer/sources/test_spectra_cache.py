@@ -70,9 +70,12 @@ def test_each_row_of_the_cache_is_what_the_loader_makes_of_its_spectrum(survey: 
         place = Place(spectrum.path, spectrum.member)
         loaded = load_spectra([place], survey.parent)
         np.testing.assert_array_equal(row, loaded.flux[0])
-        assert spectrum.natural_key == place.natural_key
     assert {spectrum.star for spectrum in cache.spectra} == {object_name(n) for n in (1, 2, 3, 4)}
     of_first = [spectrum for spectrum in cache.spectra if spectrum.path == "survey/a.fits"]
+    observed = ("coadd", "6001-56001-11", "6001-56002-12")
+    assert [spectrum.mask_key for spectrum in of_first] == [
+        f"{object_name(1)}/{each}" for each in observed
+    ]
     assert [spectrum.snr for spectrum in of_first] == [100.0, 100.0, 50.0]
 
 
@@ -237,7 +240,7 @@ def test_spectra_get_the_labels_of_their_star_and_the_rest_is_counted(survey: Pa
     np.testing.assert_array_equal(data.e_labels[:, 0], 50.0)
     for index, key in enumerate(data.keys):
         spectrum = cache.spectra[data.rows[index]]
-        assert (spectrum.natural_key, spectrum.star) == (key, data.stars[index])
+        assert (spectrum.mask_key, spectrum.star) == (key, data.stars[index])
         flux = data.spectra(np.array([index]))[0]
         np.testing.assert_array_equal(flux, cache.flux[data.rows[index]])
 

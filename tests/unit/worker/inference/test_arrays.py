@@ -1,5 +1,4 @@
-"""``from tests.inputs.references import reference_of_anything, with_reference
-from worker import infer``: arrays in, the rows of ``run --serial`` out."""
+"""``from worker import infer``: arrays in, the rows of ``run --serial`` out."""
 
 from __future__ import annotations
 
@@ -12,14 +11,16 @@ from astropy.table import Table
 from producer.ledger.plan import Plan
 from producer.progress import no_bar
 from producer.running.run import carry_out, results_of
+from producer.sources.files import find_files, spectra_of
 from tests.conftest import Inputs, on_real_data
+from tests.inputs.apstar_files import object_name, write_apstar
 from tests.inputs.references import reference_of_anything, with_reference
 from worker import infer
 from worker.errors import FatalError, UsageError
-from worker.identity import natural_key
+from worker.identity import mask_key
 from worker.labels import LABEL_NAMES
 from worker.settings import Settings, get_settings
-from worker.spectra.formats import read_header, read_spectra
+from worker.spectra.formats import read_spectra
 from worker.spectra.formats.format import SpectrumArrays
 from worker.starter.bundled import DEMONSTRATION
 
@@ -27,15 +28,15 @@ Arrays = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
 def arrays_of(folder: Path) -> tuple[Arrays, list[str], list[float | None]]:
-    """Flux, errors and masks of the first three files, their natural keys and S/N."""
+    """Flux, errors and masks of the first three files, the keys of their masks and S/N."""
     spectra: list[SpectrumArrays] = []
     names, snr = [], []
-    for file in sorted(folder.rglob("*.fits"))[:3]:
-        header = read_header(file)
-        members = ["coadd", *header.visits]
-        spectra += [each for each in read_spectra(file, members) if not isinstance(each, Exception)]
-        names += [natural_key(file.name, member) for member in members]
-        snr += [header.snr, *header.visit_snr]
+    for file in find_files([folder], folder)[:3]:
+        entries = spectra_of(file, folder, "both")
+        read = read_spectra(file, [entry.member for entry in entries])
+        spectra += [each for each in read if not isinstance(each, Exception)]
+        names += [entry.mask_key for entry in entries]
+        snr += [entry.snr for entry in entries]
     flux, error, mask = (
         np.array([getattr(each, part) for each in spectra]) for part in ("flux", "error", "mask")
     )
@@ -67,7 +68,8 @@ def test_rows_are_those_of_a_serial_run_to_the_last_bit(inputs: Inputs, tmp_path
     files = sorted(inputs.folder.rglob("*.fits"))[:3]
     plan = Plan.make(files, settings, wanted="both", tag="")
     rows = results_of(carry_out(plan, serial=True, headers=iter, bar=no_bar), plan)
-    of_name = {natural_key(row["path"], row["member"]): row for row in rows}
+    columns = ("path", "member", "obj", "plate", "mjd", "fiber")
+    of_name = {mask_key(*(row[column] for column in columns)): row for row in rows}
 
     pixels, names, snr = arrays_of(inputs.folder)
     table = infer(
@@ -89,6 +91,29 @@ def test_rows_are_those_of_a_serial_run_to_the_last_bit(inputs: Inputs, tmp_path
     for column in table.colnames[1:]:
         assert table[column].dtype.kind == rows[column].dtype.kind
         assert table[column].unit == rows[column].unit
+
+
+def test_a_star_has_the_same_labels_under_any_name_of_its_file(tmp_path: Path) -> None:
+    visits = [f"asVisit-r8-lco25m-6005-{56000 + n}-{10 + n:03d}.fits" for n in (1, 2)]
+    of_r8 = {f"SFILE{n}": name for n, name in enumerate(visits, 1)}
+    write_apstar(tmp_path / "apStar-r6-a.fits", seed=5)
+    write_apstar(tmp_path / "elsewhere" / "renamed.fits", seed=5, cards=of_r8)
+    write_apstar(tmp_path / "other star.fits", seed=5, cards={"OBJID": object_name(6)})
+    settings = Settings(
+        database_url=f"sqlite:///{tmp_path / 'run.sqlite'}", data_root=tmp_path, mc_samples=3
+    )
+    plan = Plan.make([tmp_path], settings, wanted="both", tag="")
+    rows = results_of(carry_out(plan, serial=True, headers=iter, bar=no_bar), plan)
+    one, same, other = (
+        rows[rows["path"] == path]
+        for path in ("apStar-r6-a.fits", "elsewhere/renamed.fits", "other star.fits")
+    )
+    assert same["member"].tolist() == ["coadd", *visits]
+    assert np.isfinite(one["teff"]).all()
+    for name in LABEL_NAMES:
+        np.testing.assert_array_equal(one[f"raw_{name}"], same[f"raw_{name}"])
+        np.testing.assert_array_equal(one[f"raw_e_{name}"], same[f"raw_e_{name}"])
+        assert (one[f"raw_{name}"] != other[f"raw_{name}"]).all()
 
 
 def test_a_spectrum_that_carries_nothing_has_its_reason_and_its_neighbours_their_labels(

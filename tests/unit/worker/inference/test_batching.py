@@ -41,10 +41,10 @@ class Engine:
         self.go_on = threading.Event()
 
     def __call__(
-        self, flux: NDArray[np.float32], natural_keys: Sequence[str]
+        self, flux: NDArray[np.float32], mask_keys: Sequence[str]
     ) -> tuple[Floats, Floats]:
-        assert flux.shape == (len(natural_keys), 3)
-        self.batches.append(list(natural_keys))
+        assert flux.shape == (len(mask_keys), 3)
+        self.batches.append(list(mask_keys))
         if self.held:
             self.started.set()
             assert self.go_on.wait(LONG)

@@ -44,9 +44,9 @@ class Network:
         self.go_on.set()
 
     def __call__(
-        self, flux: NDArray[np.float32], natural_keys: Sequence[str]
+        self, flux: NDArray[np.float32], mask_keys: Sequence[str]
     ) -> tuple[Floats, Floats]:
-        assert flux.shape == (len(natural_keys), 7514)
+        assert flux.shape == (len(mask_keys), 7514)
         self.batches.append(flux[:, 0].tolist())
         self.started.set()
         assert self.go_on.wait(LONG)
@@ -102,9 +102,9 @@ def test_labels_that_were_not_learnt_are_none_whatever_the_network_says(opened: 
 
     class Odd(Network):
         def __call__(
-            self, flux: NDArray[np.float32], natural_keys: Sequence[str]
+            self, flux: NDArray[np.float32], mask_keys: Sequence[str]
         ) -> tuple[Floats, Floats]:
-            labels, e_labels = super().__call__(flux, natural_keys)
+            labels, e_labels = super().__call__(flux, mask_keys)
             labels[:, 10] = np.inf
             labels[flux[:, 0] == 2, 3] = np.nan
             return labels, e_labels
@@ -183,9 +183,9 @@ def test_a_spectrum_without_finite_labels_ends_alone(
 ) -> None:
     class Damaged(Network):
         def __call__(
-            self, flux: NDArray[np.float32], natural_keys: Sequence[str]
+            self, flux: NDArray[np.float32], mask_keys: Sequence[str]
         ) -> tuple[Floats, Floats]:
-            outputs = super().__call__(flux, natural_keys)
+            outputs = super().__call__(flux, mask_keys)
             outputs[output][flux[:, 0] == 2, position] = value
             return outputs
 
@@ -251,11 +251,11 @@ def test_a_batch_that_does_not_fit_into_memory_gets_its_labels_in_parts(
 ) -> None:
     class Small(Network):
         def __call__(
-            self, flux: NDArray[np.float32], natural_keys: Sequence[str]
+            self, flux: NDArray[np.float32], mask_keys: Sequence[str]
         ) -> tuple[Floats, Floats]:
             if len(flux) > 2:
                 fault()
-            return super().__call__(flux, natural_keys)
+            return super().__call__(flux, mask_keys)
 
     network = Small()
     assert infer(opened(network), *range(8)) == ({n: n for n in range(8)}, {})

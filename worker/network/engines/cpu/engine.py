@@ -109,16 +109,16 @@ class CpuEngine(Engine):
         self._dense_1 = pooled_to_hidden(model, self._precision)
         self._layers = finishing_layers(model)
 
-    def _infer(self, flux: Flux, natural_keys: Sequence[str]) -> list[tuple[Floats, Floats]]:
+    def _infer(self, flux: Flux, mask_keys: Sequence[str]) -> list[tuple[Floats, Floats]]:
         return [
             pair
             for first in range(0, len(flux), _SPECTRA)
             for pair in self._some(
-                flux[first : first + _SPECTRA], natural_keys[first : first + _SPECTRA]
+                flux[first : first + _SPECTRA], mask_keys[first : first + _SPECTRA]
             )
         ]
 
-    def _some(self, flux: Flux, natural_keys: Sequence[str]) -> list[tuple[Floats, Floats]]:
+    def _some(self, flux: Flux, mask_keys: Sequence[str]) -> list[tuple[Floats, Floats]]:
         spectra = (flux - self._mean).astype(np.float32)
         elements = [
             self._submit_elements(spectra[first : first + GROUP])
@@ -127,9 +127,9 @@ class CpuEngine(Engine):
         outputs = np.empty((len(spectra), self.mc_samples, len(self._layers.order)))
         step = self._passes_of_a_part(len(spectra))
         tasks = []
-        for number, (spectrum, natural_key) in enumerate(zip(spectra, natural_keys, strict=True)):
+        for number, (spectrum, mask_key) in enumerate(zip(spectra, mask_keys, strict=True)):
             group, row = divmod(number, GROUP)
-            key = philox_key(self.seed, natural_key)
+            key = philox_key(self.seed, mask_key)
             for first in range(0, self.mc_samples, step):
                 passes = outputs[number, first : first + step]
                 part = _Part(spectrum, elements[group], row, key, first, passes)

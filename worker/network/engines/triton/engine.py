@@ -120,18 +120,18 @@ class TritonEngine(Engine):
         self._outputs = space(self._spectra, self.mc_samples, _OUTPUTS)
 
     @torch.inference_mode()
-    def _infer(self, flux: Flux, natural_keys: Sequence[str]) -> list[tuple[Floats, Floats]]:
+    def _infer(self, flux: Flux, mask_keys: Sequence[str]) -> list[tuple[Floats, Floats]]:
         step = self._spectra
         chunks = [
-            self._chunk(flux[first : first + step], natural_keys[first : first + step])
+            self._chunk(flux[first : first + step], mask_keys[first : first + step])
             for first in range(0, len(flux), step)
         ]
         return [(mean, std) for mean, std in torch.cat(chunks).cpu().numpy()]
 
-    def _chunk(self, flux: Flux, natural_keys: Sequence[str]) -> Tensor:
+    def _chunk(self, flux: Flux, mask_keys: Sequence[str]) -> Tensor:
         """Means and standard deviations of some spectra, ``(n, 2, 22)``, on the device."""
         spectra = self.model.normalise_input(self._upload(flux))
-        words = [philox_key(self.seed, natural_key) for natural_key in natural_keys]
+        words = [philox_key(self.seed, mask_key) for mask_key in mask_keys]
         keys = self._upload(np.array(words, dtype=np.uint32).view(np.int32))
         self._share(spectra)
         for first in range(0, self.mc_samples, self._passes):
