@@ -61,7 +61,7 @@ def reference(
             spectra.flux,
             np.arange(len(spectra.spectra)),
             np.array([each.snr for each in spectra.spectra], dtype=np.float64),
-            [each.natural_key for each in spectra.spectra],
+            [each.mask_key for each in spectra.spectra],
             choose_device(device),
         )
         metadata = old.metadata | about_reference(made, kind, command_line(sys.argv[1:]))
