@@ -189,7 +189,7 @@ def print_odd(
     rows: dict[str, list[str]] = {}
     for snr in SNR:
         shares = ordinary[snr]
-        rows.setdefault("(ordinary)", []).append(f"      {np.mean(shares < 0.001):5.3f}       ")
+        rows.setdefault("(ordinary)", []).append(f"      {np.mean(shares < 0.01):5.3f}       ")
         for name, odd in odd_spectra(stars, giants_, rng).items():
             table = labelled(odd, snr, rng, arguments)
             told = np.asarray(table["p_training"])

@@ -80,7 +80,7 @@ RULES = {
 
 #: A spectrum is unlike those of the training when fewer of these were as odd as it is. Real stars
 #: that models do not follow to the last per cent have more.
-LEAST_P_TRAINING = 0.001
+LEAST_P_TRAINING = 0.01
 
 DESCRIPTIONS: dict[ResultFlag, str] = {
     **{flag: str(rule) for flag, rule in RULES.items()},

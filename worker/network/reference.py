@@ -25,8 +25,9 @@ from worker.spectra.pixels import N_PIXELS
 EXCEEDANCES = np.array([1, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1, 0.05, 0.02, 0.01])
 #: The quantiles through which the exponential tails go.
 _TAIL = (9, 12)
+_HEAD = (1, 2)
 #: What part of the false alarms each measure may have.
-_SHARES = np.array([0.1, 0.6, 0.3])
+_SHARES = (0.1, 0.6, 0.3)
 N_MEASURES = len(_SHARES)
 N_AXES = 5
 _FIRST, _SECOND = np.triu_indices(N_AXES + 1)
@@ -179,11 +180,10 @@ class Reference:
         measures = self.measures(unexplained, labels, e_labels, snr)
         quantiles = self._quantiles(self._ln_snr(snr))
         shares = [
-            [_exceedance(*pair) for pair in zip(*row, strict=True)]
+            _together([_exceedance(*pair) for pair in zip(*row, strict=True)])
             for row in zip(measures.tolist(), quantiles, strict=True)
         ]
-        smallest = (_rows(shares, N_MEASURES) / _SHARES).min(axis=1)
-        return np.where(snr > 0, np.minimum(1.0, smallest), np.nan)
+        return np.where(snr > 0, np.array(shares, dtype=np.float64), np.nan)
 
     def measures(
         self, unexplained: Floats, labels: Floats, e_labels: Floats, snr: Floats
@@ -265,10 +265,31 @@ def _rows(rows: list[Any], width: int) -> Floats:
     return np.array(rows, dtype=np.float64).reshape(len(rows), width)
 
 
+def _together(shares: list[float]) -> float:
+    """The chance that any of three independent measures is as rare as the rarest of these.
+
+    Tippett's method of combining tests, with weights: no more false alarms than the flag says,
+    and spectra that are ordinary in all measures keep their order.
+    """
+    rarest = min(share / part for share, part in zip(shares, _SHARES, strict=True))
+    alarms = [part * rarest for part in _SHARES]
+    if max(alarms) >= 1:
+        return 1.0
+    return -math.expm1(sum(math.log1p(-each) for each in alarms))
+
+
 def _exceedance(value: float, quantiles: Floats) -> float:
-    """What share of the training's spectra has more than this, given their quantiles."""
+    """What share of the training's spectra has more than this, given their quantiles.
+
+    Beyond the outer ones it falls, or nears 1, exponentially: none is as odd as all others.
+    """
     near, far = (quantiles[at] for at in _TAIL)
     if value > far:
         steps = math.log(EXCEEDANCES[_TAIL[0]] / EXCEEDANCES[_TAIL[1]]) / (far - near)
         return float(EXCEEDANCES[-1] * math.exp(-steps * (value - far)))
+    first, second = (quantiles[at] for at in _HEAD)
+    if value < first and second > first:
+        below, more = (1 - EXCEEDANCES[at] for at in _HEAD)
+        steps = math.log(more / below) / (second - first)
+        return float(1 - below * math.exp(-steps * (first - value)))
     return math.exp(np.interp(value, quantiles, np.log(EXCEEDANCES)))

@@ -41,7 +41,7 @@ def test_the_bits_are_those_of_the_specification() -> None:
     assert DESCRIPTIONS[LOGG] == "e_logg > 0.2 and abs(e_logg / logg) > 0.075"
     assert DESCRIPTIONS[TEFF] == "e_teff > 300"
     assert DESCRIPTIONS[FE_H] == "abs(e_fe_h / fe_h) > 0.12"
-    assert DESCRIPTIONS[ResultFlag.UNLIKE_TRAINING].startswith("p_training < 0.001: ")
+    assert DESCRIPTIONS[ResultFlag.UNLIKE_TRAINING].startswith("p_training < 0.01: ")
     assert set(DESCRIPTIONS) == set(ResultFlag)
     assert BAD == LOGG | TEFF | FE_H
 
@@ -127,9 +127,9 @@ def test_no_other_label_sets_a_flag(name: str) -> None:
 @pytest.mark.parametrize(
     ("p_training", "expected"),
     [
-        (np.nextafter(0.001, BELOW), ResultFlag.UNLIKE_TRAINING),
+        (np.nextafter(0.01, BELOW), ResultFlag.UNLIKE_TRAINING),
         (0.0, ResultFlag.UNLIKE_TRAINING),
-        (0.001, NONE),
+        (0.01, NONE),
         (1.0, NONE),
         (np.nan, NONE),
     ],

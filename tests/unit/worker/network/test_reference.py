@@ -59,9 +59,15 @@ def plain(reference: Reference, spectra: Trusted, number: int) -> float:
         ]
         if value > at[12]:
             found.append(0.01 * 10 ** (-(value - at[12]) / (at[12] - at[9])))
+        elif value < at[1]:
+            found.append(1 - 0.1 * 2 ** (-(at[1] - value) / (at[2] - at[1])))
         else:
             found.append(math.exp(np.interp(value, at, np.log(EXCEEDANCES))))
-    return min(1.0, found[0] / 0.1, found[1] / 0.6, found[2] / 0.3)
+    rarest = min(found[0] / 0.1, found[1] / 0.6, found[2] / 0.3)
+    if rarest < 1e-9:  # as the product would be, were its numbers long enough
+        return rarest
+    none = (1 - 0.1 * rarest) * (1 - 0.6 * rarest) * (1 - 0.3 * rarest)
+    return 1.0 if 0.6 * rarest >= 1 else 1 - none
 
 
 @pytest.mark.parametrize("odd", [False, True])
@@ -126,7 +132,7 @@ ODD: dict[str, Callable[[Trusted], Trusted]] = {
 def test_other_spectra_are_unlike(
     reference: Reference, change: Callable[[Trusted], Trusted]
 ) -> None:
-    assert (shares(reference, change(stars(20, 8))) < 0.001).all()
+    assert (shares(reference, change(stars(20, 8))) < 0.01).all()
 
 
 def test_spectra_for_a_reference_are_taken_evenly_from_those_of_known_snr() -> None:
@@ -146,7 +152,7 @@ def test_spectra_of_one_snr_and_a_single_label_make_a_reference_too() -> None:
     few = replace(few, snr=np.full(300, 100.0), learnt=(np.arange(22) == 0).astype(float))
     made = fit_reference(few)
     assert (made.spectra[0], len(made.snr_places), len(made.answer_mean)) == (300, 1, 2)
-    assert (shares(made, few) >= 0.001).mean() > 0.95
+    assert (shares(made, few) >= 0.01).mean() > 0.95
 
 
 def test_a_reference_survives_writing_and_reading(
