@@ -15,6 +15,8 @@ from worker.database.session import opened
 from worker.results.where import condition
 from worker.settings import get_settings
 
+pytestmark = pytest.mark.filterwarnings("ignore:Using the starter weights")
+
 PAGE = (Path(__file__).parents[2] / "docs" / "results.md").read_text(encoding="utf-8")
 
 

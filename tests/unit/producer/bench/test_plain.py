@@ -90,7 +90,7 @@ def test_the_plain_pipeline_writes_a_row_for_each_spectrum(
     torch.manual_seed(5)
     monkeypatch.setattr("producer.bench.plain_pipeline.BATCH", 4)  # the last batch is not full
     folder, spectra = files[0], files[1][:6]
-    settings = Settings(mc_samples=40)
+    settings = Settings(mc_samples=40, model=DEMONSTRATION.weights)
     with opened(f"sqlite:///{tmp_path / 'plain.sqlite'}") as engine:
         PlainPipeline(settings, engine).process(folder, spectra)
         with reading(engine) as connection:
