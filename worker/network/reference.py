@@ -10,6 +10,7 @@ unless it does. The limits of all three follow from S/N.
 from __future__ import annotations
 
 import math
+from bisect import bisect_right
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
@@ -26,6 +27,10 @@ EXCEEDANCES = np.array([1, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1, 0.05, 0.
 #: The quantiles through which the exponential tails go.
 _TAIL = (9, 12)
 _HEAD = (1, 2)
+_LOGARITHMS = [math.log(share) for share in EXCEEDANCES]
+_TAIL_STEPS = math.log(EXCEEDANCES[_TAIL[0]] / EXCEEDANCES[_TAIL[1]])
+_HEAD_SHARE = 1 - float(EXCEEDANCES[_HEAD[0]])
+_HEAD_STEPS = math.log((1 - EXCEEDANCES[_HEAD[1]]) / _HEAD_SHARE)
 #: What part of the false alarms each measure may have.
 _SHARES = (0.1, 0.6, 0.3)
 N_MEASURES = len(_SHARES)
@@ -181,7 +186,7 @@ class Reference:
         quantiles = self._quantiles(self._ln_snr(snr))
         shares = [
             _together([_exceedance(*pair) for pair in zip(*row, strict=True)])
-            for row in zip(measures.tolist(), quantiles, strict=True)
+            for row in zip(measures.tolist(), quantiles.tolist(), strict=True)
         ]
         return np.where(snr > 0, np.array(shares, dtype=np.float64), np.nan)
 
@@ -246,7 +251,7 @@ def unexplained(flux: Singles, mean: Singles, components: Singles) -> tuple[floa
     away = deviations(flux, mean)
     # No BLAS: its sums depend on the number of its threads.
     along = np.einsum("kp,p->k", components, away)
-    left = (away - np.einsum("kp,k->p", components, along)).astype(np.float64)
+    left = away - np.einsum("kp,k->p", components, along)
     power = float(np.einsum("p,p->", left, left))
     if not power > _LEAST:  # NaN is not either
         return (math.log(_LEAST) if power <= _LEAST else math.nan), 0.0
@@ -278,18 +283,18 @@ def _together(shares: list[float]) -> float:
     return -math.expm1(sum(math.log1p(-each) for each in alarms))
 
 
-def _exceedance(value: float, quantiles: Floats) -> float:
+def _exceedance(value: float, quantiles: list[float]) -> float:
     """What share of the training's spectra has more than this, given their quantiles.
 
     Beyond the outer ones it falls, or nears 1, exponentially: none is as odd as all others.
     """
     near, far = (quantiles[at] for at in _TAIL)
     if value > far:
-        steps = math.log(EXCEEDANCES[_TAIL[0]] / EXCEEDANCES[_TAIL[1]]) / (far - near)
-        return float(EXCEEDANCES[-1] * math.exp(-steps * (value - far)))
+        return math.exp(_LOGARITHMS[-1] - _TAIL_STEPS * (value - far) / (far - near))
     first, second = (quantiles[at] for at in _HEAD)
     if value < first and second > first:
-        below, more = (1 - EXCEEDANCES[at] for at in _HEAD)
-        steps = math.log(more / below) / (second - first)
-        return float(1 - below * math.exp(-steps * (first - value)))
-    return math.exp(np.interp(value, quantiles, np.log(EXCEEDANCES)))
+        return 1 - _HEAD_SHARE * math.exp(-_HEAD_STEPS * (first - value) / (second - first))
+    above = min(max(bisect_right(quantiles, value), 1), len(quantiles) - 1)
+    low, high = quantiles[above - 1], quantiles[above]
+    part = min(max((value - low) / (high - low), 0.0), 1.0) if high > low else 1.0
+    return math.exp(_LOGARITHMS[above - 1] + part * (_LOGARITHMS[above] - _LOGARITHMS[above - 1]))

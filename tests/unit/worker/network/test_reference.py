@@ -225,3 +225,17 @@ def refuse(path: Path, weights: Path, content: Any, said: str) -> None:
     with pytest.raises(FatalError, match=said) as refused:
         read_reference(path)
     assert "reference of odd.pt" in str(refused.value)
+
+
+def test_equal_quantiles_give_shares_too(reference: Reference) -> None:
+    """As where a measure is the same for many spectra; between 0 and 1 for any value."""
+    quantiles = reference.quantiles.copy()
+    quantiles[:, :, :5] = quantiles[:, :, 5:6]
+    flat = replace(reference, quantiles=quantiles)
+    for seed, snr in ((1, 30.0), (2, 150.0)):
+        spectra = stars(40, seed)
+        spectra.snr[:] = snr
+        found = shares(flat, spectra)
+        assert ((found > 0) & (found <= 1)).all()
+        low = replace(spectra, flux=np.ones_like(spectra.flux) * reference.mean)
+        assert ((shares(flat, low) >= 0) & (shares(flat, low) <= 1)).all()
