@@ -8,9 +8,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
-from worker.flags import BAD
+from worker.flags import BAD, ResultFlag
 from worker.labels import LABELS, Label
 from worker.pictures.points import Points, draw_coloured, draw_plain
 from worker.pictures.sample import Sample
@@ -104,12 +103,17 @@ def _stars(sample: Sample, *names: str) -> tuple[Sample, str]:
         raise NothingToDrawError(f"No spectrum has {', '.join(names)}.")
     kind = "coadds" if labelled.coadds.any() else "visits"
     stars = labelled.only(labelled.coadds) if kind == "coadds" else labelled
-    bad: NDArray[np.bool_] = (stars.flags & BAD.value) == BAD.value
-    if bad.all():
-        raise NothingToDrawError(f"All {kind} that have labels are flag_bad.")
-    shown = stars.only(~bad)
-    without = f", without {bad.sum():,} flag_bad" if bad.any() else ""
-    return shown, f"{kind}: {len(shown):,}{without}"
+    unlike = ResultFlag.UNLIKE_TRAINING  # their labels mean nothing
+    left_out = {
+        name: (stars.flags & flag.value) == flag.value
+        for name, flag in (("flag_bad", BAD), (unlike.column, unlike))
+    }
+    shown = stars.only(~np.logical_or.reduce(list(left_out.values())))
+    found = {name: int(rows.sum()) for name, rows in left_out.items() if rows.any()}
+    if not len(shown):
+        raise NothingToDrawError(f"All {kind} that have labels are {' or '.join(found)}.")
+    without = ", ".join(f"{count:,} {name}" for name, count in found.items())
+    return shown, f"{kind}: {len(shown):,}{f', without {without}' if without else ''}"
 
 
 def _over_iron(sample: Sample, name: str) -> Points:

@@ -57,6 +57,11 @@ def test_visits_stand_for_stars_where_there_are_no_coadds_and_bad_ones_are_left_
     axis = magnesium(drawn, LIGHT).axes[0]
     assert len(points(axis)) == 16
     assert axis.get_title(loc="left") == "visits: 16, without 3 flag_bad"
+    drawn.flags[2:6] |= ResultFlag.UNLIKE_TRAINING.value  # one is bad too, one has no labels
+    axis = magnesium(drawn, LIGHT).axes[0]
+    assert len(points(axis)) == 14
+    title = "visits: 14, without 3 flag_bad, 3 flag_unlike_training"
+    assert axis.get_title(loc="left") == title
 
 
 def test_abundances_are_over_iron() -> None:
