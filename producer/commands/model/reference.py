@@ -18,6 +18,7 @@ from producer.commands.model.spectra import (
     reference_by,
     tell_read,
 )
+from producer.commands.model.weights import Weights
 from producer.commands.screen import say, telling_interruption
 from producer.sources.files import Wanted
 from worker.atomic_file import check_place
@@ -26,9 +27,7 @@ from worker.training.provenance import about_reference, command_line
 
 
 def reference(
-    weights: Annotated[
-        Path, typer.Argument(metavar="W", help="A checkpoint, or an astroNN model folder.")
-    ],
+    weights: Weights,
     paths: Paths,
     out: Annotated[Path, typer.Option("--out", metavar="NEW.pt", help="The weights to write.")],
     kind: Annotated[Wanted, typer.Option("--kind", help="Coadds, visits, or both.")] = "both",
