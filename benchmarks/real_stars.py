@@ -24,6 +24,7 @@ from producer.simulation.star_models.population import labels_of
 from producer.simulation.star_models.spectra import numbers, rest_spectrum
 from worker.array_types import Floats
 from worker.comparison.statistics import spread
+from worker.flags import LEAST_P_TRAINING
 from worker.inference.arrays import infer
 from worker.labels import LABEL_NAMES
 from worker.spectra.pixels import N_APSTAR
@@ -189,11 +190,12 @@ def print_odd(
     rows: dict[str, list[str]] = {}
     for snr in SNR:
         shares = ordinary[snr]
-        rows.setdefault("(ordinary)", []).append(f"      {np.mean(shares < 0.01):5.3f}       ")
+        alarms = np.mean(shares < LEAST_P_TRAINING)
+        rows.setdefault("(ordinary)", []).append(f"      {alarms:5.3f}       ")
         for name, odd in odd_spectra(stars, giants_, rng).items():
             table = labelled(odd, snr, rng, arguments)
             told = np.asarray(table["p_training"])
-            flagged = np.mean(np.asarray(table["result_flags"]) >> 16 & 1)
+            flagged = np.mean(table["flag_unlike_training"])
             rows.setdefault(name, []).append(f"{auc(shares, told):5.3f} {flagged:5.2f}       ")
     for name, cells in rows.items():
         print(f"{name:34}" + "".join(cells))

@@ -20,11 +20,11 @@ from worker.database.session import transaction
 from worker.database.tables import label_columns
 from worker.flags import flag_uncertain
 from worker.identity import Place, weights_sha256
-from worker.labels import LABEL_NAMES
 from worker.network.checkpoint import read_checkpoint, read_not_learnt
 from worker.network.engines.choose import choose_device
 from worker.results.noise_model import noise_model_for
 from worker.settings import Settings
+from worker.which_labels import learnt_labels
 
 #: Spectra of a batch, at most.
 BATCH = 64
@@ -51,7 +51,7 @@ class PlainPipeline:
     def __init__(self, settings: Settings, database: Engine) -> None:
         self._settings = settings
         self._model = read_checkpoint(settings.weights_file).to(choose_device(settings.device))
-        self._learnt = ~np.isin(LABEL_NAMES, read_not_learnt(settings.weights_file))
+        self._learnt = learnt_labels(read_not_learnt(settings.weights_file))
         weights = weights_sha256(settings.weights_file)
         self._noise_model = noise_model_for(weights, settings.corrections_files(weights))
         self._database = database

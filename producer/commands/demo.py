@@ -24,6 +24,7 @@ from worker.results.snr import known_snr
 from worker.settings import ALSO, Settings, get_settings
 from worker.starter.bundled import DEMONSTRATION
 from worker.tables.export import write_table
+from worker.which_labels import known_labels, names_of
 
 if TYPE_CHECKING:
     from astropy.table import Table
@@ -140,12 +141,11 @@ class Comparison:
     def evaluated(self) -> Evaluated:
         """In the form that the pictures of a training's report take."""
         from worker.comparison.evaluation import Evaluated
-        from worker.training.data import known_labels
 
         snr = known_snr(np.asarray(self.table["snr"], dtype=np.float64))
         nothing = np.zeros(len(snr), dtype=np.bool_)
         labels = self.column("")
-        unknown = tuple(np.array(LABEL_NAMES)[~known_labels(labels)].tolist())
+        unknown = names_of(~known_labels(labels))
         return Evaluated(labels, self.column("e_"), self.known, snr, nothing, unknown)
 
 

@@ -42,8 +42,8 @@ _NOTICE = (
 def primary_cards(star: Star, visits: Visits, layout: Layout, planes: Planes) -> Iterator[Card]:
     """The cards of the primary header after the mandatory ones.
 
-    How many there are, their keywords and their comments depend on the layout and the number of
-    visits alone.
+    How many there are, their keywords and their comments depend on the layout, the number of
+    visits and whether the star is like a model alone.
     """
     yield "SIMULATE", True, "simulated spectrum, astronn-stream simulate"
     if star.model is not None:

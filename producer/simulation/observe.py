@@ -114,9 +114,9 @@ def simulate_stars(
     A star depends on the seed, its number and ``observing`` alone, not on the other stars of
     the call; a later visit does not change an earlier one.
     """
-    generators = [np.random.default_rng([seed, number]) for number in numbers]
     made = []
-    for number, rng in zip(numbers, generators, strict=True):
+    for number in numbers:
+        rng = np.random.default_rng([seed, number])
         uniform, normal = rng.random(N_UNIFORM), rng.standard_normal(N_NORMAL)
         model = observing.model_of(number)
         labels, parameters = _drawn(model, uniform, normal)

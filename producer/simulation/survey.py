@@ -65,9 +65,10 @@ class Survey:
 
     def settings(self) -> dict[str, Any]:
         """The settings as plain values, as the truth keeps them."""
-        like = {"like": [model.value for model in self.like]} if self.like else {}
-        plain = {name: value for name, value in asdict(self).items() if name != "like"}
-        return {**plain, "snr": list(self.snr), **like}
+        like = [model.value for model in self.like]
+        plain = {**asdict(self), "snr": list(self.snr), "like": like}
+        # Surveys of the line list were there before, and are gone on with.
+        return {name: value for name, value in plain.items() if name != "like" or like}
 
     def layout_of(self, star: int) -> Layout:
         """The layout of a star's file."""
@@ -75,10 +76,8 @@ class Survey:
 
     def observe(self, stars: Sequence[int]) -> list[tuple[Star, Visits]]:
         """Stars by their numbers, with all their visits."""
-        return simulate_stars(self.seed, stars, self._observing())
-
-    def _observing(self) -> Observing:
-        return Observing(visits=self.visits, snr=self.snr, models=self.like)
+        observing = Observing(visits=self.visits, snr=self.snr, models=self.like)
+        return simulate_stars(self.seed, stars, observing)
 
     def expected_bytes(self) -> float:
         """About how much room the files take."""

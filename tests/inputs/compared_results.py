@@ -9,9 +9,8 @@ import numpy as np
 from astropy.io import fits
 from astropy.table import Table
 
-from tests.inputs.result_rows import job, result, spectrum
-from worker.database.session import opened, transaction
-from worker.database.tables import Source
+from tests.inputs.result_rows import result, spectrum, store
+from worker.database.session import opened
 from worker.flags import ResultFlag
 from worker.labels import LABEL_NAMES, LABELS
 from worker.results.read import RowSelection
@@ -73,14 +72,7 @@ def write_stars(
             rows.append((spectrum(pk, **about, **kind), result(pk, flags, tag="", **found)))
     spectra, results = zip(*rows, strict=True)
     with opened(f"sqlite:///{file.with_suffix('.sqlite')}") as engine:
-        with transaction(engine) as session:
-            session.add(Source(pk=1, obj="2M"))
-            session.flush()
-            session.add_all(spectra)
-            session.flush()
-            session.add_all(job(each.spectrum_pk, "") for each in results)
-            session.flush()
-            session.add_all(results)
+        store(engine, spectra, results)
         write_results(engine, RowSelection(), file)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
@@ -84,6 +84,20 @@ def small_database(folder: Path) -> AbstractContextManager[Engine]:
     return filled(f"sqlite:///{folder / 'rows.sqlite'}")
 
 
+def store(engine: Engine, spectra: Iterable[Spectrum], results: Iterable[AstroNN]) -> None:
+    """Put results into a database, with their spectra, their jobs and the star of all."""
+    results = list(results)
+    with transaction(engine) as session:
+        for rows in (
+            [Source(pk=1, obj="2M00452143+1634446")],
+            spectra,
+            [job(each.spectrum_pk, each.tag) for each in results],
+            results,
+        ):
+            session.add_all(rows)
+            session.flush()
+
+
 @contextmanager
 def filled(url: str) -> Iterator[Engine]:
     """A coadd, three visits and a spectrum without a star; one of them has no labels."""
@@ -96,18 +110,10 @@ def filled(url: str) -> Iterator[Engine]:
         result(5, 5, source_pk=None),
     ]
     with opened(url) as engine:
-        with transaction(engine) as session:
-            session.add(Source(pk=1, obj="2M00452143+1634446"))
-            session.flush()
-            session.add_all(
-                [
-                    spectrum(1, **coadd, n_visits=3, healpix=77),
-                    *(spectrum(pk) for pk in (2, 3, 4)),
-                    spectrum(5, source_pk=None, obj="Ångström", path="a first/file.fits"),
-                ]
-            )
-            session.flush()
-            session.add_all(job(each.spectrum_pk, each.tag) for each in results)
-            session.flush()
-            session.add_all(results)
+        spectra = [
+            spectrum(1, **coadd, n_visits=3, healpix=77),
+            *(spectrum(pk) for pk in (2, 3, 4)),
+            spectrum(5, source_pk=None, obj="Ångström", path="a first/file.fits"),
+        ]
+        store(engine, spectra, results)
         yield engine

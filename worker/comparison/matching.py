@@ -14,9 +14,9 @@ from worker.comparison.evaluation import Evaluated, half_of
 from worker.comparison.results import Results
 from worker.errors import UsageError
 from worker.file_names import name_on_disk
-from worker.labels import LABEL_NAMES
 from worker.text import counted
 from worker.training.label_table import LabelTable
+from worker.which_labels import known_labels, names_of
 
 
 @dataclass(frozen=True)
@@ -56,14 +56,13 @@ class Matched:
         return self._evaluated(self.results.raw_labels, half_of(self.results.names) | all_stars)
 
     def _evaluated(self, labels: Floats, calibrating: NDArray[np.bool_]) -> Evaluated:
-        there = np.isfinite(labels - self.known).any(axis=0)
         return Evaluated(
             predicted=labels,
             e_predicted=self.results.raw_e_labels,
             known=self.known,
             snr=self.results.snr,
             calibrating=calibrating,
-            not_learnt=tuple(np.array(LABEL_NAMES)[~there].tolist()),
+            not_learnt=names_of(~known_labels(labels - self.known)),
         )
 
 
@@ -144,8 +143,5 @@ def _without_partner(results: Results, tables: Sequence[LabelTable]) -> str:
 
 
 def _without_common(results: Results, known: Floats) -> str:
-    found, there = (
-        ", ".join(np.array(LABEL_NAMES)[np.isfinite(labels).any(axis=0)].tolist())
-        for labels in (results.labels, known)
-    )
+    found, there = (", ".join(names_of(known_labels(labels))) for labels in (results.labels, known))
     return f"No label can be compared: the results have {found}, the known labels are {there}."

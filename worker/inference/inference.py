@@ -22,6 +22,7 @@ from worker.labels import LABEL_NAMES
 from worker.network.checkpoint import read_checkpoint, read_not_learnt, read_reference
 from worker.network.reference import Reference
 from worker.queues import Lane
+from worker.which_labels import learnt_labels
 
 logger = logging.getLogger(__name__)
 
@@ -82,8 +83,7 @@ class Inference:
         self.device = device
         self.name = name
         self._learnt = {
-            weights: ~np.isin(LABEL_NAMES, (not_learnt or {}).get(weights, ()))
-            for weights in engines
+            weights: learnt_labels((not_learnt or {}).get(weights, ())) for weights in engines
         }
         self._batcher = MicroBatcher(
             {weights: _telling_faults(engine) for weights, engine in engines.items()},

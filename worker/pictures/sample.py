@@ -20,6 +20,7 @@ from worker.results.read import RowSelection, read_batches, table_schema
 from worker.results.snr import known_snr
 from worker.tables.columns_of_file import numbers
 from worker.tables.results_file import results_file
+from worker.which_labels import known_labels, names_of
 
 _ONCE = ("kind", "snr", "result_flags", "source_pk", "mjd", "fiber")
 #: The columns that pictures are drawn from.
@@ -129,8 +130,7 @@ class Sample:
     @property
     def known(self) -> tuple[str, ...]:
         """The labels that any of the results has."""
-        there = np.asarray(np.isfinite(self.labels).any(axis=0))
-        return tuple(name for name, known in zip(LABEL_NAMES, there, strict=True) if known)
+        return names_of(known_labels(self.labels))
 
     def label(self, name: str) -> tuple[Singles, Singles]:
         """One label and its uncertainty, each ``(n,)``."""

@@ -14,20 +14,22 @@ from worker.labels import LABELS
 from worker.pictures.points import DENSE, draw_density, running, size
 from worker.pictures.sample import Sample
 from worker.pictures.style import (
+    PANEL_COLUMNS,
     NothingToDrawError,
     Theme,
     label_panels,
     limits,
     new_figure,
+    panels_size,
     snr_axis,
     title,
 )
+from worker.which_labels import known_labels
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-_WIDTH, _HEIGHT, _COLUMNS = 12.0, 2.15, 6
 _SNR = "S/N per pixel"
 #: Fewer make no running median.
 _LEAST_RUNNING = 40
@@ -52,9 +54,8 @@ class _Kind:
 
 def _panels(labels: Reals) -> tuple[list[int], list[str], tuple[float, float]]:
     """The positions and titles of the labels that any of these has, and the size of a figure."""
-    places = np.flatnonzero(np.isfinite(labels).any(axis=0)).tolist()
-    rows = len(places) // _COLUMNS + 1
-    return places, [title(LABELS[place]) for place in places], (_WIDTH, _HEIGHT * rows)
+    places = np.flatnonzero(known_labels(labels)).tolist()
+    return places, [title(LABELS[place]) for place in places], panels_size(len(places))
 
 
 def uncertainties(sample: Sample, theme: Theme) -> Figure:
@@ -75,7 +76,7 @@ def uncertainties(sample: Sample, theme: Theme) -> Figure:
     kinds = [kind for kind in both if kind.rows.any()]
     places, titles, size = _panels(shown.labels)
     with new_figure(size, theme) as figure:
-        axes, spare = label_panels(figure, titles, _COLUMNS, _SNR, "uncertainty")
+        axes, spare = label_panels(figure, titles, PANEL_COLUMNS, _SNR, "uncertainty")
         for axis, errors in zip(axes, shown.errors.T[places], strict=True):
             _uncertainty(axis, shown.snr, errors, kinds, theme)
         handles = [
@@ -137,7 +138,7 @@ def repeats(sample: Sample, theme: Theme) -> Figure:
     grown = np.sqrt(count / (count - 1))[number]
     places, titles, size = _panels(visits.labels)
     with new_figure(size, theme) as figure:
-        axes, spare = label_panels(figure, titles, _COLUMNS, _SNR, "visit − mean of its star")
+        axes, spare = label_panels(figure, titles, PANEL_COLUMNS, _SNR, "visit − mean of its star")
         for axis, place in zip(axes, places, strict=True):
             values, errors = visits.labels[:, place], visits.e_labels[:, place]
             off = (values - (np.bincount(number, values) / count)[number]) * grown

@@ -199,7 +199,13 @@ def snr_axis(axis: Axes, snr: Reals) -> None:
     axis.set_xlim(low, high)
 
 
-_COLUMNS = 6
+#: Panels of labels in a row.
+PANEL_COLUMNS = 6
+
+
+def panels_size(count: int) -> tuple[float, float]:
+    """The size in inches of a figure of so many panels and a spare one."""
+    return 12.0, 2.15 * (count // PANEL_COLUMNS + 1)
 
 
 @contextmanager
@@ -207,7 +213,7 @@ def panels(
     path: Path, x: str, y: str, shown: Collection[Label] = LABELS
 ) -> Iterator[tuple[Figure, list[Axes], Axes]]:
     """A panel for each label that is shown, titled, and a spare place for what explains them."""
-    rows = len(shown) // _COLUMNS + 1
-    with figure_at(path, (12.0, 2.15 * rows)) as figure:
-        axes, spare = label_panels(figure, [title(label) for label in shown], _COLUMNS, x, y)
+    titles = [title(label) for label in shown]
+    with figure_at(path, panels_size(len(shown))) as figure:
+        axes, spare = label_panels(figure, titles, PANEL_COLUMNS, x, y)
         yield figure, axes, spare

@@ -45,12 +45,12 @@ def doubt(result: SpectrumLabels) -> str | None:
         for value in values:
             if value is not None and not lowest <= value <= highest:  # NaN is not either
                 return f"{what} of {value:g}"
-    nulls = [
+    missing = [
         [value is None for value in values] for values in (result.raw_labels, result.raw_e_labels)
     ]
-    if nulls[0] != nulls[1]:
+    if missing[0] != missing[1]:
         return "labels without uncertainties, or uncertainties without labels"
-    return "no label at all" if all(nulls[0]) else None
+    return "no label at all" if all(missing[0]) else None
 
 
 def label_values(

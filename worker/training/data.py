@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from worker.array_types import Floats
 from worker.errors import UsageError
 from worker.spectra.pixels import N_PIXELS
+from worker.which_labels import known_labels
 
 Indices = NDArray[np.int64]
 
@@ -91,11 +92,6 @@ def input_mean(training_set: TrainingSet, indices: Indices) -> Floats:
         total += np.sum(flux, axis=0, dtype=np.float64, where=shown)
         count += shown.sum(axis=0)
     return np.where(count > 0, total / np.maximum(count, 1), 1.0)
-
-
-def known_labels(labels: Floats) -> NDArray[np.bool_]:
-    """Which labels, ``(22,)``, any of these spectra has."""
-    return np.asarray(np.isfinite(labels).any(axis=0))
 
 
 def learnable(labels: Floats, split: tuple[Indices, Indices]) -> Floats:

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from worker.labels import LABEL_NAMES
-from worker.training.data import Indices, TrainingSet, known_labels
+from worker.training.data import Indices, TrainingSet
 from worker.version import software_version
+from worker.which_labels import known_labels, names_of
 
 if TYPE_CHECKING:
     from worker.comparison.statistics import Numbers
@@ -97,8 +97,7 @@ def metadata(run: TrainingRun, trained: Trained) -> dict[str, Any]:
 
 def unknown_labels(run: TrainingRun) -> list[str]:
     """The labels that no spectrum of the training part has, in order."""
-    known = known_labels(run.data.labels[run.split[0]])
-    return [name for name, learnt in zip(LABEL_NAMES, known, strict=True) if not learnt]
+    return list(names_of(~known_labels(run.data.labels[run.split[0]])))
 
 
 def about_reference(reference: Reference, kind: str, command: str) -> dict[str, Any]:

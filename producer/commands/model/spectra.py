@@ -16,9 +16,9 @@ from producer.sources.spectra_cache import Matched, SpectraCache, cached_spectra
 from worker.array_types import Floats
 from worker.atomic_file import check_place
 from worker.errors import UsageError
-from worker.labels import LABEL_NAMES
 from worker.settings import Device, get_settings
 from worker.training.data import Indices, TrainingSet
+from worker.which_labels import learnt_labels
 
 if TYPE_CHECKING:
     from worker.comparison.evaluation import Evaluated
@@ -142,7 +142,7 @@ def reference_by(
 
     chosen = reference_spectra(snr)
     engine = open_engine(model, mc_samples=get_settings().mc_samples, seed=0, device=device)
-    learnt = (~np.isin(LABEL_NAMES, list(not_learnt))).astype(np.float64)
+    learnt = learnt_labels(not_learnt).astype(np.float64)
     with progress_bar("Comparing", len(chosen)) as finished:
         names = [keys[number] for number in chosen]
         return fit_reference(

@@ -19,6 +19,7 @@ from worker.network.published import PUBLISHED, pretended_network, published_net
 from worker.network.weights.read import Weights, read_weights
 from worker.spectra.oracle import astronn_apogee
 from worker.spectra.pixels import N_PIXELS
+from worker.which_labels import learnt_labels, names_of
 
 if TYPE_CHECKING:
     from worker.network.engines.engine import Engine
@@ -69,7 +70,7 @@ def verify(path: Path, *, mc_samples: int, seed: int, device: str) -> Iterator[C
     if weights.not_learnt:
         yield Check("labels", True, told_not_learnt(weights.not_learnt))
     engine = open_engine(weights.model, mc_samples=mc_samples, seed=seed, device=device)
-    learnt = ~np.isin(LABEL_NAMES, weights.not_learnt)
+    learnt = learnt_labels(weights.not_learnt)
     spectra = {"simulated spectrum": simulated_spectrum(), "mean spectrum": _mean_spectrum(weights)}
     for name, flux in spectra.items():
         yield _check_deterministic(name, engine, flux, learnt)
@@ -177,7 +178,7 @@ def _check_mc_dropout(
 def _finding(usable: NDArray[np.bool_], labels: Floats, e_labels: Floats | None = None) -> str:
     """The first labels that are learnt, or which cannot be used."""
     if not usable.all():
-        names = ", ".join(np.array(LABEL_NAMES)[~usable])
+        names = ", ".join(names_of(~usable))
         return f"not finite, or without a positive uncertainty: {names}"
     shown = {"teff": 0, "logg": 2, "fe_h": 2}
     values = []

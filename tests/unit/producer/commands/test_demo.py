@@ -10,9 +10,9 @@ from astropy.table import Table
 from producer.commands.demo import Comparison, _page, _show, _shown_star
 from producer.simulation.truth import Truth, TruthRow
 from tests.inputs.apstar_files import write_apstar
-from tests.inputs.result_rows import job, result, spectrum
-from worker.database.session import opened, transaction
-from worker.database.tables import AstroNN, Source, Spectrum
+from tests.inputs.result_rows import result, spectrum, store
+from worker.database.session import opened
+from worker.database.tables import AstroNN, Spectrum
 from worker.errors import FatalError
 from worker.flags import ResultFlag
 from worker.labels import LABEL_NAMES, LABELS
@@ -86,14 +86,7 @@ def table(tmp_path: Path) -> Table:
     )
     spectra, results = zip(*pairs, strict=True)
     with opened(f"sqlite:///{tmp_path / 'demo.sqlite'}") as engine:
-        with transaction(engine) as session:
-            session.add(Source(pk=1, obj="2M"))
-            session.flush()
-            session.add_all(spectra)
-            session.flush()
-            session.add_all(job(each.spectrum_pk, "") for each in results)
-            session.flush()
-            session.add_all(results)
+        store(engine, spectra, results)
         return read_table(engine)
 
 
